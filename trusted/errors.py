@@ -1,0 +1,188 @@
+"""One error tree with numbered reasons (docs/protocol.md §10). Trust zone: every TEE.
+
+A refusal names exactly one :class:`Reason`. The number is what crosses a line: a peer learns it and nothing else.
+The text of an error names the field and the rule, never the value, because values may be secret.
+"""
+
+from __future__ import annotations
+
+from enum import IntEnum, unique
+
+_FAMILIES = {1: "WIR", 2: "ATT", 3: "DOC", 4: "CHN", 5: "BLB", 6: "RND", 7: "RUN", 8: "APP", 9: "TEE"}
+
+
+@unique
+class Reason(IntEnum):
+    """Why something was refused. Numbers are stable: they stand in evidence, events and docs/runbook.md."""
+
+    # 1xx: bytes that do not have the form they must have
+    MALFORMED = 101
+    TOO_LARGE = 102
+    TRAILING_BYTES = 103
+    NOT_CANONICAL = 104
+    UNKNOWN_FIELD = 105
+    MISSING_FIELD = 106
+    WRONG_TYPE = 107
+    UNSUPPORTED_VERSION = 108
+
+    # 2xx: evidence, its endorsements and its appraisal
+    EVIDENCE_FORMAT = 201
+    RESERVED_NOT_ZERO = 202
+    TRUST_ANCHOR = 203
+    CHAIN = 204
+    CERT_EXPIRED = 205
+    CERT_NOT_YET_VALID = 206
+    REVOKED = 207
+    CRL_STALE = 208
+    EVIDENCE_SIGNATURE = 209
+    KEY_BINDING = 210
+    TCB_BINDING = 211
+    CHIP_BINDING = 212
+    REPORT_DATA = 213
+    MEASUREMENT = 214
+    DEBUG = 215
+    MIGRATABLE = 216
+    VMPL = 217
+    TCB_FLOOR = 218
+    HARDWARE_NOT_ALLOWED = 219
+    POLICY_UNSET = 220
+    HOST_DATA = 221
+    GUEST_POLICY = 222
+    PLATFORM_INFO = 223
+    PROVISIONAL_FIRMWARE = 224
+    REPORT_VERSION = 225
+    AUTHOR_KEY = 226
+    ID_KEY = 227
+    GUEST_SVN = 228
+    MITIGATION = 229
+    ASSURANCE = 230
+    PRODUCT = 231
+    FIRMWARE_VERSION = 232
+    IMAGE_ID = 233
+
+    # 3xx: documents that members sign
+    DOCUMENT_SIGNATURE = 301
+    THRESHOLD = 302
+    DOCUMENT_EXPIRED = 303
+    DOCUMENT_NOT_YET_VALID = 304
+    UNKNOWN_MEMBER = 305
+    DUPLICATE_KEY = 306
+    DOCUMENT_DIGEST = 307
+    PAYLOAD_TYPE = 308
+    DOCUMENT_RULE = 309
+    SOFTWARE_ROOT_IN_PRODUCTION = 310
+    SITE_REFUSES = 311
+    CREDENTIAL = 312
+
+    # 4xx: the attested channel
+    UNEXPECTED_MESSAGE = 401
+    NONCE = 402
+    WRONG_CHARTER = 403
+    WRONG_PLAN = 404
+    OPEN_FAILED = 405
+    RECORD = 406
+    LEASE_EXPIRED = 407
+    EVICTED = 408
+    PEER_REFUSED = 409
+    HANDSHAKE_TIMEOUT = 410
+    SUPERSEDED = 411
+    PEER_SIGNATURE = 412
+
+    # 5xx: sealed blobs
+    BLOB_HEADER = 501
+    BLOB_OPEN = 502
+    BLOB_TRUNCATED = 503
+    BLOB_TOO_LONG = 504
+    BLOB_LAYOUT = 505
+    BLOB_ROUND = 506
+    BLOB_SENDER = 507
+    BLOB_PLAN = 508
+    BLOB_KIND = 509
+    BLOB_SIGNATURE = 510
+    NON_FINITE = 511
+
+    # 6xx: rounds
+    DUPLICATE = 601
+    NOT_IN_COHORT = 602
+    ROUND_CLOSED = 603
+    COHORT_MINIMUM = 604
+    WEIGHT = 605
+    ROUND_STATE = 606
+    ROUND_DEADLINE = 607
+    METRIC = 608
+    INITIAL_MODEL = 609
+
+    # 7xx: the coordinator host, which nobody trusts; these help people, and protect nobody
+    NO_AGGREGATOR = 701
+    RUN_UNKNOWN = 702
+    ORDER = 703
+    ORDER_REPLAYED = 704
+    QUOTA = 705
+    RUN_STATE = 706
+    UNREACHABLE = 707
+    BLOB_OFFSET = 708
+    BLOB_UNKNOWN = 709
+    AGGREGATOR_TAKEN = 710
+
+    # 8xx: the member's app and data, inside the worker
+    BUNDLE_DIGEST = 801
+    BUNDLE_MALFORMED = 802
+    APP_FAILED = 803
+    APP_TIMEOUT = 804
+    APP_REPLY = 805
+    DATA_CONTRACT = 806
+
+    # 9xx: where a TEE gets its evidence
+    TEE_DEVICE_MISSING = 901
+    TEE_REPORT = 902
+    LAUNCH_MEASUREMENT = 903
+
+    @property
+    def code(self) -> str:
+        """``ATT-214`` for ``MEASUREMENT``: what people read, and the anchor in docs/runbook.md."""
+        return f"{_FAMILIES[self.value // 100]}-{self.value}"
+
+
+class ProtocolError(Exception):
+    """Something was refused for one numbered reason. ``detail`` names a field and a rule, never a value."""
+
+    def __init__(self, reason: Reason, detail: str) -> None:
+        super().__init__(f"{reason.code} {reason.name}: {detail}")
+        self.reason = reason
+        self.detail = detail
+
+
+class WireError(ProtocolError):
+    """Bytes that are not what docs/protocol.md says they must be."""
+
+
+class AttestationError(ProtocolError):
+    """Evidence that proves too little, or proves the wrong thing."""
+
+
+class DocumentError(ProtocolError):
+    """A charter, plan, site policy or credential that does not hold."""
+
+
+class ChannelError(ProtocolError):
+    """A handshake or a record that breaks the attested channel. The session is over."""
+
+
+class BlobError(ProtocolError):
+    """A sealed blob that does not open, or is not the one that was announced."""
+
+
+class RoundError(ProtocolError):
+    """A contribution or an act that the round does not allow."""
+
+
+class RunError(ProtocolError):
+    """What the coordinator host refuses: it protects its resources, nobody's data."""
+
+
+class AppError(ProtocolError):
+    """The member's app or data cannot be used as the plan says. Its own words stay at the site."""
+
+
+class TeeError(ProtocolError):
+    """This machine cannot give evidence. It is an error, never a mode."""
