@@ -136,6 +136,7 @@ class Reason(IntEnum):
     TEE_DEVICE_MISSING = 901
     TEE_REPORT = 902
     LAUNCH_MEASUREMENT = 903
+    LAUNCH_FAILED = 904
 
     @property
     def code(self) -> str:

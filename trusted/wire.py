@@ -102,7 +102,7 @@ def decode_json(data: bytes, *, max_bytes: int = MAX_JSON_BYTES) -> Any:
     """
     if len(data) > max_bytes:
         raise WireError(Reason.TOO_LARGE, f"JSON: more than {max_bytes} bytes")
-    if max(_depths(data), default=0) > _MAX_JSON_DEPTH:
+    if _depth_bound(data) > _MAX_JSON_DEPTH:
         raise WireError(Reason.MALFORMED, f"JSON: nested deeper than {_MAX_JSON_DEPTH}")
     try:
         value = json.loads(data)
@@ -114,16 +114,16 @@ def decode_json(data: bytes, *, max_bytes: int = MAX_JSON_BYTES) -> Any:
     return value
 
 
-def _depths(data: bytes) -> list[int]:
-    """Upper bounds of nesting: brackets inside strings count too, which only makes the limit stricter."""
-    depth, depths = 0, [0]
-    for byte in data:
-        if byte in b"[{":
-            depth += 1
-            depths.append(depth)
-        elif byte in b"]}":
-            depth -= 1
-    return depths
+_NOT_BRACKETS = bytes(byte for byte in range(256) if byte not in b"[]{}")
+
+
+def _depth_bound(data: bytes) -> int:
+    """An upper bound of the nesting: brackets inside strings count too, which only makes the limit stricter."""
+    depth = deepest = 0
+    for byte in data.translate(None, delete=_NOT_BRACKETS):
+        depth += 1 if byte in b"[{" else -1
+        deepest = max(deepest, depth)
+    return deepest
 
 
 class Fields:
@@ -162,6 +162,10 @@ class Fields:
     def has(self, key: str) -> bool:
         """Whether an optional field is present. Only fields whose absence means something may be optional."""
         return key in self._value
+
+    def names(self) -> list[str]:
+        """The fields not yet taken, for objects whose keys are data; each is then taken like any other."""
+        return sorted(self._value)
 
     def text(self, key: str, *, max_length: int = 4096) -> str:
         """A string of 1 to ``max_length`` characters."""

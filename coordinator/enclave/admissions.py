@@ -1,0 +1,141 @@
+"""Who is admitted now: connections, their channels, leases and evictions. Trust zone: aggregator TEE.
+
+Rules: an error on a connection ends that connection and no other. A member has one session: a newer one, itself fully
+proved, supersedes the older. A lease that is not renewed evicts its holder alone.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from datetime import datetime, timedelta
+from typing import Any
+
+from coordinator.enclave.effects import Close, Effect, Emit, Send
+from trusted.channel.aggregator import AdmittedPeer, AggregatorChannel
+from trusted.channel.federation import Federation
+from trusted.channel.refusal import refusal
+from trusted.channel.session import Identity
+from trusted.channel.states import State
+from trusted.errors import ProtocolError, Reason
+
+
+@dataclass(frozen=True, slots=True)
+class Arrival:
+    """What a frame brought to the run: its sender, whether it has just been admitted, and its messages."""
+
+    peer: AdmittedPeer
+    connection: int
+    admitted: bool
+    messages: tuple[dict[str, Any], ...]
+
+
+@dataclass(slots=True)
+class _Connection:
+    channel: AggregatorChannel
+    challenged_at: datetime
+
+
+@dataclass(slots=True)
+class Admissions:
+    """All connections of one aggregator. ``effects`` is drained by its owner."""
+
+    federation: Federation
+    identity: Identity
+    effects: list[Effect] = field(default_factory=list)
+    _connections: dict[int, _Connection] = field(default_factory=dict)
+    _members: dict[str, int] = field(default_factory=dict)
+
+    @property
+    def members(self) -> Mapping[str, int]:
+        """The admitted members and their connections."""
+        return self._members
+
+    def attach(self, connection: int, now: datetime) -> None:
+        """The host says that somebody connected."""
+        channel = AggregatorChannel(self.federation, self.identity, now)
+        self._connections[connection] = _Connection(channel, now)
+
+    def receive(self, connection: int, frame: bytes, now: datetime) -> Arrival | None:
+        """Take a frame that the host says came on ``connection``. Any fault in it ends this connection alone."""
+        entry = self._connections.get(connection)
+        if entry is None:
+            return None
+        before = entry.channel.state
+        try:
+            received = entry.channel.receive(frame, now)
+        except ProtocolError as error:
+            self.refuse(connection, error.reason)
+            return None
+        self.effects.extend(Send(connection, reply) for reply in received.replies)
+        if entry.channel.state is not State.OPEN:
+            return None
+        admitted = before is not State.OPEN
+        if admitted:
+            self._admit(connection, entry, now)
+        return Arrival(entry.channel.peer, connection, admitted, received.messages)
+
+    def send(self, member: str, message: dict[str, Any]) -> None:
+        """Send ``message`` to ``member`` if it is still there."""
+        connection = self._members.get(member)
+        if connection is not None:
+            frame = self._connections[connection].channel.session.send(message)
+            self.effects.append(Send(connection, frame))
+
+    def refuse(self, connection: int, reason: Reason) -> None:
+        """End a connection for ``reason``, and say so to both its peer and the public."""
+        entry = self._connections.get(connection)
+        if entry is None:
+            return
+        member = self._member_at(connection)
+        self.effects.append(Send(connection, refusal(reason)))
+        self.effects.append(Close(connection, reason))
+        fields = {"session": connection, "reason": reason.code}
+        self.effects.append(Emit("evicted" if member else "refused", fields | ({"member": member} if member else {})))
+        self._forget(connection)
+
+    def detach(self, connection: int) -> None:
+        """The host says that a connection ended."""
+        member = self._member_at(connection)
+        if member:
+            self.effects.append(Emit("left", {"session": connection, "member": member}))
+        self._forget(connection)
+
+    def tick(self, now: datetime) -> None:
+        """Challenge those whose evidence grows old; evict those who did not answer."""
+        reattest = timedelta(seconds=self.federation.plan.document.deadlines.reattest_s)
+        for connection, entry in list(self._connections.items()):
+            try:
+                entry.channel.require_progress(now)
+            except ProtocolError as error:
+                self.refuse(connection, error.reason)
+                continue
+            if entry.channel.state is State.OPEN and now - entry.challenged_at >= reattest:
+                challenge = entry.channel.session.challenge()
+                entry.challenged_at = now
+                if challenge is not None:
+                    self.effects.append(Send(connection, challenge))
+
+    def _admit(self, connection: int, entry: _Connection, now: datetime) -> None:
+        peer = entry.channel.peer
+        earlier = self._members.get(peer.member)
+        if earlier is not None:
+            self.refuse(earlier, Reason.SUPERSEDED)
+        self._members[peer.member] = connection
+        entry.challenged_at = now
+        fields = {
+            "session": connection,
+            "member": peer.member,
+            "assurance": peer.result.assurance.value,
+            "measurement": peer.result.measurement.hex(),
+        }
+        self.effects.append(Emit("admitted", fields))
+
+    def _member_at(self, connection: int) -> str | None:
+        return next((member for member, at in self._members.items() if at == connection), None)
+
+    def _forget(self, connection: int) -> None:
+        member = self._member_at(connection)
+        if member is not None:
+            del self._members[member]
+        self._connections.pop(connection, None)

@@ -1,0 +1,64 @@
+"""The whole aggregator behind one face: the host's events in, effects out. Trust zone: aggregator TEE. No I/O, no clock."""
+
+from __future__ import annotations
+
+from datetime import datetime
+
+from coordinator.enclave.admissions import Admissions
+from coordinator.enclave.effects import Effect
+from coordinator.enclave.ports import HostStore
+from coordinator.enclave.run import Run, RunState
+from trusted.channel.federation import Federation
+from trusted.channel.session import Identity
+
+
+class Aggregator:
+    """One plan's aggregator. Every method may be called by a lying host, in any order, at any time."""
+
+    def __init__(self, federation: Federation, identity: Identity, store: HostStore) -> None:
+        self._admissions = Admissions(federation, identity)
+        self._run = Run(self._admissions, store)
+
+    @property
+    def state(self) -> RunState:
+        """Where the run stands."""
+        return self._run.state
+
+    def attach(self, connection: int, now: datetime) -> tuple[Effect, ...]:
+        """Somebody connected."""
+        self._admissions.attach(connection, now)
+        return self._drain()
+
+    def receive(self, connection: int, frame: bytes, now: datetime) -> tuple[Effect, ...]:
+        """A frame came on a connection."""
+        arrival = self._admissions.receive(connection, frame, now)
+        if arrival is not None:
+            self._run.arrive(arrival, now)
+        return self._drain()
+
+    def detach(self, connection: int, now: datetime) -> tuple[Effect, ...]:
+        """A connection ended."""
+        self._admissions.detach(connection)
+        self._run.proceed(now)
+        return self._drain()
+
+    def start(self, now: datetime) -> tuple[Effect, ...]:
+        """The host passed on an order to start."""
+        self._run.start(now)
+        return self._drain()
+
+    def stop(self) -> tuple[Effect, ...]:
+        """The host passed on an order to stop."""
+        self._run.stop()
+        return self._drain()
+
+    def tick(self, now: datetime) -> tuple[Effect, ...]:
+        """Time passed."""
+        self._admissions.tick(now)
+        self._run.proceed(now)
+        return self._drain()
+
+    def _drain(self) -> tuple[Effect, ...]:
+        effects = tuple(self._admissions.effects)
+        self._admissions.effects.clear()
+        return effects

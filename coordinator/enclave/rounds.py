@@ -1,0 +1,126 @@
+"""One round, as a state machine without I/O (docs/protocol.md §7). Trust zone: aggregator TEE.
+
+Rules: the cohort is fixed when the round opens. A member answers once: it counts, is refused, or fails. The round
+closes when everybody answered or the deadline passed; with fewer than the minimum it is abandoned, never folded.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from datetime import datetime
+from enum import Enum, unique
+
+from coordinator.enclave.fold import Contribution
+from trusted.errors import Reason, RoundError
+
+
+@unique
+class RoundState(Enum):
+    """Where a round stands."""
+
+    OPEN = "open"
+    COLLECTING = "collecting"
+    CLOSED = "closed"
+    FOLDED = "folded"
+    COMMITTED = "committed"
+    ABANDONED = "abandoned"
+
+
+@unique
+class RoundEvent(Enum):
+    """What may happen to a round."""
+
+    ANNOUNCED = "announced"
+    ANSWERED = "answered"
+    ENOUGH = "enough"
+    TOO_FEW = "too few"
+    FOLDED = "folded"
+    LOST = "lost"
+    COMMITTED = "committed"
+
+
+TABLE: Mapping[tuple[RoundState, RoundEvent], RoundState] = {
+    (RoundState.OPEN, RoundEvent.ANNOUNCED): RoundState.COLLECTING,
+    (RoundState.COLLECTING, RoundEvent.ANSWERED): RoundState.COLLECTING,
+    (RoundState.COLLECTING, RoundEvent.ENOUGH): RoundState.CLOSED,
+    (RoundState.COLLECTING, RoundEvent.TOO_FEW): RoundState.ABANDONED,
+    (RoundState.CLOSED, RoundEvent.LOST): RoundState.CLOSED,
+    (RoundState.CLOSED, RoundEvent.FOLDED): RoundState.FOLDED,
+    (RoundState.CLOSED, RoundEvent.TOO_FEW): RoundState.ABANDONED,
+    (RoundState.FOLDED, RoundEvent.COMMITTED): RoundState.COMMITTED,
+}
+
+ENDED = frozenset({RoundState.COMMITTED, RoundState.ABANDONED})
+
+
+@dataclass(slots=True)
+class Round:
+    """What happened in one round. ``uploads`` names, for each member of the cohort, the blob its update goes to."""
+
+    number: int
+    uploads: Mapping[str, bytes]
+    minimum: int
+    deadline: datetime
+    state: RoundState = RoundState.OPEN
+    counted: dict[str, Contribution] = field(default_factory=dict)
+    metrics: dict[str, Mapping[str, float]] = field(default_factory=dict)
+    lost: dict[str, Reason] = field(default_factory=dict)
+
+    def advance(self, event: RoundEvent) -> None:
+        """Follow the table.
+
+        Raises:
+            RoundError: the pair is not in it.
+        """
+        try:
+            self.state = TABLE[self.state, event]
+        except KeyError:
+            detail = f"round: {event.name} does not belong in state {self.state.name}"
+            raise RoundError(Reason.ROUND_STATE, detail) from None
+
+    @property
+    def waiting_for(self) -> tuple[str, ...]:
+        """Members of the cohort that have not answered."""
+        return tuple(sorted(set(self.uploads) - set(self.counted) - set(self.lost)))
+
+    def require_accepts(self, member: str, number: int) -> None:
+        """Refuse an answer of another round, from outside the cohort, a second one, or one that comes too late."""
+        if number != self.number:
+            raise RoundError(Reason.ROUND_CLOSED, "update.round: not the open round")
+        if member not in self.uploads:
+            raise RoundError(Reason.NOT_IN_COHORT, "update: its sender is not in this round's cohort")
+        if member in self.counted or member in self.lost:
+            raise RoundError(Reason.DUPLICATE, "update: its sender has already answered in this round")
+        if self.state is not RoundState.COLLECTING:
+            raise RoundError(Reason.ROUND_CLOSED, "update: the round collects no more")
+
+    def count(self, contribution: Contribution, metrics: Mapping[str, float]) -> None:
+        """Count a contribution whose blob was read whole and found good."""
+        self.require_accepts(contribution.member, contribution.header.round)
+        self.advance(RoundEvent.ANSWERED)
+        self.counted[contribution.member] = contribution
+        self.metrics[contribution.member] = metrics
+
+    def lose(self, member: str, reason: Reason) -> None:
+        """Go on without ``member``: it was refused, failed, or is gone."""
+        if member in self.uploads and member not in self.counted and member not in self.lost:
+            self.advance(RoundEvent.ANSWERED)
+            self.lost[member] = reason
+
+    def settle(self, now: datetime) -> None:
+        """Close or abandon the round if nothing more is to be waited for."""
+        if self.state is not RoundState.COLLECTING:
+            return
+        if self.waiting_for and now < self.deadline:
+            return
+        for member in self.waiting_for:
+            self.lost[member] = Reason.ROUND_DEADLINE
+        self.advance(RoundEvent.ENOUGH if len(self.counted) >= self.minimum else RoundEvent.TOO_FEW)
+
+    def exclude(self, member: str, reason: Reason) -> None:
+        """A counted contribution no longer opens: fold without it, or not at all."""
+        del self.counted[member]
+        del self.metrics[member]
+        self.lost[member] = reason
+        self.advance(RoundEvent.LOST if len(self.counted) >= self.minimum else RoundEvent.TOO_FEW)

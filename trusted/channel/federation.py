@@ -1,0 +1,48 @@
+"""What a peer must prove here: the charter and plan of this session, applied to evidence. Trust zone: every TEE."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from datetime import datetime
+
+from trusted.attestation.appraise import Expected, appraise
+from trusted.attestation.binding import host_data, report_data
+from trusted.attestation.evidence import Evidence
+from trusted.attestation.result import AttestationResult
+from trusted.attestation.verify import verify
+from trusted.channel.transcript import AGGREGATOR, WORKER
+from trusted.documents.charter import VerifiedCharter
+from trusted.documents.plan import VerifiedPlan
+from trusted.errors import ChannelError, Reason
+
+
+@dataclass(frozen=True, slots=True)
+class Federation:
+    """The charter and the plan that both sides of a session must hold, verified."""
+
+    charter: VerifiedCharter
+    plan: VerifiedPlan
+
+    def appraise(self, role: str, evidence: bytes, transcript: bytes, now: datetime) -> AttestationResult:
+        """The affirming result for a peer that says it runs ``role`` and is bound to ``transcript``.
+
+        The peer, and every host between, may be lying about all of ``evidence``.
+
+        Raises:
+            WireError, AttestationError: what it fails to prove.
+        """
+        charter = self.charter.document
+        policy = {AGGREGATOR: charter.aggregator, WORKER: charter.worker}[role]
+        verified = verify(Evidence.decode(evidence), charter.roots, now)
+        expected = Expected(
+            report_data=report_data(transcript),
+            host_data=host_data(role, self.charter.digest, self.plan.digest),
+        )
+        return appraise(verified, policy, expected, now)
+
+    def require_same(self, charter: bytes, plan: bytes) -> None:
+        """Refuse a peer that holds another charter or another plan."""
+        if charter != self.charter.digest:
+            raise ChannelError(Reason.WRONG_CHARTER, "hello: the peer holds another charter")
+        if plan != self.plan.digest:
+            raise ChannelError(Reason.WRONG_PLAN, "hello: the peer holds another plan")

@@ -1,0 +1,192 @@
+"""One session with the aggregator, driven to its end: frames in, frames out, work beside. Trust zone: worker TEE's shell.
+
+Rules: frames are answered at once, also while this site trains, so that a challenge never waits for an epoch. Work runs
+on one thread; its results come back through the same queue as the frames. Everything said is said by this thread.
+"""
+
+from __future__ import annotations
+
+import queue
+import threading
+import time
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from datetime import UTC, datetime
+from typing import Any, Protocol
+
+from trusted.channel.refusal import refusal
+from trusted.channel.session import Identity
+from trusted.channel.states import State
+from trusted.channel.worker import Membership, WorkerChannel
+from trusted.errors import ChannelError, ProtocolError, Reason
+from worker.contribution import Contributor, Vector
+from worker.participant import Closed, Participant, Receipt, SendInitial, Train
+
+HANDSHAKE_TIMEOUT_S = 130.0
+_TICK_S = 1.0
+
+Note = Callable[..., None]
+
+
+class Frames(Protocol):
+    """One bidirectional stream of opaque frames, relayed by the host."""
+
+    def send(self, frame: bytes) -> None:
+        """Pass a frame on."""
+
+    def receive(self, timeout: float | None = None) -> bytes | None:
+        """The next frame; None when the stream ended."""
+
+    def close(self) -> None:
+        """End the stream."""
+
+
+@dataclass(slots=True)
+class Site:
+    """Everything about this site that outlives a session."""
+
+    participant: Participant
+    identity: Identity
+    membership: Membership
+    contributor: Contributor
+    initial: Vector | None = field(repr=False)
+    reattest_s: int
+    note: Note
+
+
+@dataclass(frozen=True, slots=True)
+class _Done:
+    """Work that ended: the document to send, or why there is none."""
+
+    message: dict[str, Any]
+
+
+class _StreamEnded:
+    """The frames stopped."""
+
+
+class SessionLoop:
+    """Runs one session from hello to its end."""
+
+    def __init__(self, site: Site, channel: WorkerChannel, frames: Frames) -> None:
+        self._site = site
+        self._channel = channel
+        self._frames = frames
+        self._inbox: queue.SimpleQueue[bytes | _Done | _StreamEnded | dict[str, Any]] = queue.SimpleQueue()
+        self._working = False
+        self._challenge_at = time.monotonic() + site.reattest_s
+
+    def run(self) -> Closed | None:
+        """How the run ended; None when only this session did, and the worker should come back.
+
+        Raises:
+            ProtocolError: the aggregator did not prove what it must, or broke the session.
+        """
+        threading.Thread(target=self._pump, daemon=True).start()
+        started = time.monotonic()
+        self._frames.send(self._channel.begin())
+        while True:
+            try:
+                item = self._inbox.get(timeout=_TICK_S)
+            except queue.Empty:
+                self._on_tick(started)
+                continue
+            if isinstance(item, _StreamEnded):
+                return None
+            if isinstance(item, _Done):
+                self._working = False
+                self._say(item.message)
+            elif isinstance(item, dict):
+                self._say(item)
+            else:
+                closed = self._on_frame(item)
+                if closed is not None:
+                    return closed
+
+    def _pump(self) -> None:
+        while (frame := self._frames.receive()) is not None:
+            self._inbox.put(frame)
+        self._inbox.put(_StreamEnded())
+
+    def _on_frame(self, frame: bytes) -> Closed | None:
+        before = self._channel.state
+        try:
+            received = self._channel.receive(frame, datetime.now(UTC))
+            for reply in received.replies:
+                self._frames.send(reply)
+            if before is not State.OPEN and self._channel.state is State.OPEN:
+                self._on_open()
+            for message in received.messages:
+                closed = self._on_message(message)
+                if closed is not None:
+                    return closed
+        except ProtocolError as error:
+            if error.reason is not Reason.PEER_REFUSED:
+                self._frames.send(refusal(error.reason))
+            raise
+        return None
+
+    def _on_open(self) -> None:
+        result = self._channel.aggregator
+        if result is None:
+            raise RuntimeError("an open channel has appraised its aggregator")
+        self._site.note("admitted", measurement=result.measurement.hex(), assurance=result.assurance.value)
+        self._say({"type": "ready", "has_initial": self._site.initial is not None})
+
+    def _on_message(self, message: dict[str, Any]) -> Closed | None:
+        action = self._site.participant.take(message)
+        if isinstance(action, Closed):
+            return action
+        if isinstance(action, Receipt):
+            counted = action.reason is None
+            self._site.note("receipt", round=action.round, outcome="counted" if counted else "refused")
+        elif self._working:
+            raise ChannelError(Reason.UNEXPECTED_MESSAGE, "task: the work of an earlier one is not done")
+        else:
+            self._working = True
+            threading.Thread(target=self._work, args=(action,), daemon=True).start()
+        return None
+
+    def _work(self, action: SendInitial | Train) -> None:
+        contributor = self._site.contributor
+        try:
+            if isinstance(action, SendInitial):
+                if self._site.initial is None:
+                    raise ChannelError(Reason.INITIAL_MODEL, "send-initial: this site has no initial model")
+                done = contributor.send_initial(action, self._site.initial)
+            else:
+                key = self._channel.session.peer.verify_key
+                done = contributor.contribute(action, key, self._progress(action.round)).message()
+        except ProtocolError as error:
+            self._site.note("work-failed", reason=error.reason.code, detail=error.detail)
+            number = action.round if isinstance(action, Train) else 1
+            done = {"type": "failed", "round": number, "reason": int(error.reason)}
+        self._inbox.put(_Done(done))
+
+    def _progress(self, number: int) -> Callable[[str, int], None]:
+        last = ("", -1)
+
+        def report(stage: str, percent: int) -> None:
+            nonlocal last
+            if (stage, percent // 25) != last:
+                last = (stage, percent // 25)
+                self._inbox.put({"type": "progress", "round": number, "stage": stage, "percent": percent})
+
+        return report
+
+    def _on_tick(self, started: float) -> None:
+        if self._channel.state is not State.OPEN:
+            if time.monotonic() - started > HANDSHAKE_TIMEOUT_S:
+                raise ChannelError(Reason.HANDSHAKE_TIMEOUT, "handshake: not finished in time")
+            return
+        session = self._channel.session
+        session.require_lease(datetime.now(UTC))
+        if time.monotonic() >= self._challenge_at:
+            self._challenge_at = time.monotonic() + self._site.reattest_s
+            challenge = session.challenge()
+            if challenge is not None:
+                self._frames.send(challenge)
+
+    def _say(self, message: dict[str, Any]) -> None:
+        if self._channel.state is State.OPEN:
+            self._frames.send(self._channel.session.send(message))
