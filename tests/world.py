@@ -1,4 +1,4 @@
-"""A small federation in memory: real documents, real keys, real evidence under a software root; no process, no socket."""
+"""A small federation in memory: real documents, real keys, real evidence under a software root; no process or socket."""
 
 from __future__ import annotations
 
@@ -131,7 +131,9 @@ class World:
         document = replace(document, **changes)
         return plans.verify_plan(envelope(document, plans.PAYLOAD_TYPE, self.signing.values()), self.charter, NOW)
 
-    def provider(self, role: str, *, measurement: bytes | None = None, plan: VerifiedPlan | None = None) -> ChipProvider:
+    def provider(
+        self, role: str, *, measurement: bytes | None = None, plan: VerifiedPlan | None = None
+    ) -> ChipProvider:
         data = host_data(role, self.charter.digest, (plan or self.plan).digest)
         return ChipProvider(self.chip, measurement or MEASUREMENTS[role], data)
 

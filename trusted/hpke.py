@@ -70,7 +70,7 @@ class SealingKey:
         try:
             return _SUITE.decrypt(sealed, private, info=_info(*purpose))
         except (InvalidTag, ValueError):
-            raise ChannelError(Reason.OPEN_FAILED, "a sealed message does not open under this key and purpose") from None
+            raise ChannelError(Reason.OPEN_FAILED, "sealed message: does not open under this key and purpose") from None
 
 
 def seal(public: bytes, plaintext: bytes, *purpose: bytes) -> bytes:

@@ -99,7 +99,7 @@ class Contributor:
 
     def _fetch(self, task: Train, aggregator_key: bytes) -> Vector:
         model = np.empty(task.model_header.elements, dtype="<f4")
-        target, position = memoryview(model).cast("B"), 0
+        target, position = model.data.cast("B"), 0
         stored = self.transport.get_blob(task.model_blob)
         opened = open_blob(stored, expected=task.model_header, key=task.model_key, verify_key=aggregator_key)
         for piece in opened:
@@ -117,7 +117,7 @@ class Contributor:
         return SealedUpdate(task.round, task.upload, sealed, key, result.num_examples, metrics)
 
     def _seal(self, header: BlobHeader, vector: Vector, key: ContentKey) -> bytearray:
-        data = memoryview(np.ascontiguousarray(vector, dtype="<f4")).cast("B")
+        data = np.ascontiguousarray(vector, dtype="<f4").data.cast("B")
         pieces: Iterable[memoryview] = (data[at : at + PIECE_BYTES] for at in range(0, len(data), PIECE_BYTES))
         sealed = bytearray()
         for piece in seal(header, pieces, key=key, signing_key=self.signing_key):

@@ -1,4 +1,4 @@
-"""One session with the aggregator, driven to its end: frames in, frames out, work beside. Trust zone: worker TEE's shell.
+"""One session with the aggregator, driven to its end: frames in and out, work beside. Trust zone: worker TEE's shell.
 
 Rules: frames are answered at once, also while this site trains, so that a challenge never waits for an epoch. Work runs
 on one thread; its results come back through the same queue as the frames. Everything said is said by this thread.

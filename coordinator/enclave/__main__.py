@@ -1,7 +1,7 @@
 """The aggregator's process shell: dials the host's door, feeds the state machines, does what they ask.
 
-Trust zone: aggregator TEE. This is the enclave's only I/O and its only clock. The host may send anything at any time; what
-is not a message of the door ends the connection, and the shell dials again. A run survives that: workers come back.
+Trust zone: aggregator TEE. This is the enclave's only I/O and its only clock. The host may send anything at any time;
+what is no message of the door ends the connection, and the shell dials again. A run survives that: workers come back.
 """
 
 from __future__ import annotations

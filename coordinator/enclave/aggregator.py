@@ -1,4 +1,4 @@
-"""The whole aggregator behind one face: the host's events in, effects out. Trust zone: aggregator TEE. No I/O, no clock."""
+"""The whole aggregator behind one face: host's events in, effects out. Trust zone: aggregator TEE. No I/O, no clock."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The host's store, asked through the door. Trust zone: aggregator TEE's shell; every answer is the host's, and may lie."""
+"""The host's store, asked through the door. Trust zone: aggregator TEE's shell. Any answer may be a lie."""
 
 from __future__ import annotations
 

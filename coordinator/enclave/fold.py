@@ -1,8 +1,8 @@
 """Folding updates into one, chunk by chunk. Trust zone: aggregator TEE.
 
 Rules: 1. Nothing unauthenticated or incomplete reaches a result. 2. All contributions advance in lockstep, in the order
-of member ids, so the sum does not depend on arrival. 3. Memory is one model and one chunk, whatever the cohort. 4. Every
-update has the same size and every byte of it is touched in the same order, so the access pattern tells nothing.
+of member ids, so the sum does not depend on arrival. 3. Memory is one model and one chunk, whatever the cohort. 4.
+Every update has the same size and every byte of it is touched in the same order, so the access pattern tells nothing.
 """
 
 from __future__ import annotations

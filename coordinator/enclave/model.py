@@ -27,7 +27,7 @@ class GlobalModel:
             RoundError: another model. BlobError: not a whole one, or not finite.
         """
         vector = np.empty(plan.layout.elements, dtype="<f4")
-        target, position = memoryview(vector).cast("B"), 0
+        target, position = vector.data.cast("B"), 0
         for piece in plaintext:
             target[position : position + len(piece)] = piece
             position += len(piece)
@@ -37,7 +37,7 @@ class GlobalModel:
 
     def pieces(self) -> Iterator[memoryview]:
         """The model's bytes, float32 little-endian, a piece at a time, without a copy."""
-        data = memoryview(self.vector).cast("B")
+        data = self.vector.data.cast("B")
         for start in range(0, len(data), PIECE_BYTES):
             yield data[start : start + PIECE_BYTES]
 

@@ -37,7 +37,7 @@ def release_model(
     """Seal ``model`` once, wrap its key to each recipient, and store both with evidence of where they come from."""
     plan = federation.plan.document
     key, blob = ContentKey.generate(), token_bytes(BLOB_NAME_BYTES)
-    digest = initial_digest(plan.layout, memoryview(model.vector).cast("B"))
+    digest = initial_digest(plan.layout, model.vector.data.cast("B"))
     release = Release(
         plan=federation.plan.digest,
         charter=federation.charter.digest,

@@ -1,1 +1,1 @@
-"""The attested channel: mutual handshake, records and re-attestation, no I/O. For aggregator and worker (protocol.md §4)."""
+"""The attested channel: handshake, records, re-attestation, no I/O. For aggregator and worker (protocol.md §4)."""

@@ -177,9 +177,7 @@ class AggregatorChannel:
             raise ChannelError(Reason.PEER_SIGNATURE, "join.possession: not signed by the credential's key") from None
         return credential
 
-    def _welcome(
-        self, join: _Join, credential: VerifiedCredential, result: AttestationResult, now: datetime
-    ) -> bytes:
+    def _welcome(self, join: _Join, credential: VerifiedCredential, result: AttestationResult, now: datetime) -> bytes:
         secret_a, session_id = token_bytes(32), token_bytes(16)
         lease = self._federation.plan.document.deadlines.lease_s.to_bytes(4, "big")
         body = pack("cloister/welcome-body/v1", secret_a, session_id, lease)

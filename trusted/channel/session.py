@@ -7,7 +7,6 @@ lease only when that evidence is affirmed. A lease that runs out closes the sess
 from __future__ import annotations
 
 import hmac
-
 from dataclasses import dataclass
 from datetime import datetime, timedelta
 from secrets import token_bytes

@@ -1,0 +1,116 @@
+"""The worker's process shell: joins its plan at its coordinator, and comes back until the run is over.
+
+Trust zone: worker TEE. It only dials out. A lost connection is no failure; a refusal by this worker's own rules, or an
+aggregator that does not prove itself, is one, and is never worked around.
+"""
+
+from __future__ import annotations
+
+import json
+import sys
+import time
+
+from trusted.channel.session import Identity
+from trusted.channel.worker import WorkerChannel
+from trusted.errors import ProtocolError, Reason
+from trusted.evidence.boot import Boot
+from worker.contribution import Contributor
+from worker.participant import Closed, Participant
+from worker.session_loop import SessionLoop, Site
+from worker.start import Options, Prepared, prepare
+
+_FIRST_PAUSE_S = 0.5
+_LONGEST_PAUSE_S = 15.0
+# What may pass by itself: the host or the network is away, a lease was missed, the aggregator is not there yet.
+_PASSING = frozenset(
+    {
+        Reason.UNREACHABLE,
+        Reason.NO_AGGREGATOR,
+        Reason.QUOTA,
+        Reason.PEER_REFUSED,
+        Reason.LEASE_EXPIRED,
+        Reason.HANDSHAKE_TIMEOUT,
+        Reason.RECORD,
+    }
+)
+
+
+def main(boot: Boot) -> int:
+    """Take part in one run. 0 when the run finished or was stopped, 1 when this worker cannot go on."""
+    try:
+        options = Options.read(boot)
+        prepared = prepare(boot, options, note)
+        return _take_part(boot, options, prepared)
+    except ProtocolError as error:
+        note("worker-refused", reason=error.reason.code, name=error.reason.name, detail=error.detail)
+        return 1
+    except OSError as error:
+        note("worker-failed", detail=f"{error.strerror}: {error.filename}")
+        return 1
+
+
+def _take_part(boot: Boot, options: Options, prepared: Prepared) -> int:
+    # Not above: gRPC starts threads when it is imported, and the trainer must be forked before.
+    from worker.dialer import Dialer
+
+    plan = prepared.federation.plan
+    ca_pem = options.ca_pem.encode() or None
+    try:
+        with Dialer(options.coordinator, ca_pem, plan.digest, proxy=options.proxy or None) as dialer:
+            closed = _until_closed(_site(boot, prepared, dialer), prepared, dialer)
+    finally:
+        prepared.trainer.stop()
+    note("run-over", outcome=closed.outcome, rounds=closed.rounds)
+    return 0 if closed.outcome in {"finished", "stopped"} else 1
+
+
+def _site(boot: Boot, prepared: Prepared, dialer: object) -> Site:
+    identity = Identity.generate(boot.provider)
+    plan = prepared.federation.plan.document
+    contributor = Contributor(
+        transport=dialer,  # type: ignore[arg-type]
+        trainer=prepared.trainer,
+        signing_key=identity.signing_key,
+        allowed_metrics=frozenset(rule.name for rule in plan.metrics),
+        train_timeout_s=plan.deadlines.round_s,
+    )
+    participant = Participant(prepared.federation, prepared.rule)
+    return Site(
+        participant=participant,
+        identity=identity,
+        membership=prepared.membership,
+        contributor=contributor,
+        initial=prepared.initial,
+        reattest_s=plan.deadlines.reattest_s,
+        note=note,
+    )
+
+
+def _until_closed(site: Site, prepared: Prepared, dialer: object) -> Closed:
+    pause_s = _FIRST_PAUSE_S
+    while True:
+        started = time.monotonic()
+        try:
+            with dialer.attach() as frames:  # type: ignore[attr-defined]
+                channel = WorkerChannel(prepared.federation, site.identity, site.membership)
+                closed = SessionLoop(site, channel, frames).run()
+                refusal = frames.refusal
+            if closed is not None:
+                return closed
+            note("session-lost", reason=refusal.reason.code if refusal is not None else None)
+            if refusal is not None and refusal.reason not in _PASSING:
+                raise refusal
+        except ProtocolError as error:
+            if error.reason not in _PASSING:
+                raise
+            note("session-lost", reason=error.reason.code, detail=error.detail)
+        if time.monotonic() - started > _LONGEST_PAUSE_S:
+            pause_s = _FIRST_PAUSE_S
+        time.sleep(pause_s)
+        pause_s = min(2 * pause_s, _LONGEST_PAUSE_S)
+
+
+def note(event: str, **fields: object) -> None:
+    """One line for the site's own log: events, numbers and reasons, never data."""
+    sys.stderr.write(json.dumps({"event": event, **fields}) + "\n")
+    sys.stderr.flush()
