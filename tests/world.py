@@ -1,4 +1,4 @@
-"""A small federation in memory: real documents, real keys, real evidence under a software root; no process or socket."""
+"""A small federation in memory: real documents, real keys, real evidence under a software root; no process."""
 
 from __future__ import annotations
 

@@ -126,18 +126,23 @@ def serve(door: Door, aggregator: Aggregator) -> None:
     """Feed the aggregator until its run has ended and everybody had time to hear of it."""
     attached: set[int] = set()
     ended_at: float | None = None
+    silent = False
     while ended_at is None or (attached and time.monotonic() - ended_at < _LINGER_S):
         try:
             messages = door.dial()
-        except (OSError, ProtocolError):
+        except (OSError, ProtocolError) as error:
             if ended_at is not None:
                 return
+            if not silent:
+                _note("door-unreachable", detail=str(error))
+            silent = True  # once until it answers
             time.sleep(_REDIAL_S)
             continue
+        silent = False
         try:
             ended_at = _serve_connection(door, messages, aggregator, attached)
         except (OSError, ProtocolError) as error:
-            _note("door-broken", reason=getattr(error, "reason", None) and error.__class__.__name__)
+            _note("door-broken", detail=str(error))
         now = datetime.now(UTC)
         for connection in list(attached):
             aggregator.detach(connection, now)

@@ -1,0 +1,39 @@
+"""Running an aggregator enclave from the command line. Trust zone: operator."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from console.enclaves import Papers, Stage, Surroundings, hardware_boot, required_chip, start_in_software
+from console.output import Report
+from console.running import NO_HARDWARE_PROTECTION, run_to_end
+from console.tee_options import Tee
+from coordinator.door import Address, Family
+from trusted.evidence.boot import Role
+
+
+def serve_aggregator(papers: Papers, door: str, *, tee: Tee, chip: Path | None, log: Path, report: Report) -> int:
+    """Run the enclave to its end; its exit status.
+
+    Raises:
+        ProtocolError, UserError, OSError: it could not be started.
+    """
+    address = Address.parse(door)
+    options = {"door": str(address)}
+    if tee is Tee.HARDWARE:
+        from coordinator.enclave.__main__ import main
+
+        return main(hardware_boot(Role.AGGREGATOR, papers, options))
+    unix = address.family is Family.UNIX
+    with Stage(log.parent) as stage:
+        folder = Path(address.host).parent if unix else stage.folder
+        around = Surroundings(required_chip(chip), log, writable=(folder,), network=address.family is Family.TCP)
+        enclave = start_in_software(Role.AGGREGATOR, papers, options, around)
+        report.say(
+            f"Started the aggregator enclave, process {enclave.pid}: {NO_HARDWARE_PROTECTION}.",
+            f"  measurement  {enclave.measurement.value.hex()}",
+            f"  confined by  {', '.join(feature.value for feature in enclave.features) or 'nothing'}",
+            f"  log          {log}",
+        )
+        report.data |= {"measurement": enclave.measurement.value.hex(), "pid": enclave.pid}
+        return run_to_end(enclave, log, report.say)

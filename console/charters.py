@@ -1,0 +1,155 @@
+"""Making a charter from what a person gives. Trust zone: the member's own machine."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Sequence
+from dataclasses import dataclass
+from datetime import timedelta
+from pathlib import Path
+
+from cryptography import x509
+from cryptography.hazmat.primitives.serialization import Encoding
+
+from console.documents import present
+from console.files import read_bounded
+from console.members import read_member_file
+from console.output import UserError
+from trusted.attestation.evidence import EvidenceFormat
+from trusted.attestation.policy import AppraisalPolicy, strict_snp_policy
+from trusted.attestation.products import PRODUCTS
+from trusted.attestation.roots import TrustRoot, amd_root
+from trusted.documents.charter import Charter, Member, Profile, Thresholds, VerifiedCharter, majority
+from trusted.documents.schema import Validity
+from trusted.wire import decode_json, sha256
+
+_MAX_CERTIFICATE_BYTES = 1 << 14
+_MAX_POLICY_BYTES = 1 << 18
+_HEX = re.compile(r"[0-9a-fA-F]+")
+
+
+@dataclass(frozen=True, slots=True)
+class Identity:
+    """Who agrees, for how long, and what comes before."""
+
+    name: str
+    profile: Profile
+    members: tuple[Member, ...]
+    valid_days: int
+    previous: VerifiedCharter | None
+
+
+@dataclass(frozen=True, slots=True)
+class Proofs:
+    """What is trusted, and what both roles must prove."""
+
+    roots: tuple[TrustRoot, ...]
+    aggregator: AppraisalPolicy
+    worker: AppraisalPolicy
+
+
+def make_charter(identity: Identity, proofs: Proofs, thresholds: Thresholds) -> Charter:
+    """The charter of all that, checked by the rules by which everybody else will check it.
+
+    Raises:
+        WireError, DocumentError: the first rule that does not hold.
+    """
+    now = present()
+    older = identity.previous
+    charter = Charter(
+        name=identity.name,
+        version=1 if older is None else older.document.version + 1,
+        previous=None if older is None else older.digest,
+        profile=identity.profile,
+        validity=Validity(now, now + timedelta(days=identity.valid_days)),
+        members=identity.members,
+        thresholds=thresholds,
+        roots=proofs.roots,
+        aggregator=proofs.aggregator,
+        worker=proofs.worker,
+    )
+    return Charter.parse(charter.encode())
+
+
+def read_members(paths: Sequence[Path]) -> tuple[Member, ...]:
+    """The members of ``member.json`` files, in the order of their ids."""
+    return tuple(sorted((read_member_file(path) for path in paths), key=lambda member: member.id))
+
+
+def default_thresholds(charter: int | None, plan: int | None, members: int) -> Thresholds:
+    """The given thresholds; a majority where none is given."""
+    return Thresholds(charter or majority(members), plan or majority(members))
+
+
+def read_roots(vendor_products: Sequence[str], software_roots: Sequence[str], product: str) -> tuple[TrustRoot, ...]:
+    """AMD's own roots of ``vendor_products``, and software roots that vouch for ``product``.
+
+    Raises:
+        UserError: no root at all, a product that nobody knows, or a root that is none of file, folder and digest.
+    """
+    for name in (*vendor_products, product):
+        if name not in PRODUCTS:
+            raise UserError(f"no such product: {name}", f"Give one of {', '.join(PRODUCTS)}.")
+    vendor = [amd_root(name) for name in vendor_products]
+    software = [TrustRoot(EvidenceFormat.SNP, product, _root_digest(root)) for root in software_roots]
+    if not vendor and not software:
+        hint = "Add --vendor-root Genoa, or --software-root for a development charter."
+        raise UserError("the charter trusts no root", hint)
+    return (*vendor, *software)
+
+
+def read_policy(
+    file: Path | None, measurements: Sequence[str], *, roots: Sequence[TrustRoot], chip_ids: Sequence[str] = ()
+) -> AppraisalPolicy:
+    """The policy in ``file``, or the strict one for ``measurements`` (hex, or files that hold hex).
+
+    With ``chip_ids`` (hex) only those processors may take part; without, every one of the roots' products.
+
+    Raises:
+        UserError: neither or both are given, or a measurement is not 48 bytes of hexadecimal.
+        OSError, WireError: a file cannot be read, or is no policy.
+    """
+    if (file is None) == (not measurements):
+        raise UserError("a role needs measurements or a policy file", "Give one of the two for each role.")
+    if file is not None:
+        return AppraisalPolicy.from_json(decode_json(read_bounded(file, _MAX_POLICY_BYTES).strip()))
+    products = sorted({root.product for root in roots})
+    if "Milan" in products and not chip_ids:
+        hint = "Name each trusted processor with --chip-id, or leave Milan out."
+        raise UserError("Milan chip keys can be extracted in software, so no other Milan chip is trusted", hint)
+    assurance = min((root.assurance for root in roots), key=lambda assurance: assurance.rank)
+    return strict_snp_policy(
+        [_measurement(text) for text in measurements],
+        products=products,
+        assurance=assurance,
+        chip_ids=[_octets(text, 64, "a chip id") for text in chip_ids] or None,
+    )
+
+
+def _measurement(text: str) -> bytes:
+    if not _HEX.fullmatch(text):
+        text = read_bounded(Path(text), 4096).decode("ascii", "replace").strip()
+    return _octets(text, 48, "a measurement")
+
+
+def _octets(text: str, size: int, what: str) -> bytes:
+    if not _HEX.fullmatch(text) or len(text) != 2 * size:
+        hint = "`cloister measure` prints measurements; `cloister attest explain` prints the chip id in evidence."
+        raise UserError(f"{what} is not {size} bytes of hexadecimal", hint)
+    return bytes.fromhex(text)
+
+
+def _root_digest(given: str) -> bytes:
+    """SHA-256 of the root certificate's DER: ``given`` is the digest, the certificate, or a folder with ``ark.der``."""
+    if len(given) == 64 and _HEX.fullmatch(given):
+        return bytes.fromhex(given)
+    path = Path(given)
+    data = read_bounded(path / "ark.der" if path.is_dir() else path, _MAX_CERTIFICATE_BYTES)
+    try:
+        loaded = (
+            x509.load_pem_x509_certificate(data) if data.startswith(b"-----") else x509.load_der_x509_certificate(data)
+        )
+    except ValueError:
+        hint = "Give the root's ark.der, its folder, or the SHA-256 of the certificate."
+        raise UserError(f"{path}: not a certificate", hint) from None
+    return sha256(loaded.public_bytes(Encoding.DER))

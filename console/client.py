@@ -1,0 +1,119 @@
+"""What the command line asks of a coordinator host: orders, runs, events, sealed blobs. Trust zone: a member's machine.
+
+A host may lie in every answer. What matters is proved elsewhere: a released model by its own evidence and seal.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from typing import Any
+
+import grpc
+
+from coordinator.host.run_status import RunStatus
+from protos.v1 import cloister_pb2, cloister_pb2_grpc
+from trusted.errors import Reason, RunError
+from worker.dialer import get_blob
+from worker.grpc_channel import HostAddress, refusal_of
+
+_TIMEOUT_S = 30.0
+
+
+@dataclass(frozen=True, slots=True)
+class WatchedEvent:
+    """Event ``number`` of a run (1, 2, 3…): what the host says, unproved."""
+
+    number: int
+    fields: Mapping[str, Any]
+
+
+class HostClient:
+    """One host. ``with`` closes the connection."""
+
+    def __init__(self, target: str, ca_pem: bytes | None, *, proxy: str | None = None) -> None:
+        self._channel = HostAddress(target, ca_pem, proxy).open()
+        self._runs = cloister_pb2_grpc.RunsStub(self._channel)
+        self._blobs = cloister_pb2_grpc.BlobsStub(self._channel)
+
+    def __enter__(self) -> HostClient:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.close()
+
+    def close(self) -> None:
+        """End the connection and every stream on it."""
+        self._channel.close()
+
+    def submit(self, envelope: bytes) -> RunStatus:
+        """Hand in a signed order (DSSE JSON); how its run then stands.
+
+        Raises:
+            ProtocolError: the host refuses it, or is out of reach.
+        """
+        return _status(self._call(self._runs.Submit, cloister_pb2.SignedOrder(envelope=envelope)))
+
+    def status(self, plan: bytes) -> RunStatus:
+        """How the run of ``plan`` (its digest, 32 bytes) stands.
+
+        Raises:
+            ProtocolError: the host knows no such run, or is out of reach.
+        """
+        return _status(self._call(self._runs.Get, cloister_pb2.RunName(plan=plan)))
+
+    def runs(self) -> list[RunStatus]:
+        """Every run of this host.
+
+        Raises:
+            ProtocolError: the host is out of reach.
+        """
+        return [_status(item) for item in self._call(self._runs.List, cloister_pb2.ListRequest()).runs]
+
+    def watch(self, plan: bytes, after: int = 0) -> Iterator[WatchedEvent]:
+        """Every event behind number ``after`` and those to come, without end. Closing the iterator hangs up.
+
+        Raises:
+            ProtocolError: the host knows no such run, skips or repeats a number, or the stream was cut: call again with
+                the number of the last event.
+        """
+        call = self._runs.Watch(cloister_pb2.WatchRequest(plan=plan, after=after))
+        try:
+            for event in call:
+                after += 1
+                if event.number != after:
+                    raise RunError(Reason.MALFORMED, "event.number: the next number expected; the host lost events")
+                yield WatchedEvent(event.number, _fields(event.json))
+        except grpc.RpcError as error:
+            raise refusal_of(error) from None
+        finally:
+            call.cancel()
+
+    def get_blob(self, plan: bytes, blob: bytes) -> Iterator[bytes]:
+        """The sealed bytes under ``blob``, in pieces of at most 1 MiB; a cut download goes on where it stopped.
+
+        Raises:
+            ProtocolError: the host has no such blob, or stays out of reach.
+        """
+        return get_blob(self._blobs, cloister_pb2.BlobName(plan=plan, blob=blob))
+
+    def _call(self, method: Any, request: Any) -> Any:
+        try:
+            return method(request, timeout=_TIMEOUT_S)
+        except grpc.RpcError as error:
+            raise refusal_of(error) from None
+
+
+def _status(message: Any) -> RunStatus:
+    return RunStatus.decode(message.json)
+
+
+def _fields(text: str) -> Mapping[str, Any]:
+    try:
+        value = json.loads(text)
+    except (ValueError, RecursionError):
+        value = None
+    if not isinstance(value, dict):
+        raise RunError(Reason.MALFORMED, "event: a JSON object expected; is this a Cloister host?")
+    return value

@@ -1,0 +1,157 @@
+"""``cloister charter``: the consortium's rules, made, shown, signed, verified. Trust zone: the member's own machine."""
+
+from __future__ import annotations
+
+from enum import Enum
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from console.options import Force, Key, PassphraseFd, PassphraseFile, ValidDays, Yes
+from console.output import JsonOption, UserError, reporting
+
+app = typer.Typer(no_args_is_help=True, help="Make, show, sign and verify the consortium's charter.")
+
+File = Annotated[Path, typer.Argument(help="The charter (DSSE).", show_default=False)]
+Previous = Annotated[Path | None, typer.Option(help="The charter that this one replaces.")]
+Files = list[Path]
+Texts = list[str]
+
+
+class ProfileOption(Enum):
+    """The profiles, as the command line spells them."""
+
+    PRODUCTION = "production"
+    DEVELOPMENT = "development"
+
+
+@app.command(
+    epilog="Example: cloister charter new --name trial --member a/member.json --member b/member.json "
+    "--profile development --software-root ./root --aggregator-measurement agg.txt --worker-measurement wrk.txt"
+)
+def new(  # one parameter for each field of the document
+    name: Annotated[str, typer.Option(help="The consortium's name.", show_default=False)],
+    member: Annotated[Files, typer.Option(help="A member.json; repeat for each member.", show_default=False)],
+    profile: Annotated[ProfileOption, typer.Option(help="production needs hardware.")] = ProfileOption.PRODUCTION,
+    vendor_root: Annotated[Texts, typer.Option(help="Trust AMD's root for Milan, Genoa or Turin.")] = [],  # noqa: B006
+    software_root: Annotated[Texts, typer.Option(help="Trust this ark.der, folder or SHA-256.")] = [],  # noqa: B006
+    product: Annotated[str, typer.Option(help="The product that the software roots play.")] = "Genoa",
+    aggregator_measurement: Annotated[Texts, typer.Option(help="48 bytes of hex, or its file.")] = [],  # noqa: B006
+    worker_measurement: Annotated[Texts, typer.Option(help="48 bytes of hex, or its file.")] = [],  # noqa: B006
+    chip_id: Annotated[Texts, typer.Option(help="Only these processors, 64 bytes of hex each.")] = [],  # noqa: B006
+    aggregator_policy: Annotated[Path | None, typer.Option(help="A whole appraisal policy, JSON.")] = None,
+    worker_policy: Annotated[Path | None, typer.Option(help="A whole appraisal policy, JSON.")] = None,
+    charter_threshold: Annotated[int | None, typer.Option(min=1, help="Default: a majority.")] = None,
+    plan_threshold: Annotated[int | None, typer.Option(min=1, help="Default: a majority.")] = None,
+    valid_days: ValidDays = 365,
+    previous: Previous = None,
+    out: Annotated[Path, typer.Option(help="Where to write it.")] = Path("charter.dsse.json"),
+    force: Force = False,
+    json_output: JsonOption = False,
+) -> None:
+    """Write a charter that nobody has signed yet."""
+    with reporting(json_output) as report:
+        from console import charters
+        from console.documents import load_charter, write_unsigned
+        from trusted.documents.charter import PAYLOAD_TYPE, Profile
+        from trusted.documents.explain import explain_charter
+
+        members = charters.read_members(member)
+        older = load_charter(previous) if previous is not None else None
+        roots = charters.read_roots(vendor_root, software_root, product)
+        proofs = charters.Proofs(
+            roots=roots,
+            aggregator=charters.read_policy(aggregator_policy, aggregator_measurement, roots=roots, chip_ids=chip_id),
+            worker=charters.read_policy(worker_policy, worker_measurement, roots=roots, chip_ids=chip_id),
+        )
+        identity = charters.Identity(name, Profile(profile.value), members, valid_days, older)
+        thresholds = charters.default_thresholds(charter_threshold, plan_threshold, len(members))
+        charter = charters.make_charter(identity, proofs, thresholds)
+        envelope = write_unsigned(out, charter.encode(), PAYLOAD_TYPE, force=force)
+        report.say(*explain_charter(charter))
+        report.say(f"Wrote {out}, which nobody has signed. Next: cloister charter sign {out} --key signing-key.pem")
+        report.data |= {"file": str(out), "digest": envelope.digest.hex(), "charter": charter.to_json()}
+
+
+@app.command(epilog="Example: cloister charter show charter.dsse.json")
+def show(file: File, json_output: JsonOption = False) -> None:
+    """Show a charter and who has signed it; nothing is verified but the signatures that are there."""
+    with reporting(json_output) as report:
+        from console.documents import read_envelope, show_signers
+        from trusted.documents.charter import PAYLOAD_TYPE, Charter
+        from trusted.documents.dsse import signers
+
+        envelope = read_envelope(file, PAYLOAD_TYPE)
+        charter = Charter.parse(envelope.payload)
+        report.heading(f"Charter {charter.name}, version {charter.version}")
+        validity = charter.validity.to_json()
+        report.rows(
+            [
+                ("digest", envelope.digest.hex()),
+                ("profile", charter.profile.value),
+                ("valid", f"{validity['not_before']} to {validity['not_after']}"),
+                ("roots", ", ".join(f"{root.product} ({root.assurance.value})" for root in charter.roots)),
+                *(("member", f"{member.id}: {member.name}") for member in charter.members),
+            ]
+        )
+        report.data |= {"digest": envelope.digest.hex(), "charter": charter.to_json()}
+        show_signers(report, signers(envelope, charter.signing_keys), needed=charter.thresholds.charter)
+
+
+@app.command(epilog="Example: cloister charter explain charter.dsse.json")
+def explain(file: File, json_output: JsonOption = False) -> None:
+    """Say in plain sentences what a charter means."""
+    with reporting(json_output) as report:
+        from console.documents import read_envelope
+        from trusted.documents.charter import PAYLOAD_TYPE, Charter
+        from trusted.documents.explain import explain_charter
+
+        sentences = explain_charter(Charter.parse(read_envelope(file, PAYLOAD_TYPE).payload))
+        report.say(*sentences)
+        report.data |= {"sentences": sentences}
+
+
+@app.command(epilog="Example: cloister charter sign charter.dsse.json --key signing-key.pem")
+def sign(
+    file: File,
+    key: Key,
+    previous: Previous = None,
+    yes: Yes = False,
+    passphrase_file: PassphraseFile = None,
+    passphrase_fd: PassphraseFd = None,
+    json_output: JsonOption = False,
+) -> None:
+    """Show a charter, then add your signature to its file."""
+    with reporting(json_output) as report:
+        from console import keyfiles
+        from console.documents import Signing, add_signature, keys_of_both, load_charter, read_envelope
+        from trusted.documents.charter import PAYLOAD_TYPE, Charter
+        from trusted.documents.explain import explain_charter
+
+        envelope = read_envelope(file, PAYLOAD_TYPE)
+        charter = Charter.parse(envelope.payload)
+        report.say(*explain_charter(charter), f"Digest: {envelope.digest.hex()}")
+        keys = charter.signing_keys
+        if previous is not None:
+            keys = keys_of_both(load_charter(previous).document, charter)
+        elif charter.previous is not None:
+            raise UserError("this charter replaces another one", "Give the older charter with --previous.")
+        signer = keyfiles.load_signer(key, keyfiles.given_passphrase(passphrase_file, passphrase_fd))
+        member = add_signature(file, envelope, Signing(signer, keys, ask=not yes), report)
+        report.data |= {"member": member, "digest": envelope.digest.hex()}
+
+
+@app.command(epilog="Example: cloister charter verify charter.dsse.json --previous charter-1.dsse.json")
+def verify(file: File, previous: Previous = None, json_output: JsonOption = False) -> None:
+    """Verify a charter as every worker will: rules, thresholds, chain and dates."""
+    with reporting(json_output) as report:
+        from console.documents import load_charter
+
+        charter = load_charter(file, previous)
+        report.say(
+            f"The charter holds, signed by {', '.join(sorted(charter.signers))}.",
+            f"Digest: {charter.digest.hex()}",
+            "Compare the digest with the other members by another way than the one that brought the file.",
+        )
+        report.data |= {"digest": charter.digest.hex(), "signers": sorted(charter.signers)}

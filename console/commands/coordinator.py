@@ -1,0 +1,65 @@
+"""``cloister coordinator``: the host that carries ciphertext. Trust zone: host."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from console.options import CharterFile
+from console.output import JsonOption, reporting
+
+app = typer.Typer(
+    no_args_is_help=True, help="Run the coordinator host: it carries ciphertext and is trusted by nobody."
+)
+
+
+@app.command(
+    epilog="Example: cloister coordinator serve --charter charter.dsse.json --state ./host --listen 0.0.0.0:8443"
+)
+def serve(
+    charter: CharterFile,
+    state: Annotated[Path, typer.Option(help="Folder for database, blobs and TLS keys.")] = Path("host"),
+    listen: Annotated[str, typer.Option(help="address:port of the one TLS port; port 0 picks one.")] = "127.0.0.1:8443",
+    door: Annotated[str, typer.Option(help="unix:/path, tcp:127.0.0.1:port or vsock:cid:port.")] = "",
+    name: Annotated[list[str], typer.Option(help="DNS name or IP for the certificate; repeat.")] = [],  # noqa: B006
+    metrics_port: Annotated[int | None, typer.Option(help="Serve Prometheus metrics on this loopback port.")] = None,
+    json_output: JsonOption = False,
+) -> None:
+    """Serve until Ctrl-C. Workers need the address and the CA file that it prints; aggregators need its door."""
+    with reporting(json_output) as report:
+        import asyncio
+
+        from coordinator.door import Address
+        from coordinator.host.allocator import keep_chunk_memory
+        from coordinator.host.config import LOCAL_NAMES, HostConfig
+        from coordinator.host.events import log_to
+        from coordinator.host.server import HostReady, serve
+
+        state = state.resolve()
+        config = HostConfig(
+            state=state,
+            listen=listen,
+            door=Address.parse(door or f"unix:{state / 'door' / 'door.sock'}"),
+            charter=charter,
+            names=tuple(name) or LOCAL_NAMES,
+            metrics_port=metrics_port,
+        )
+
+        def say_ready(ready: HostReady) -> None:
+            report.data |= {"port": ready.port, "door": ready.door, "ca": str(ready.ca_pem), "state": str(state)}
+            address = f"{listen.rpartition(':')[0]}:{ready.port}"
+            report.say(
+                f"Serving on {address}. This host sees ciphertext, sizes and timing, and nothing else.",
+                f"  door for aggregators  {ready.door}",
+                f"  CA file for workers   {ready.ca_pem}",
+                f"  log                   {state / 'host.log'}",
+            )
+
+        keep_chunk_memory()
+        state.mkdir(mode=0o700, parents=True, exist_ok=True)
+        with (state / "host.log").open("a", encoding="utf-8") as log:
+            log_to(log)
+            asyncio.run(serve(config, say_ready))
+        report.say("Stopped.")

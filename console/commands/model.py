@@ -1,0 +1,53 @@
+"""``cloister model``: a recipient opens what a run released. Trust zone: the recipient's machine."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from console.commands.run import Ca, Coordinator, Proxy
+from console.options import CharterFile, Force, PassphraseFd, PassphraseFile, PlanFile
+from console.output import JsonOption, reporting
+
+app = typer.Typer(no_args_is_help=True, help="Open a released model.")
+
+
+@app.command(
+    "open",
+    epilog="Example: cloister model open --charter charter.dsse.json --plan plan.dsse.json --member site-1 "
+    "--key sealing-key.pem --coordinator coordinator.example:8443 --ca ca.pem --out model.safetensors",
+)
+def open_model(
+    charter: CharterFile,
+    plan: PlanFile,
+    member: Annotated[str, typer.Option(help="The recipient's member id.", show_default=False)],
+    key: Annotated[Path, typer.Option(help="That member's sealing-key.pem.", show_default=False)],
+    coordinator: Coordinator,
+    ca: Ca = None,
+    proxy: Proxy = "",
+    out: Annotated[Path, typer.Option(help="Where to write it, safetensors.")] = Path("model.safetensors"),
+    passphrase_file: PassphraseFile = None,
+    passphrase_fd: PassphraseFd = None,
+    force: Force = False,
+    json_output: JsonOption = False,
+) -> None:
+    """Fetch the released model, verify that an attested aggregator of this plan made it, and write it out."""
+    with reporting(json_output) as report:
+        from console import keyfiles, ordering
+        from console.files import refuse_existing
+        from console.opening import open_release, write_safetensors
+
+        refuse_existing(out, force=force)
+        sealing_key = keyfiles.load_sealing_key(key, keyfiles.given_passphrase(passphrase_file, passphrase_fd))
+        with ordering.desk(charter, plan, ordering.Host(coordinator, ca, proxy)) as desk:
+            opened = open_release(desk, member, sealing_key)
+        write_safetensors(out, desk.plan.document.layout, opened.vector, opened.provenance(), force=force)
+        assurance = opened.aggregator.assurance.value
+        report.say(
+            f"Wrote {out}: the model after {opened.release.rounds} rounds, digest {opened.release.model_sha256.hex()}.",
+            f"It was released by an aggregator with measurement {opened.aggregator.measurement.hex()[:16]}…",
+            "NO HARDWARE PROTECTION stood behind it." if assurance == "none" else f"Assurance: {assurance}.",
+        )
+        report.data |= {"file": str(out)} | opened.provenance()

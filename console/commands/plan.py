@@ -1,0 +1,158 @@
+"""``cloister plan``: one training run, made, shown, signed and verified. Trust zone: the member's own machine."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from console.options import CharterFile, Force, Key, PassphraseFd, PassphraseFile, ValidDays, Yes
+from console.output import JsonOption, reporting
+
+app = typer.Typer(no_args_is_help=True, help="Make, show, sign and verify a training plan.")
+
+File = Annotated[Path, typer.Argument(help="The plan (DSSE).", show_default=False)]
+Texts = list[str]
+
+
+@app.command(
+    epilog="Example: cloister plan new --charter charter.dsse.json --app ./my-app --initial-model model.safetensors "
+    "--name visits --purpose 'Predict visits' --rounds 5 --column age --column visits --recipient hospital-a "
+    "--no-privacy-because 'all recipients are members'"
+)
+def new(  # one parameter for each field of the document
+    charter: CharterFile,
+    app_path: Annotated[Path, typer.Option("--app", help="A Flower app's folder, or its bundle.", show_default=False)],
+    initial_model: Annotated[Path, typer.Option(help="The model to start from, safetensors.", show_default=False)],
+    name: Annotated[str, typer.Option(help="A short name.", show_default=False)],
+    purpose: Annotated[str, typer.Option(help="What the model is for; every signer reads it.", show_default=False)],
+    column: Annotated[Texts, typer.Option(help="A column of the data; repeat.", show_default=False)],
+    recipient: Annotated[Texts, typer.Option(help="A member who gets the model; repeat.", show_default=False)],
+    no_privacy_because: Annotated[str, typer.Option(help="Why no privacy mechanism is needed.", show_default=False)],
+    rounds: Annotated[int, typer.Option(min=1, max=10_000, help="How many rounds.")] = 3,
+    member: Annotated[Texts, typer.Option(help="A member of the cohort; repeat. Default: all.")] = [],  # noqa: B006
+    minimum: Annotated[int | None, typer.Option(min=2, help="Never fold fewer. Default: the least allowed.")] = None,
+    size: Annotated[int | None, typer.Option(min=2, help="Members sampled each round. Default: all.")] = None,
+    layout: Annotated[Path | None, typer.Option(help="JSON list that fixes the order of the tensors.")] = None,
+    config: Annotated[Texts, typer.Option(help="key=value for the app's run config; repeat.")] = [],  # noqa: B006
+    metric: Annotated[Texts, typer.Option(help="name[:min_sites[:digits]] that may leave; repeat.")] = [],  # noqa: B006
+    min_rows: Annotated[int, typer.Option(min=1, help="Rows that each site must have.")] = 1,
+    max_weight: Annotated[float, typer.Option(min=1, help="No site weighs more than this.")] = 1_000_000,
+    round_s: Annotated[int, typer.Option(min=1, help="Seconds until a round ends.")] = 3600,
+    lease_s: Annotated[int, typer.Option(min=1, help="Seconds without progress until a worker is lost.")] = 120,
+    reattest_s: Annotated[int, typer.Option(min=1, help="Seconds between attestations.")] = 3600,
+    valid_days: ValidDays = 30,
+    out: Annotated[Path, typer.Option(help="Where to write it; the bundle goes next to it.")] = Path("plan.dsse.json"),
+    force: Force = False,
+    json_output: JsonOption = False,
+) -> None:
+    """Write a plan that nobody has signed yet, and the app's bundle next to it."""
+    with reporting(json_output) as report:
+        from console import plans
+        from console.documents import load_charter, write_unsigned
+        from console.files import refuse_existing, write_file
+        from trusted.documents.explain import explain_plan
+        from trusted.documents.plan import PAYLOAD_TYPE
+
+        bundle_path = out.with_name(f"{out.name.split('.')[0]}.fab")
+        refuse_existing(out, bundle_path, force=force)
+        rules = load_charter(charter)
+        bundle = plans.read_bundle(app_path)
+        training = plans.Training(bundle, config, initial_model, layout)
+        sites = plans.Sites(member, minimum, size, min_rows, column, metric, recipient)
+        timing = plans.Timing(round_s, lease_s, reattest_s, valid_days)
+        terms = plans.Terms(name, purpose, rounds, max_weight, no_privacy_because, timing)
+        plan = plans.make_plan(rules, training, sites, terms)
+        write_file(bundle_path, bundle, force=force)
+        envelope = write_unsigned(out, plan.encode(), PAYLOAD_TYPE, force=force)
+        report.say(*explain_plan(plan, rules.document))
+        report.say(
+            f"Wrote {out}, which nobody has signed, and the app's bundle {bundle_path}.",
+            f"Next: cloister plan sign {out} --charter {charter} --key signing-key.pem",
+        )
+        digest = envelope.digest.hex()
+        report.data |= {"file": str(out), "bundle": str(bundle_path), "digest": digest, "plan": plan.to_json()}
+
+
+@app.command(epilog="Example: cloister plan show plan.dsse.json --charter charter.dsse.json")
+def show(file: File, charter: CharterFile, json_output: JsonOption = False) -> None:
+    """Show a plan and who has signed it; nothing is verified but the charter and the signatures that are there."""
+    with reporting(json_output) as report:
+        from console.documents import load_charter, read_envelope, show_signers
+        from trusted.documents.dsse import signers
+        from trusted.documents.plan import PAYLOAD_TYPE, Plan
+
+        rules = load_charter(charter)
+        envelope = read_envelope(file, PAYLOAD_TYPE)
+        plan = Plan.parse(envelope.payload)
+        validity = plan.validity.to_json()
+        report.heading(f"Plan {plan.name}")
+        report.rows(
+            [
+                ("digest", envelope.digest.hex()),
+                ("purpose", plan.purpose),
+                ("valid", f"{validity['not_before']} to {validity['not_after']}"),
+                ("app", plan.app.bundle_sha256.hex()),
+                ("model", f"{plan.layout.elements} numbers in {len(plan.layout.tensors)} tensors"),
+                ("rounds", str(plan.rounds)),
+                ("cohort", f"{', '.join(plan.cohort.members)}; at least {plan.cohort.minimum}"),
+                ("recipients", ", ".join(plan.recipients)),
+            ]
+        )
+        report.data |= {"digest": envelope.digest.hex(), "plan": plan.to_json()}
+        found = signers(envelope, rules.document.signing_keys)
+        show_signers(report, found, needed=rules.document.thresholds.plan, required=plan.cohort.members)
+
+
+@app.command(epilog="Example: cloister plan explain plan.dsse.json --charter charter.dsse.json")
+def explain(file: File, charter: CharterFile, json_output: JsonOption = False) -> None:
+    """Say in plain sentences what a plan means: who trains what, what leaves, and who gets the model."""
+    with reporting(json_output) as report:
+        from console.documents import load_charter, read_envelope
+        from trusted.documents.explain import explain_plan
+        from trusted.documents.plan import PAYLOAD_TYPE, Plan
+
+        plan = Plan.parse(read_envelope(file, PAYLOAD_TYPE).payload)
+        sentences = explain_plan(plan, load_charter(charter).document)
+        report.say(*sentences)
+        report.data |= {"sentences": sentences}
+
+
+@app.command(epilog="Example: cloister plan sign plan.dsse.json --charter charter.dsse.json --key signing-key.pem")
+def sign(
+    file: File,
+    charter: CharterFile,
+    key: Key,
+    yes: Yes = False,
+    passphrase_file: PassphraseFile = None,
+    passphrase_fd: PassphraseFd = None,
+    json_output: JsonOption = False,
+) -> None:
+    """Show a plan, then add your signature to its file."""
+    with reporting(json_output) as report:
+        from console import keyfiles
+        from console.documents import Signing, add_signature, load_charter, read_envelope
+        from trusted.documents.explain import explain_plan
+        from trusted.documents.plan import PAYLOAD_TYPE, Plan, check_against
+
+        rules = load_charter(charter)
+        envelope = read_envelope(file, PAYLOAD_TYPE)
+        plan = Plan.parse(envelope.payload)
+        check_against(plan, rules)
+        report.say(*explain_plan(plan, rules.document), f"Digest: {envelope.digest.hex()}")
+        signer = keyfiles.load_signer(key, keyfiles.given_passphrase(passphrase_file, passphrase_fd))
+        signing = Signing(signer, rules.document.signing_keys, ask=not yes)
+        member = add_signature(file, envelope, signing, report)
+        report.data |= {"member": member, "digest": envelope.digest.hex()}
+
+
+@app.command(epilog="Example: cloister plan verify plan.dsse.json --charter charter.dsse.json")
+def verify(file: File, charter: CharterFile, json_output: JsonOption = False) -> None:
+    """Verify a plan as every worker will: charter, rules, signatures of everybody concerned, dates."""
+    with reporting(json_output) as report:
+        from console.documents import load_charter, load_plan
+
+        plan = load_plan(file, load_charter(charter))
+        report.say(f"The plan holds, signed by {', '.join(sorted(plan.signers))}.", f"Digest: {plan.digest.hex()}")
+        report.data |= {"digest": plan.digest.hex(), "signers": sorted(plan.signers)}

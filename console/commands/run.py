@@ -1,0 +1,122 @@
+"""``cloister run``: start, watch and stop a run at a host. Trust zone: a member's machine; the host may lie."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from console.options import CharterFile, Key, PassphraseFd, PassphraseFile, PlanFile
+from console.output import JsonOption, reporting
+
+app = typer.Typer(no_args_is_help=True, help="Start, watch and stop a training run.")
+
+Coordinator = Annotated[str, typer.Option(help="The host's name:port.", show_default=False)]
+Ca = Annotated[Path | None, typer.Option(help="The host's CA file; default: the public ones.")]
+Proxy = Annotated[str, typer.Option(help="http://name:port of a CONNECT proxy.")]
+
+
+@app.command(
+    epilog="Example: cloister run start --charter charter.dsse.json --plan plan.dsse.json --key signing-key.pem "
+    "--coordinator coordinator.example:8443 --ca ca.pem"
+)
+def start(
+    charter: CharterFile,
+    plan: PlanFile,
+    key: Key,
+    coordinator: Coordinator,
+    ca: Ca = None,
+    proxy: Proxy = "",
+    passphrase_file: PassphraseFile = None,
+    passphrase_fd: PassphraseFd = None,
+    json_output: JsonOption = False,
+) -> None:
+    """Sign an order to start the plan's run, and hand it to the host. Any member may."""
+    with reporting(json_output) as report:
+        from console import keyfiles, ordering
+
+        signer = keyfiles.load_signer(key, keyfiles.given_passphrase(passphrase_file, passphrase_fd))
+        with ordering.desk(charter, plan, ordering.Host(coordinator, ca, proxy)) as desk:
+            ordering.say_status(report, desk.order("start", signer))
+        report.say("Watch it: cloister run watch, with the same --charter, --plan, --coordinator and --ca.")
+
+
+@app.command(
+    epilog="Example: cloister run stop --charter charter.dsse.json --plan plan.dsse.json --key signing-key.pem "
+    "--coordinator coordinator.example:8443 --ca ca.pem"
+)
+def stop(
+    charter: CharterFile,
+    plan: PlanFile,
+    key: Key,
+    coordinator: Coordinator,
+    ca: Ca = None,
+    proxy: Proxy = "",
+    passphrase_file: PassphraseFile = None,
+    passphrase_fd: PassphraseFd = None,
+    json_output: JsonOption = False,
+) -> None:
+    """Sign an order to stop the run. No model is released. Any member may."""
+    with reporting(json_output) as report:
+        from console import keyfiles, ordering
+
+        signer = keyfiles.load_signer(key, keyfiles.given_passphrase(passphrase_file, passphrase_fd))
+        with ordering.desk(charter, plan, ordering.Host(coordinator, ca, proxy)) as desk:
+            ordering.say_status(report, desk.order("stop", signer))
+
+
+@app.command(
+    epilog="Example: cloister run status --charter charter.dsse.json --plan plan.dsse.json "
+    "--coordinator coordinator.example:8443 --ca ca.pem"
+)
+def status(
+    charter: CharterFile,
+    plan: PlanFile,
+    coordinator: Coordinator,
+    ca: Ca = None,
+    proxy: Proxy = "",
+    json_output: JsonOption = False,
+) -> None:
+    """Show how a run stands, as its host tells it."""
+    with reporting(json_output) as report:
+        from console import ordering
+
+        with ordering.desk(charter, plan, ordering.Host(coordinator, ca, proxy)) as desk:
+            ordering.say_status(report, desk.status())
+
+
+@app.command(
+    epilog="Example: cloister run watch --charter charter.dsse.json --plan plan.dsse.json "
+    "--coordinator coordinator.example:8443 --ca ca.pem"
+)
+def watch(
+    charter: CharterFile,
+    plan: PlanFile,
+    coordinator: Coordinator,
+    ca: Ca = None,
+    proxy: Proxy = "",
+    json_output: JsonOption = False,
+) -> None:
+    """Follow a run until it is over: rounds, sites, attestation, bytes, what it waits for. Ctrl-C leaves it running."""
+    with reporting(json_output) as report:
+        from console import ordering
+        from console.progress import watch_run
+
+        with ordering.desk(charter, plan, ordering.Host(coordinator, ca, proxy)) as desk:
+            final = watch_run(desk, quiet=json_output)
+            ordering.say_status(report, final)
+
+
+@app.command("list", epilog="Example: cloister run list --coordinator coordinator.example:8443 --ca ca.pem")
+def list_runs(coordinator: Coordinator, ca: Ca = None, proxy: Proxy = "", json_output: JsonOption = False) -> None:
+    """List every run that a host knows."""
+    with reporting(json_output) as report:
+        from console import ordering
+
+        with ordering.Host(coordinator, ca, proxy).connect() as client:
+            runs = client.runs()
+        report.rows((run.plan[:16], f"{run.state.value}, {run.committed} of {run.rounds} rounds") for run in runs)
+        if not runs:
+            report.say("No run has been ordered here.")
+        report.data |= {"runs": [ordering.status_json(run) for run in runs]}

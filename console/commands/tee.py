@@ -1,0 +1,57 @@
+"""``cloister tee``: a root and chips for the software TEE, for trials without hardware. Trust zone: operator."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from console.options import Force
+from console.output import JsonOption, reporting
+
+app = typer.Typer(no_args_is_help=True, help="Make a software TEE for trials. It has NO HARDWARE PROTECTION.")
+Out = Annotated[Path, typer.Option(help="Folder for the private files.", show_default=False)]
+
+
+@app.command(epilog="Example: cloister tee root --out ./tee-root")
+def root(
+    out: Out,
+    product: Annotated[str, typer.Option(help="The processor generation that it plays.")] = "Genoa",
+    force: Force = False,
+    json_output: JsonOption = False,
+) -> None:
+    """Make a throw-away root; only a development charter may name it."""
+    with reporting(json_output) as report:
+        from console.documents import present
+        from console.files import refuse_existing
+        from softtee.chip import SoftwareRoot
+
+        refuse_existing(out, force=force)
+        made = SoftwareRoot.create(now=present(), product=product)
+        made.save(out)
+        report.say(
+            f"Made a software root in {out}. Evidence under it says assurance none: NO HARDWARE PROTECTION.",
+            f"Next: cloister tee chip --root {out} --out ./chip-1, one for each machine.",
+        )
+        report.data |= {"folder": str(out), "product": product, "ark_sha256": made.ark_sha256.hex()}
+
+
+@app.command(epilog="Example: cloister tee chip --root ./tee-root --out ./chip-1")
+def chip(
+    root: Annotated[Path, typer.Option(help="The folder of `cloister tee root`.", show_default=False)],
+    out: Out,
+    force: Force = False,
+    json_output: JsonOption = False,
+) -> None:
+    """Make one machine's chip under a software root; copy its folder to that machine."""
+    with reporting(json_output) as report:
+        from console.documents import present
+        from console.files import refuse_existing
+        from softtee.chip import SoftwareRoot
+
+        refuse_existing(out, force=force)
+        made = SoftwareRoot.load(root).issue_chip(now=present())
+        made.save(out)
+        report.say(f"Made a chip in {out}. Whoever reads this folder can forge its evidence.")
+        report.data |= {"folder": str(out), "chip_id": made.chip_id.hex()}

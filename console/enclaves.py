@@ -1,0 +1,145 @@
+"""Starting an enclave: under the software TEE, or in this very process where the machine is one. Trust zone: operator.
+
+Whoever runs this is the host: it hands over papers and paths, and cannot change what the enclave accepts. Which TEE is
+said by the operator; a missing device is an error, never a reason to take the other.
+"""
+
+from __future__ import annotations
+
+import os
+import shutil
+import tempfile
+from collections.abc import Mapping
+from contextlib import suppress
+from dataclasses import dataclass
+from pathlib import Path
+
+from console.output import UserError
+from softtee.enclave import Enclave
+from softtee.launcher import Launch, launch
+from softtee.surroundings import enclave_uid
+from trusted.documents.charter import VerifiedCharter
+from trusted.documents.plan import VerifiedPlan
+from trusted.evidence.boot import Boot, Role
+from trusted.evidence.configfs_tsm import detect
+from trusted.wire import Json
+
+
+@dataclass(frozen=True, slots=True)
+class Papers:
+    """The documents that an enclave is started with, verified here so that a mistake shows before the start."""
+
+    charter: VerifiedCharter
+    plan: VerifiedPlan
+
+
+@dataclass(frozen=True, slots=True)
+class Surroundings:
+    """What an enclave of the software TEE gets from its operator.
+
+    Attributes:
+        chip: the software chip's folder; the enclave cannot read it.
+        log: a file for its output.
+        readable, writable: further paths.
+        network: whether it may use IP.
+    """
+
+    chip: Path
+    log: Path
+    readable: tuple[Path, ...] = ()
+    writable: tuple[Path, ...] = ()
+    network: bool = False
+
+
+def start_in_software(role: Role, papers: Papers, options: Mapping[str, Json], around: Surroundings) -> Enclave:
+    """Measure, confine and start an enclave that has NO HARDWARE PROTECTION.
+
+    Raises:
+        TeeError, ValueError, OSError: it could not be started; nothing runs.
+    """
+    around.log.parent.mkdir(parents=True, exist_ok=True)
+    return launch(
+        Launch(
+            role=role,
+            charter=papers.charter.envelope,
+            plan=papers.plan.envelope,
+            charter_digest=papers.charter.digest,
+            plan_digest=papers.plan.digest,
+            chip_directory=around.chip,
+            log=around.log,
+            options=options,
+            readable=around.readable,
+            writable=around.writable,
+            network=around.network,
+        )
+    )
+
+
+def required_chip(chip: Path | None) -> Path:
+    """The chip's folder, which ``--tee software`` needs.
+
+    Raises:
+        UserError: none was given, or it is no folder.
+    """
+    if chip is None or not chip.is_dir():
+        raise UserError("--tee software needs --chip", "Make one: cloister tee chip --root ./tee-root --out ./chip-1")
+    return chip.resolve()
+
+
+def hardware_boot(role: Role, papers: Papers, options: Mapping[str, Json]) -> Boot:
+    """A start in this process, on a machine that is a TEE as a whole.
+
+    Raises:
+        TeeError: TEE_DEVICE_MISSING: it is none.
+    """
+    return Boot(role, papers.charter.envelope, papers.plan.envelope, dict(options), detect())
+
+
+class Stage:
+    """Files for one enclave, in a folder of its user, gone when the enclave is. Used in a ``with`` block.
+
+    An enclave has a user of its own, which rightly cannot read a member's files; what it must read is copied here.
+    """
+
+    def __init__(self, parent: Path) -> None:
+        parent.mkdir(parents=True, exist_ok=True, mode=0o700)
+        self.folder = Path(tempfile.mkdtemp(prefix="stage-", dir=parent)).resolve()
+        self.give(self.folder)
+
+    def __enter__(self) -> Stage:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        shutil.rmtree(self.folder, ignore_errors=True)
+
+    def put(self, name: str, content: bytes) -> Path:
+        """A file with ``content`` that only the enclave's user can read."""
+        path = self.folder / name
+        with os.fdopen(os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o400), "wb") as file:
+            file.write(content)
+        return self.give(path)
+
+    def copy(self, source: Path) -> Path:
+        """``source``, a file or a folder of CSV files; itself where the enclave has the operator's own user."""
+        if enclave_uid() == os.geteuid():
+            return source.resolve()
+        target = self.folder / source.name
+        if not source.is_dir():
+            shutil.copyfile(source, target)
+            return self.give(target)
+        target.mkdir(mode=0o700)
+        for file in sorted(source.glob("*.csv")):
+            shutil.copyfile(file, target / file.name)
+            self.give(target / file.name)
+        return self.give(target)
+
+    def empty_folder(self, path: Path) -> Path:
+        """``path``, made, for the enclave to write in; it stays."""
+        path.mkdir(parents=True, exist_ok=True, mode=0o700)
+        return self.give(path.resolve())
+
+    def give(self, path: Path) -> Path:
+        """``path``, now the enclave's user's."""
+        with suppress(PermissionError):  # not root: the enclave has the operator's user anyway
+            os.chown(path, enclave_uid(), -1)
+        return path

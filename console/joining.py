@@ -1,0 +1,119 @@
+"""Running a worker enclave from the command line. Trust zone: the member's operator."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+
+from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
+from cryptography.hazmat.primitives.serialization import load_pem_private_key
+
+from console import keyfiles
+from console.enclaves import Papers, Stage, Surroundings, hardware_boot, required_chip, start_in_software
+from console.files import read_bounded
+from console.initial_model import read_initial_model
+from console.output import Report, UserError
+from console.running import NO_HARDWARE_PROTECTION, run_to_end
+from console.tee_options import Tee
+from trusted.documents.dsse import MAX_ENVELOPE_BYTES
+from trusted.evidence.boot import Role
+from trusted.wire import Json
+from worker.bundle import MAX_BUNDLE_BYTES
+
+SITE_POLICY = "site-policy.dsse.json"
+_MAX_CA_BYTES = 1 << 18
+_MAX_KEY_BYTES = 1 << 14
+
+
+@dataclass(frozen=True, slots=True)
+class SiteFiles:
+    """A member's files: its folder of papers, its data, the app, and the initial model where this site brings it."""
+
+    folder: Path
+    data: Path
+    bundle: Path
+    initial_model: Path | None
+    log: Path
+
+
+@dataclass(frozen=True, slots=True)
+class Route:
+    """How the worker reaches its coordinator; the only place it dials."""
+
+    coordinator: str
+    ca: Path | None
+    proxy: str
+
+
+def join_run(papers: Papers, files: SiteFiles, route: Route, *, tee: Tee, chip: Path | None, report: Report) -> int:
+    """Run the enclave to its end; its exit status.
+
+    Raises:
+        ProtocolError, UserError, OSError: it could not be started; nothing has been sent to anybody.
+    """
+    with Stage(files.log.parent) as stage:
+        options = stage_site(stage, papers, files, route)
+        if tee is Tee.HARDWARE:
+            from worker.__main__ import main
+
+            return main(hardware_boot(Role.WORKER, papers, options))
+        app_logs = Path(str(options["app_log"])).parent
+        around = Surroundings(
+            required_chip(chip), files.log, readable=staged_paths(options), writable=(app_logs,), network=True
+        )
+        enclave = start_in_software(Role.WORKER, papers, options, around)
+        report.say(
+            f"Started the worker enclave, process {enclave.pid}: {NO_HARDWARE_PROTECTION}.",
+            f"  measurement  {enclave.measurement.value.hex()}",
+            f"  confined by  {', '.join(feature.value for feature in enclave.features) or 'nothing'}",
+            f"  log          {files.log}",
+            f"  the app's    {options['app_log']}",
+        )
+        report.data |= {"measurement": enclave.measurement.value.hex(), "pid": enclave.pid}
+        return run_to_end(enclave, files.log, report.say)
+
+
+def stage_site(stage: Stage, papers: Papers, files: SiteFiles, route: Route) -> dict[str, Json]:
+    """The worker's start options, with every file where its enclave can read it and nobody else."""
+    key = _worker_key(files.folder / keyfiles.WORKER_KEY)
+    initial = ""
+    if files.initial_model is not None:
+        model = read_initial_model(files.initial_model)
+        if model.digest != papers.plan.document.initial_sha256:
+            raise UserError(
+                f"{files.initial_model}: not the initial model of this plan", "Give the file that `plan new` was given."
+            )
+        initial = str(stage.put("initial.f32", model.vector.tobytes()))
+    if not files.data.exists():
+        raise UserError(f"{files.data}: no such file or folder", "Give the member's CSV file, or a folder of them.")
+    logs = stage.empty_folder(files.log.parent / f"{files.log.stem}-app")
+    return {
+        "coordinator": route.coordinator,
+        "ca_pem": read_bounded(route.ca, _MAX_CA_BYTES).decode() if route.ca is not None else "",
+        "proxy": route.proxy,
+        "site_policy": read_bounded(files.folder / SITE_POLICY, MAX_ENVELOPE_BYTES).decode(),
+        "credential": read_bounded(files.folder / keyfiles.CREDENTIAL, MAX_ENVELOPE_BYTES).decode(),
+        "worker_key": str(stage.put("worker.key", key.private_bytes_raw())),
+        "bundle": str(stage.put("app.fab", read_bounded(files.bundle, MAX_BUNDLE_BYTES))),
+        "data": str(stage.copy(files.data)),
+        "initial_model": initial,
+        "app_log": str(logs / "app.log"),
+    }
+
+
+def staged_paths(options: dict[str, Json]) -> tuple[Path, ...]:
+    """What the enclave may read besides its own code."""
+    return tuple(
+        Path(str(options[name])) for name in ("worker_key", "bundle", "data", "initial_model") if options[name]
+    )
+
+
+def _worker_key(path: Path) -> Ed25519PrivateKey:
+    hint = "Give the folder that `cloister member credential --out` made."
+    try:
+        key = load_pem_private_key(read_bounded(path, _MAX_KEY_BYTES), None)
+    except (ValueError, TypeError):
+        raise UserError(f"{path}: not a private key in PEM without passphrase", hint) from None
+    if not isinstance(key, Ed25519PrivateKey):
+        raise UserError(f"{path}: not an Ed25519 private key", hint)
+    return key

@@ -1,0 +1,88 @@
+"""Opening a released model. Trust zone: the recipient's machine; everything that the host serves may be a lie."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import numpy as np
+from numpy.typing import NDArray
+from safetensors.numpy import save
+
+from console.documents import present
+from console.files import PRIVATE, write_file
+from console.ordering import Desk
+from console.output import UserError
+from trusted.attestation.result import AttestationResult
+from trusted.blob import open_blob
+from trusted.channel.federation import Federation
+from trusted.documents.layout import Layout, initial_digest
+from trusted.documents.plan import VerifiedPlan
+from trusted.errors import BlobError, Reason, RunError
+from trusted.hpke import SealingKey
+from trusted.release import MAX_RELEASE_BYTES, Release, release_name, verify_release
+from worker.trainer import split_vector
+
+
+@dataclass(frozen=True, slots=True)
+class OpenedModel:
+    """The released model, and the proof of where it comes from."""
+
+    vector: NDArray[np.float32] = field(repr=False)
+    release: Release
+    aggregator: AttestationResult
+
+    def provenance(self) -> dict[str, str]:
+        """What is written beside the numbers, so that they are never without it."""
+        return {
+            "plan": self.release.plan.hex(),
+            "charter": self.release.charter.hex(),
+            "rounds": str(self.release.rounds),
+            "model_sha256": self.release.model_sha256.hex(),
+            "aggregator_measurement": self.aggregator.measurement.hex(),
+            "assurance": self.aggregator.assurance.value,
+            "protection": "NO HARDWARE PROTECTION" if self.aggregator.assurance.value == "none" else "hardware",
+        }
+
+
+def open_release(desk: Desk, member: str, key: SealingKey) -> OpenedModel:
+    """Fetch, verify and open the model that the plan's run released to ``member``.
+
+    Raises:
+        UserError: nothing has been released yet. ProtocolError: what the host serves does not hold.
+    """
+    federation = Federation(desk.charter, desk.plan)
+    verified = verify_release(_fetch_release(desk, desk.plan), federation, present())
+    release = verified.release
+    content_key = verified.open_key(member, key)
+    stored = desk.client.get_blob(desk.plan.digest, release.blob)
+    layout = desk.plan.document.layout
+    header = release.header(federation)
+    opened = open_blob(stored, expected=header, key=content_key, verify_key=release.verify_key)
+    data = b"".join(opened)
+    if initial_digest(layout, data) != release.model_sha256:
+        raise BlobError(Reason.DOCUMENT_DIGEST, "release.model_sha256: the opened model has another digest")
+    return OpenedModel(np.frombuffer(data, dtype="<f4"), release, verified.aggregator)
+
+
+def _fetch_release(desk: Desk, plan: VerifiedPlan) -> bytes:
+    stored = bytearray()
+    try:
+        for piece in desk.client.get_blob(plan.digest, release_name(plan.digest)):
+            stored += piece
+            if len(stored) > MAX_RELEASE_BYTES:
+                raise BlobError(Reason.BLOB_TOO_LONG, "release: longer than any release")
+    except RunError as error:
+        if error.reason is Reason.BLOB_UNKNOWN:
+            hint = "See how the run stands: cloister run status. Only a finished run releases a model."
+            raise UserError("this run has released no model yet", hint) from None
+        raise
+    return bytes(stored)
+
+
+def write_safetensors(
+    path: Path, layout: Layout, vector: NDArray[np.float32], metadata: dict[str, str], *, force: bool
+) -> None:
+    """Write the model's tensors by name, with where they come from in the file's metadata; mode 0600."""
+    arrays = {name: np.ascontiguousarray(array) for name, array in split_vector(layout, vector).items()}
+    write_file(path, save(arrays, metadata=metadata), mode=PRIVATE, force=force)

@@ -1,0 +1,19 @@
+"""Options that several commands share, spelled and explained once. Trust zone: the member's own machine."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+PassphraseFile = Annotated[
+    Path | None, typer.Option(help="Read the key's passphrase from the first line of this file.")
+]
+PassphraseFd = Annotated[int | None, typer.Option(help="Read the key's passphrase from this file descriptor.")]
+Force = Annotated[bool, typer.Option("--force", help="Replace files that exist.")]
+Yes = Annotated[bool, typer.Option("--yes", "-y", help="Do not ask; the document is shown all the same.")]
+Key = Annotated[Path, typer.Option(help="Your signing-key.pem.", show_default=False)]
+CharterFile = Annotated[Path, typer.Option("--charter", help="The signed charter (DSSE).", show_default=False)]
+PlanFile = Annotated[Path, typer.Option("--plan", help="The signed plan (DSSE).", show_default=False)]
+ValidDays = Annotated[int, typer.Option(min=1, max=3650, help="Days from now until it expires.")]

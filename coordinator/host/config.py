@@ -1,0 +1,90 @@
+"""How one host is set up: a JSON file, read once. Trust zone: host. It holds no secret."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import dataclass, field, fields
+from pathlib import Path
+
+from coordinator.door import Address
+from coordinator.host.limits import Limits
+from trusted.errors import Reason, RunError
+from trusted.wire import Fields
+
+_MAX_CONFIG_BYTES = 1 << 20
+LOCAL_NAMES = ("localhost", "127.0.0.1", "::1")
+
+
+@dataclass(frozen=True, slots=True)
+class HostConfig:
+    """Where the host listens and keeps its state.
+
+    ``listen``: ``address:port`` of the one TLS port (0 picks one). ``names``: the DNS names and IP addresses under
+    which workers reach it. ``charter``: path of the charter's envelope, by which orders are verified. ``certificate``
+    and ``certificate_key``: PEM files of one's own; without them the host makes a CA and a certificate in ``state``.
+    """
+
+    state: Path
+    listen: str
+    door: Address
+    charter: Path
+    names: tuple[str, ...] = LOCAL_NAMES
+    certificate: Path | None = None
+    certificate_key: Path | None = None
+    metrics_port: int | None = None
+    limits: Limits = field(default_factory=Limits)
+
+    @classmethod
+    def load(cls, path: Path) -> HostConfig:
+        """The configuration in the JSON file ``path``; relative paths are relative to that file.
+
+        Raises:
+            ProtocolError: the file cannot be read, or a field is missing, unknown or of another type.
+        """
+        try:
+            with path.open("rb") as file:
+                value = json.loads(file.read(_MAX_CONFIG_BYTES))
+        except OSError as error:
+            raise RunError(Reason.MISSING_FIELD, f"host configuration {path}: {error.strerror}") from None
+        except ValueError:
+            raise RunError(Reason.MALFORMED, f"host configuration {path}: not JSON") from None
+        with Fields(value, "host") as source:
+            return _read(source, path.parent)
+
+
+def _read(source: Fields, folder: Path) -> HostConfig:
+    certificate, key = _optional_path(source, "certificate", folder), _optional_path(source, "certificate_key", folder)
+    if (certificate is None) != (key is None):
+        raise RunError(Reason.MISSING_FIELD, "host.certificate, host.certificate_key: both or neither")
+    return HostConfig(
+        state=folder / source.text("state"),
+        listen=source.text("listen"),
+        door=Address.parse(source.text("door")),
+        charter=folder / source.text("charter"),
+        names=tuple(str(name) for name in source.items("names")) if source.has("names") else LOCAL_NAMES,
+        certificate=certificate,
+        certificate_key=key,
+        metrics_port=source.integer("metrics_port", low=0, high=65535) if source.has("metrics_port") else None,
+        limits=_read_limits(source),
+    )
+
+
+def _optional_path(source: Fields, key: str, folder: Path) -> Path | None:
+    return folder / source.text(key) if source.has(key) else None
+
+
+def _read_limits(source: Fields) -> Limits:
+    if not source.has("limits"):
+        return Limits()
+    with Fields(source.mapping("limits"), "host.limits") as limits:
+        changed: dict[str, float] = {}
+        for entry in fields(Limits):
+            if not limits.has(entry.name):
+                continue
+            whole = isinstance(entry.default, int)
+            changed[entry.name] = (
+                limits.integer(entry.name, low=1, high=1 << 53)
+                if whole
+                else limits.number(entry.name, low=0.01, high=86_400)
+            )
+        return Limits(**changed)  # type: ignore[arg-type]  # each value has the type of its field's default

@@ -1,0 +1,73 @@
+"""Prometheus metrics of one host. Trust zone: host.
+
+Labels stay few and public: never a member's norm, loss or metric; a plan shows as the first 12 digits of its digest.
+"""
+
+from __future__ import annotations
+
+from threading import Thread
+from wsgiref.simple_server import WSGIServer
+
+from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, Info, start_http_server
+
+from coordinator.host.events import PublicEvent
+
+VERSION = "0.1.0"
+_ROUND_SECONDS = (1, 2, 5, 10, 30, 60, 120, 300, 600, 1800, 3600)
+_PARTICIPANTS = {"counted": "included", "refused": "rejected", "failed": "failed", "gone": "dropped", "lost": "lost"}
+
+
+class HostMetrics:
+    """One registry, so that two hosts in one process (tests) do not share counts."""
+
+    def __init__(self) -> None:
+        registry = self.registry = CollectorRegistry()
+        Info("cloister_build", "What runs here.", registry=registry).info({"version": VERSION})
+        self.runs = Gauge("cloister_runs", "Runs by state.", ["state"], registry=registry)
+        self.sessions = Gauge("cloister_sessions", "Open worker streams.", ["plan"], registry=registry)
+        self.spool_bytes = Gauge("cloister_spool_bytes", "Quota taken by sealed blobs.", registry=registry)
+        self.payload_bytes = Counter(
+            "cloister_payload_bytes", "Bytes carried.", ["direction", "kind"], registry=registry
+        )
+        self.rpc_seconds = Histogram(
+            "cloister_rpc_duration_seconds", "Length of calls.", ["method", "code"], registry=registry
+        )
+        self.refusals = Counter("cloister_refusals", "Calls that the host refused.", ["reason"], registry=registry)
+        self.dropped_fields = Counter(
+            "cloister_egress_blocked", "Event fields that may not be shown.", ["rule"], registry=registry
+        )
+        self._round = Gauge("cloister_run_round", "Newest round.", ["plan"], registry=registry)
+        self._round_seconds = Histogram(
+            "cloister_round_duration_seconds", "Length of rounds.", registry=registry, buckets=_ROUND_SECONDS
+        )
+        self._participants = Counter(
+            "cloister_round_participants", "Contributions by what became of them.", ["outcome"], registry=registry
+        )
+        self._attestations = Counter(
+            "cloister_attestation", "Admissions and refusals.", ["result", "reason"], registry=registry
+        )
+        self._updates_rejected = Counter(
+            "cloister_updates_rejected", "Refused contributions.", ["reason"], registry=registry
+        )
+
+    def observe_event(self, event: PublicEvent) -> None:
+        """Count what a public event says."""
+        if event.dropped:
+            self.dropped_fields.labels("event-field").inc(event.dropped)
+        fields, reason = event.fields, str(event.fields.get("reason") or "none")
+        if event.name in ("admitted", "refused", "evicted"):
+            self._attestations.labels(event.name, reason).inc()
+        if event.name == "contribution":
+            outcome = _PARTICIPANTS.get(str(fields.get("outcome")), "other")
+            self._participants.labels(outcome).inc()
+            if outcome == "rejected":
+                self._updates_rejected.labels(reason).inc()
+        if event.name == "round-opened" and "round" in fields:
+            self._round.labels(fields["plan"][:12]).set(fields["round"])
+        if event.name == "round-committed" and "seconds" in fields:
+            self._round_seconds.observe(fields["seconds"])
+
+
+def serve_metrics(metrics: HostMetrics, port: int) -> tuple[WSGIServer, Thread]:
+    """Answer ``GET /metrics`` on loopback; whoever is to scrape from elsewhere puts a proxy in front."""
+    return start_http_server(port, addr="127.0.0.1", registry=metrics.registry)

@@ -1,0 +1,84 @@
+"""What every gRPC method shares: limits, refusals as statuses, timing. Trust zone: host; this is a process shell.
+
+A refusal travels as a status, its text, and the trailing metadata ``cloister-reason`` with the number.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import time
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager, suppress
+from typing import Any
+
+import grpc
+from grpc import StatusCode
+
+from coordinator.host.limits import PeerGate
+from coordinator.host.metrics import HostMetrics
+from trusted.errors import ProtocolError, Reason
+
+REASON_METADATA = "cloister-reason"
+PLAN_METADATA = "cloister-plan"
+Context = grpc.aio.ServicerContext[Any, Any]
+
+_STATUS = {
+    Reason.NO_AGGREGATOR: StatusCode.UNAVAILABLE,
+    Reason.UNREACHABLE: StatusCode.UNAVAILABLE,
+    Reason.RUN_UNKNOWN: StatusCode.NOT_FOUND,
+    Reason.BLOB_UNKNOWN: StatusCode.NOT_FOUND,
+    Reason.BLOB_OFFSET: StatusCode.OUT_OF_RANGE,
+    Reason.BLOB_TOO_LONG: StatusCode.OUT_OF_RANGE,
+    Reason.ORDER: StatusCode.PERMISSION_DENIED,
+    Reason.DOCUMENT_SIGNATURE: StatusCode.PERMISSION_DENIED,
+    Reason.ORDER_REPLAYED: StatusCode.ALREADY_EXISTS,
+    Reason.QUOTA: StatusCode.RESOURCE_EXHAUSTED,
+    Reason.TOO_LARGE: StatusCode.RESOURCE_EXHAUSTED,
+    Reason.MALFORMED: StatusCode.INVALID_ARGUMENT,
+    Reason.HANDSHAKE_TIMEOUT: StatusCode.DEADLINE_EXCEEDED,
+}
+
+_log = logging.getLogger(__name__)
+
+
+class Reception:
+    """Receives calls: one stream counted for its peer, refusals answered, everything timed."""
+
+    def __init__(self, gate: PeerGate, metrics: HostMetrics) -> None:
+        self._gate = gate
+        self._metrics = metrics
+        self._open_calls = 0
+        self._idle = asyncio.Event()
+
+    async def idle(self, timeout_s: float) -> None:
+        """Wait until no call is under way, so that what calls use can be closed behind them; no longer than given."""
+        with suppress(TimeoutError):
+            async with asyncio.timeout(timeout_s):
+                while self._open_calls:
+                    self._idle.clear()
+                    await self._idle.wait()
+
+    @asynccontextmanager
+    async def serve(self, context: Context, method: str) -> AsyncIterator[None]:
+        """Around the body of ``method``. A ``ProtocolError`` becomes its status, all else INTERNAL without words."""
+        started, code = time.monotonic(), StatusCode.OK
+        self._open_calls += 1
+        try:
+            with self._gate.enter(context.peer()):
+                yield
+        except ProtocolError as refusal:
+            code = _STATUS.get(refusal.reason, StatusCode.FAILED_PRECONDITION)
+            self._metrics.refusals.labels(refusal.reason.code).inc()
+            await context.abort(code, str(refusal), ((REASON_METADATA, str(refusal.reason.value)),))
+        except (asyncio.CancelledError, GeneratorExit):
+            code = StatusCode.CANCELLED
+            raise
+        except Exception:
+            code = StatusCode.INTERNAL
+            _log.exception("rpc-failed", extra={"outcome": method})
+            await context.abort(code, "the host failed; its log has a line for this")
+        finally:
+            self._open_calls -= 1
+            self._idle.set()
+            self._metrics.rpc_seconds.labels(method, code.name).observe(time.monotonic() - started)

@@ -1,0 +1,161 @@
+"""How a run stands, folded from its public events alone. Trust zone: host; the console reads it with the same code.
+
+The events are the aggregator's word, relayed by a host that nobody trusts: good for watching, no evidence.
+``run-started`` and ``round-opened`` mean running; ``run-ended`` says how it ended, and nothing moves a run from there.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass, field, replace
+from enum import Enum
+from typing import Any
+
+from trusted.errors import Reason, RunError
+from trusted.wire import Fields
+
+
+class RunState(Enum):
+    """Where a run is."""
+
+    WAITING = "waiting"
+    RUNNING = "running"
+    FINISHED = "finished"
+    STOPPED = "stopped"
+    ABANDONED = "abandoned"
+
+    @property
+    def is_over(self) -> bool:
+        """Nothing moves the run from here."""
+        return self in (RunState.FINISHED, RunState.STOPPED, RunState.ABANDONED)
+
+
+_RUNNING = frozenset({"run-started", "round-opened"})
+_ENDED = {state.value: state for state in RunState if state.is_over}  # by the outcome of ``run-ended``
+_GONE = frozenset({"left", "refused", "evicted"})
+_COUNTS = ("round", "rounds", "committed", "sessions", "bytes_in", "bytes_out")
+
+
+@dataclass(frozen=True, slots=True)
+class MemberStatus:
+    """One member, as the last event that named it left it. ``attested``: admitted, and not gone since."""
+
+    member: str
+    attested: bool = False
+    assurance: str | None = None
+    measurement: str | None = None
+    last_event: str = ""
+    last_reason: str | int | None = None
+    last_seen: str = ""
+    bytes: int = 0
+
+
+@dataclass(frozen=True, slots=True)
+class RunStatus:
+    """One run: ``rounds`` were planned, ``round`` is the newest that opened, ``committed`` counts what succeeded."""
+
+    plan: str
+    state: RunState = RunState.WAITING
+    round: int = 0
+    rounds: int = 0
+    committed: int = 0
+    members: Mapping[str, MemberStatus] = field(default_factory=dict)
+    waiting_for: tuple[str, ...] = ()
+    aggregator: str = "absent"
+    sessions: int = 0
+    bytes_in: int = 0
+    bytes_out: int = 0
+    started: str | None = None
+    updated: str | None = None
+
+    def after(self, event: Mapping[str, Any]) -> RunStatus:
+        """The status behind one more public event, whose fields already have their form."""
+        name, ts = str(event["event"]), str(event["ts"])
+        state = self._state_after(name, event)
+        return replace(
+            self,
+            state=state,
+            round=max(self.round, event.get("round", 0)),
+            rounds=event.get("rounds", self.rounds),
+            committed=self.committed + (name == "round-committed"),
+            members=self._members_after(name, event),
+            waiting_for=() if state.is_over else self._waiting_after(name, event),
+            started=self.started or (ts if state is RunState.RUNNING else None),
+            updated=ts,
+        )
+
+    def _state_after(self, name: str, event: Mapping[str, Any]) -> RunState:
+        if self.state.is_over:
+            return self.state
+        if name == "run-ended":
+            return _ENDED.get(str(event.get("outcome")), self.state)
+        return RunState.RUNNING if name in _RUNNING else self.state
+
+    def _waiting_after(self, name: str, event: Mapping[str, Any]) -> tuple[str, ...]:
+        if "waiting_for" in event:
+            said = event["waiting_for"]
+            return (said,) if isinstance(said, str) else tuple(said)
+        if name in ("round-committed", "round-abandoned"):
+            return ()
+        answered = event.get("member") if name == "contribution" else None
+        return tuple(member for member in self.waiting_for if member != answered)
+
+    def _members_after(self, name: str, event: Mapping[str, Any]) -> Mapping[str, MemberStatus]:
+        member = event.get("member")
+        if member is None:
+            return self.members
+        old = self.members.get(member, MemberStatus(member))
+        new = replace(
+            old,
+            attested=name == "admitted" or (old.attested and name not in _GONE),
+            assurance=event.get("assurance", old.assurance),
+            measurement=event.get("measurement", old.measurement),
+            last_event=name,
+            last_reason=event.get("reason"),
+            last_seen=str(event["ts"]),
+            bytes=old.bytes + event.get("bytes", 0),
+        )
+        return {**self.members, member: new}
+
+    def encode(self) -> str:
+        """JSON: the fields by name, members as a list."""
+        value = asdict(self) | {"state": self.state.value, "members": [asdict(item) for item in self.members.values()]}
+        return json.dumps(value, sort_keys=True)
+
+    @classmethod
+    def decode(cls, text: str) -> RunStatus:
+        """The status in ``text``. The host may be lying about all of it, but not about its form.
+
+        Raises:
+            ProtocolError: not a status.
+        """
+        try:
+            value = json.loads(text)
+        except (ValueError, RecursionError):
+            raise RunError(Reason.MALFORMED, "run status: not JSON; is this a Cloister host?") from None
+        with Fields(value, "run status") as fields:
+            return cls(
+                plan=fields.text("plan"),
+                state=RunState(fields.choice("state", [state.value for state in RunState])),
+                **{key: fields.integer(key, low=0, high=1 << 63) for key in _COUNTS},
+                members={item.member: item for item in map(_member, fields.items("members"))},
+                waiting_for=tuple(str(item) for item in fields.items("waiting_for")),
+                aggregator=fields.choice("aggregator", ("absent", "present")),
+                started=fields.take("started", str, type(None)),
+                updated=fields.take("updated", str, type(None)),
+            )
+
+
+def _member(value: Any) -> MemberStatus:
+    with Fields(value, "run status.members") as fields:
+        return MemberStatus(
+            member=fields.text("member"),
+            attested=fields.boolean("attested"),
+            assurance=fields.take("assurance", str, type(None)),
+            measurement=fields.take("measurement", str, type(None)),
+            last_event=fields.take("last_event", str),
+            last_reason=fields.take("last_reason", str, int, type(None)),
+            last_seen=fields.take("last_seen", str),
+            bytes=fields.integer("bytes", low=0, high=1 << 63),
+        )

@@ -1,0 +1,182 @@
+"""Puts the host together: one TLS port for workers and people, one door for aggregators. Trust zone: host; shell."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import signal
+from collections.abc import Callable
+from contextlib import AsyncExitStack
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from pathlib import Path
+
+import grpc
+import grpc.aio
+from grpc_health.v1 import health, health_pb2, health_pb2_grpc
+from grpc_reflection.v1alpha import reflection
+
+from coordinator.host.aggregators import Aggregators
+from coordinator.host.blobs import BlobsService
+from coordinator.host.config import HostConfig
+from coordinator.host.door_server import DoorServer, listen
+from coordinator.host.limits import MAX_MESSAGE_BYTES, PeerGate
+from coordinator.host.metrics import HostMetrics, serve_metrics
+from coordinator.host.relay import RelayService
+from coordinator.host.rpc import Reception
+from coordinator.host.run_book import Clock, RunBook
+from coordinator.host.runs import OrderDesk, OrderVerifier, RunsService
+from coordinator.host.spool import Spool
+from coordinator.host.store import Store
+from coordinator.host.tls import ServerIdentity, server_identity
+from protos.v1 import cloister_pb2_grpc
+from trusted.documents.charter import verify_charter
+from trusted.documents.order import verify_order
+from trusted.errors import Reason, RunError
+
+_GRACE_S = 5.0
+_SERVICES = tuple(f"cloister.v1.{name}" for name in ("Relay", "Blobs", "Runs"))
+_OPTIONS = (
+    ("grpc.max_receive_message_length", MAX_MESSAGE_BYTES + (64 << 10)),
+    ("grpc.max_send_message_length", MAX_MESSAGE_BYTES + (64 << 10)),
+    ("grpc.so_reuseport", 0),  # a second host on the port is an error, not half of the workers
+    # Sites sit behind NAT and proxies that forget idle connections within a minute: both sides ping.
+    ("grpc.keepalive_time_ms", 30_000),
+    ("grpc.keepalive_timeout_ms", 20_000),
+    ("grpc.keepalive_permit_without_calls", 1),
+    ("grpc.http2.min_recv_ping_interval_without_data_ms", 10_000),
+)
+
+_log = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True, slots=True)
+class HostReady:
+    """Where a started host is reached. ``ca_pem`` is the file that workers pin; None if one's own is used."""
+
+    port: int
+    door: str
+    ca_pem: Path | None
+
+
+class Host:
+    """One host in this process. ``async with`` starts and stops it."""
+
+    def __init__(self, config: HostConfig, verify: OrderVerifier, clock: Clock) -> None:
+        self._config = config
+        self._verify = verify
+        self._clock = clock
+        self._stack = AsyncExitStack()
+        self.metrics = HostMetrics()
+        self.ready: HostReady | None = None
+
+    async def __aenter__(self) -> Host:
+        async with self._stack as stack:
+            await self._start(stack)
+            self._stack = stack.pop_all()
+        return self
+
+    async def __aexit__(self, *_: object) -> None:
+        await self._stack.aclose()
+
+    async def _start(self, stack: AsyncExitStack) -> None:
+        config, limits = self._config, self._config.limits
+        config.state.mkdir(mode=0o700, parents=True, exist_ok=True)
+        identity, ca_path = _identity(config, self._clock())
+        store = Store(config.state / "host.sqlite")
+        stack.callback(store.close)
+        spool = Spool(config.state / "blobs", store, limits)
+        stack.callback(spool.close)
+        self.metrics.spool_bytes.set_function(lambda: spool.reserved_bytes)
+        book = RunBook(store, self.metrics, limits, self._clock)
+        aggregators = Aggregators(limits)
+        desk = OrderDesk(store, book, aggregators, self._verify)
+        reception = Reception(PeerGate(limits.streams_per_peer), self.metrics)
+
+        door = DoorServer(aggregators, spool, book, desk, self._clock)
+        listener = stack.enter_context(listen(config.door))
+        stack.push_async_callback(_cancel, asyncio.create_task(door.serve(listener)))
+
+        server = grpc.aio.server(options=_OPTIONS)
+        cloister_pb2_grpc.add_RelayServicer_to_server(RelayService(aggregators, book, reception, limits), server)
+        blobs = BlobsService(spool, book, reception, self.metrics, limits)
+        cloister_pb2_grpc.add_BlobsServicer_to_server(blobs, server)
+        runs = RunsService(desk, book, reception, self._clock)
+        cloister_pb2_grpc.add_RunsServicer_to_server(runs, server)
+        stack.push_async_callback(reception.idle, _GRACE_S)
+        port = await _open_port(server, config.listen, identity, stack)
+        if config.metrics_port is not None:
+            http, thread = serve_metrics(self.metrics, config.metrics_port)
+            stack.callback(thread.join)
+            stack.callback(http.shutdown)
+        self.ready = HostReady(port, str(config.door), ca_path)
+        _log.info("host-ready", extra={"port": port, "door": str(config.door)})
+
+
+async def _open_port(server: grpc.aio.Server, address: str, identity: ServerIdentity, stack: AsyncExitStack) -> int:
+    """Add health and reflection, bind, start; when ``stack`` unwinds, say NOT_SERVING, then let calls end."""
+    checks = health.aio.HealthServicer()  # type: ignore[attr-defined]  # its stubs leave aio out
+    health_pb2_grpc.add_HealthServicer_to_server(checks, server)
+    reflection.enable_server_reflection((*_SERVICES, health.SERVICE_NAME, reflection.SERVICE_NAME), server)
+    credentials = grpc.ssl_server_credentials([(identity.key_pem, identity.chain_pem)])
+    try:
+        port = server.add_secure_port(address, credentials)
+    except RuntimeError:
+        port = 0
+    if port == 0:
+        raise RunError(
+            Reason.UNREACHABLE, "host.listen: cannot bind; is the port taken, or the address not this machine's?"
+        )
+    await server.start()
+    stack.push_async_callback(server.stop, _GRACE_S)
+    stack.push_async_callback(checks.enter_graceful_shutdown)
+    for name in ("", *_SERVICES):
+        await checks.set(name, health_pb2.HealthCheckResponse.SERVING)
+    return port
+
+
+def _identity(config: HostConfig, now: datetime) -> tuple[ServerIdentity, Path | None]:
+    if config.certificate is not None and config.certificate_key is not None:
+        chain = config.certificate.read_bytes()
+        return ServerIdentity(config.certificate_key.read_bytes(), chain, b""), None
+    folder = config.state / "tls"
+    return server_identity(folder, config.names, now), folder / "ca.pem"
+
+
+async def _cancel(task: asyncio.Task[None]) -> None:
+    task.cancel()
+    await asyncio.gather(task, return_exceptions=True)
+
+
+async def serve(config: HostConfig, ready: Callable[[HostReady], None]) -> None:
+    """Run a host until SIGTERM or SIGINT, then end its calls and close its store.
+
+    Raises:
+        ProtocolError: the charter does not hold, or the port or the door cannot be opened.
+    """
+    stop = asyncio.Event()
+    for number in (signal.SIGTERM, signal.SIGINT):
+        asyncio.get_running_loop().add_signal_handler(number, stop.set)
+    async with Host(config, order_verifier(config.charter, _utc_now()), _utc_now) as host:
+        if host.ready is not None:
+            ready(host.ready)
+        await stop.wait()
+        _log.info("host-stopping")
+
+
+def order_verifier(charter: Path, now: datetime) -> OrderVerifier:
+    """Orders are verified by the members' keys in the charter of this file.
+
+    Raises:
+        ProtocolError: the file cannot be read, or the charter does not hold.
+    """
+    try:
+        envelope = charter.read_bytes()
+    except OSError as error:
+        raise RunError(Reason.MISSING_FIELD, f"host.charter {charter}: {error.strerror}") from None
+    verified = verify_charter(envelope, now=now)
+    return lambda order, when: verify_order(order, verified, when)
+
+
+def _utc_now() -> datetime:
+    return datetime.now(UTC)

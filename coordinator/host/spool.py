@@ -1,0 +1,269 @@
+"""Sealed blobs on disk: one file each, appended to, never rewritten. Trust zone: host.
+
+Rules:
+ 1. A blob exists because the aggregator announced it (with its exact size) or writes it itself. Nothing else makes one.
+ 2. The file is the truth about what arrived: its length is the offset at which an upload continues, also after a crash.
+ 3. The first byte that arrives at an offset stays. Bytes that were received before are skipped, so an upload may be
+    repeated; a worker that seals anew under another key needs another name.
+ 4. Announced bytes count against the quota at once, so that uploads which were promised room have it.
+
+Waiting is for an event of the blob, never for a clock.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import os
+from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+from pathlib import Path
+from typing import BinaryIO
+
+from coordinator.door import BLOB_BYTES, PLAN_BYTES
+from coordinator.host.limits import Limits
+from coordinator.host.store import Origin, Store, StoredBlob
+from trusted.errors import BlobError, Reason, RunError
+
+MAX_BLOB_BYTES = 1 << 44
+Buffer = bytes | bytearray | memoryview
+
+
+@dataclass(frozen=True, slots=True)
+class BlobName:
+    """A plan digest (32 bytes) and a name (16 random bytes), which is the capability to upload and to fetch."""
+
+    plan: bytes
+    blob: bytes
+
+    def __post_init__(self) -> None:
+        if len(self.plan) != PLAN_BYTES or len(self.blob) != BLOB_BYTES:
+            raise RunError(Reason.MALFORMED, f"blob name: {PLAN_BYTES} and {BLOB_BYTES} bytes expected")
+
+    def __repr__(self) -> str:
+        return f"BlobName(plan={self.plan.hex()[:12]}…)"  # the rest is a capability
+
+
+class SpooledBlob:
+    """One blob. Its fields change only through the :class:`Spool`."""
+
+    def __init__(self, path: Path, origin: Origin, total_bytes: int | None) -> None:
+        self.path = path
+        self.origin = origin
+        self.total_bytes = total_bytes
+        self.received_bytes = path.stat().st_size if path.exists() else 0
+        self.discarded = False
+        self.writing = asyncio.Lock()
+        self._moved = asyncio.Event()
+
+    @property
+    def is_complete(self) -> bool:
+        """Every byte is here."""
+        return self.received_bytes == self.total_bytes
+
+    @property
+    def reserved_bytes(self) -> int:
+        """What the blob takes of the quota: all that was announced, or what was written."""
+        return self.received_bytes if self.total_bytes is None else self.total_bytes
+
+    def moved(self) -> None:
+        """Wake whoever waits: bytes arrived, the end is known, or the blob is gone."""
+        self._moved.set()
+        self._moved = asyncio.Event()
+
+    async def beyond(self, offset: int, *, stall_s: float) -> int:
+        """How many bytes are here, once there are more than ``offset`` or the blob is complete.
+
+        Raises:
+            RunError: the blob was discarded, or nothing moved for ``stall_s`` seconds.
+        """
+        while self.received_bytes <= offset and not self.is_complete and not self.discarded:
+            try:
+                await asyncio.wait_for(self._moved.wait(), stall_s)
+            except TimeoutError:
+                raise RunError(Reason.UNREACHABLE, "blob: its writer stalls; ask again for the rest") from None
+        if self.discarded:
+            raise _unknown()
+        return self.received_bytes
+
+    def open(self) -> BinaryIO:
+        """The file, for reading.
+
+        Raises:
+            RunError: nothing has arrived yet, or the blob was discarded.
+        """
+        try:
+            return self.path.open("rb", buffering=0)
+        except FileNotFoundError:
+            raise _unknown() from None
+
+
+class Spool:
+    """Every blob of every plan."""
+
+    def __init__(self, folder: Path, store: Store, limits: Limits) -> None:
+        folder.mkdir(mode=0o700, parents=True, exist_ok=True)
+        self._folder = folder
+        self._store = store
+        self._limits = limits
+        self._disk = ThreadPoolExecutor(max_workers=2, thread_name_prefix="spool")
+        self._blobs: dict[BlobName, SpooledBlob] = {}
+        self.on_complete: Callable[[BlobName], None] = lambda name: None
+        for stored in store.blobs():
+            name = BlobName(stored.plan, stored.blob)
+            self._blobs[name] = SpooledBlob(self._path(name), stored.origin, stored.total_bytes)
+        self._sweep()
+
+    def close(self) -> None:
+        """Wait for writes that are under way."""
+        self._disk.shutdown(wait=True)
+
+    @property
+    def reserved_bytes(self) -> int:
+        """How much of the quota is taken."""
+        return sum(blob.reserved_bytes for blob in self._blobs.values())
+
+    def find(self, name: BlobName) -> SpooledBlob:
+        """The blob ``name``.
+
+        Raises:
+            RunError: the aggregator announced no such blob.
+        """
+        blob = self._blobs.get(name)
+        if blob is None:
+            raise _unknown()
+        return blob
+
+    def expect(self, name: BlobName, size_bytes: int) -> SpooledBlob:
+        """Allow an upload of exactly ``size_bytes`` under ``name``. The same announcement again changes nothing.
+
+        Raises:
+            RunError: announced with another size or written by the aggregator, or more than there is room for.
+        """
+        known = self._blobs.get(name)
+        if known is not None:
+            if known.total_bytes != size_bytes or known.origin is not Origin.WORKER:
+                raise RunError(Reason.RUN_STATE, "blob: this name stands for another size or writer")
+            return known
+        if not 0 < size_bytes <= MAX_BLOB_BYTES:
+            raise RunError(Reason.TOO_LARGE, f"blob: 1 to {MAX_BLOB_BYTES} bytes")
+        self._make_room(size_bytes)
+        return self._add(name, Origin.WORKER, size_bytes)
+
+    async def upload(self, name: BlobName, offset: int, data: Buffer) -> SpooledBlob:
+        """Add what a worker sent at ``offset``; what was received before is skipped.
+
+        Raises:
+            RunError: never announced, or an offset beyond what is here.
+            BlobError: more bytes than were announced.
+        """
+        blob = self.find(name)
+        if blob.origin is not Origin.WORKER or blob.total_bytes is None:
+            raise RunError(Reason.BLOB_UNKNOWN, "blob: the aggregator writes this one itself")
+        if offset + len(data) > blob.total_bytes:
+            raise BlobError(Reason.BLOB_TOO_LONG, "blob: more bytes than the aggregator announced")
+        await self._append(name, blob, offset, data)
+        return blob
+
+    async def write(self, name: BlobName, offset: int, data: Buffer, *, last: bool) -> SpooledBlob:
+        """Add what the aggregator writes; the first write makes the blob, the ``last`` one fixes its size.
+
+        Raises:
+            RunError: a worker's blob, an offset beyond what is here, a changed end, or no room.
+        """
+        self._make_room(len(data))
+        blob = self._blobs.get(name) or self._add(name, Origin.AGGREGATOR, None)
+        end = offset + len(data)
+        if blob.origin is not Origin.AGGREGATOR or (blob.total_bytes is not None and end > blob.total_bytes):
+            raise RunError(Reason.RUN_STATE, "blob: already complete, or announced for a worker")
+        await self._append(name, blob, offset, data)
+        if last and blob.total_bytes is None:
+            if end != blob.received_bytes:
+                raise RunError(Reason.RUN_STATE, "blob: bytes stand behind what is called the last one")
+            blob.total_bytes = end
+            self._store.put_blob(StoredBlob(name.plan, name.blob, blob.origin, end))
+            blob.moved()
+        return blob
+
+    def discard(self, name: BlobName) -> None:
+        """Delete a blob, whether or not it exists. Its readers and writers are told that it is unknown."""
+        blob = self._blobs.pop(name, None)
+        if blob is None:
+            return
+        self._store.delete_blob(name.plan, name.blob)
+        blob.path.unlink(missing_ok=True)
+        blob.discarded = True
+        blob.moved()
+
+    async def read(self, file: BinaryIO, offset: int, size_bytes: int) -> bytes:
+        """At most ``size_bytes`` of ``file`` from ``offset``; a slow disk keeps nobody else waiting."""
+        loop = asyncio.get_running_loop()
+        return await loop.run_in_executor(self._disk, os.pread, file.fileno(), size_bytes, offset)
+
+    async def _append(self, name: BlobName, blob: SpooledBlob, offset: int, data: Buffer) -> None:
+        async with blob.writing:  # two uploads of one blob take turns, chunk by chunk
+            if blob.discarded:
+                raise _unknown()
+            if offset > blob.received_bytes:
+                raise RunError(Reason.BLOB_OFFSET, "blob: the offset is beyond what is here; ask Stat where to go on")
+            new = memoryview(data)[blob.received_bytes - offset :]
+            if new:
+                await self._write_behind(name, blob, new)
+
+    async def _write_behind(self, name: BlobName, blob: SpooledBlob, new: memoryview) -> None:
+        """Write ``new`` and count it, also when the stream that brought it is cut meanwhile."""
+        loop = asyncio.get_running_loop()
+        writing = loop.run_in_executor(self._disk, _write_at, blob.path, blob.received_bytes, new)
+        try:
+            await asyncio.shield(writing)
+        finally:
+            await asyncio.wait([writing])
+            if blob.discarded:
+                blob.path.unlink(missing_ok=True)
+            elif writing.exception() is None:
+                blob.received_bytes += len(new)
+                blob.moved()
+                if blob.is_complete:
+                    self.on_complete(name)
+
+    def _add(self, name: BlobName, origin: Origin, total_bytes: int | None) -> SpooledBlob:
+        path = self._path(name)
+        path.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
+        self._store.put_blob(StoredBlob(name.plan, name.blob, origin, total_bytes))
+        blob = self._blobs[name] = SpooledBlob(path, origin, total_bytes)
+        return blob
+
+    def _sweep(self) -> None:
+        """Delete files that no row names: a crash came between the two steps of a discard."""
+        known = {blob.path for blob in self._blobs.values()}
+        for path in self._folder.glob("*/*"):
+            if path not in known:
+                path.unlink()
+
+    def _make_room(self, size_bytes: int) -> None:
+        if self.reserved_bytes + size_bytes > self._limits.spool_bytes:
+            raise RunError(Reason.QUOTA, "spool: the host's quota is taken; raise limits.spool_bytes or end a run")
+        disk = os.statvfs(self._folder)
+        if disk.f_bavail * disk.f_frsize < size_bytes + self._limits.free_disk_bytes:
+            raise RunError(Reason.QUOTA, "spool: the disk has no room for what is announced")
+
+    def _path(self, name: BlobName) -> Path:
+        return self._folder / name.plan.hex() / name.blob.hex()
+
+
+def _write_at(path: Path, offset: int, data: memoryview) -> None:
+    """Write all of ``data`` or raise; what a failed call left behind is cut off, so the file holds whole chunks."""
+    descriptor = os.open(path, os.O_WRONLY | os.O_CREAT, 0o600)
+    try:
+        written = 0
+        while written < len(data):
+            written += os.pwrite(descriptor, data[written:], offset + written)
+    except OSError:
+        os.ftruncate(descriptor, offset)
+        raise RunError(Reason.QUOTA, "spool: the disk refuses more bytes") from None
+    finally:
+        os.close(descriptor)
+
+
+def _unknown() -> RunError:
+    return RunError(Reason.BLOB_UNKNOWN, "blob: the aggregator announced no such name, or discarded it")

@@ -1,0 +1,65 @@
+"""What one site does: train on its own rows, and judge a model on the rows that it held out."""
+
+from pathlib import Path
+
+import torch
+from flwr.app import ArrayRecord, ConfigRecord, Context, Message, MetricRecord, RecordDict
+from flwr.clientapp import ClientApp
+
+from rand_hie import task
+
+app = ClientApp()
+
+
+def site_data(context: Context) -> Path:
+    """Where this site's rows are: ``data-path`` of the node, or in a simulation the file of its partition."""
+    given = context.node_config.get("data-path")
+    if given is not None:
+        return Path(str(given))
+    name = f"site-{int(context.node_config['partition-id']) + 1}.csv"
+    folder = Path(str(context.run_config["data-dir"]))
+    candidates = [folder / name, Path(__file__).resolve().parents[3] / folder / name]
+    for candidate in candidates:
+        if candidate.is_file():
+            return candidate
+    raise FileNotFoundError(f"{name} is not in the data folder: set --run-config 'data-dir=\"/path/to/data/rand_hie\"'")
+
+
+def _rows(context: Context) -> task.Split:
+    return task.split(task.load_table(site_data(context)), int(context.run_config["seed"]))
+
+
+def _net(message: Message) -> task.Net:
+    net = task.Net()
+    net.load_state_dict(message.content["arrays"].to_torch_state_dict())
+    return net
+
+
+@app.train()
+def train(message: Message, context: Context) -> Message:
+    """Train the model of this round on the site's rows."""
+    torch.set_num_threads(1)
+    rows, net, settings = _rows(context).train, _net(message), context.run_config
+    config = message.content["config"]
+    if not isinstance(config, ConfigRecord):
+        raise TypeError("config: a ConfigRecord expected")
+    loss = task.train(
+        net,
+        rows,
+        epochs=int(settings["local-epochs"]),
+        lr=float(settings["learning-rate"]),
+        batch=int(settings["batch-size"]),
+        seed=int(settings["seed"]) * 1000 + int(config["server-round"]),
+    )
+    metrics = MetricRecord({"num-examples": len(rows.y), "train-loss": loss})
+    return Message(RecordDict({"arrays": ArrayRecord(net.state_dict()), "metrics": metrics}), reply_to=message)
+
+
+@app.evaluate()
+def evaluate(message: Message, context: Context) -> Message:
+    """Judge the model on the site's held-out persons."""
+    torch.set_num_threads(1)
+    rows = _rows(context).held_out
+    loss, auc = task.evaluate(_net(message), rows)
+    metrics = MetricRecord({"num-examples": len(rows.y), "val-loss": loss, "auc": auc})
+    return Message(RecordDict({"metrics": metrics}), reply_to=message)

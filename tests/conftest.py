@@ -1,0 +1,27 @@
+"""What every test may share: one time, one software root (its keys are slow to draw) and one chip under it."""
+
+from __future__ import annotations
+
+from datetime import UTC, datetime
+
+import pytest
+
+from softtee.chip import Chip, SoftwareRoot
+
+
+@pytest.fixture(scope="session")
+def now() -> datetime:
+    """One time for the whole test run, to the second."""
+    return datetime.now(UTC).replace(microsecond=0)
+
+
+@pytest.fixture(scope="session")
+def software_root(now: datetime) -> SoftwareRoot:
+    """A throw-away root for Genoa chips. Do not change it: it is shared."""
+    return SoftwareRoot.create(now=now)
+
+
+@pytest.fixture(scope="session")
+def chip(software_root: SoftwareRoot, now: datetime) -> Chip:
+    """A chip of ``software_root``."""
+    return software_root.issue_chip(now=now)

@@ -1,0 +1,1 @@
+"""The host and dishonest peers against whole runs in memory. Tests only; nothing imports it."""

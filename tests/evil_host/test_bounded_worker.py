@@ -1,0 +1,75 @@
+"""An admitted aggregator that asks for more than documents allow: a worker trusts it for this plan, and no further."""
+
+from __future__ import annotations
+
+import pytest
+
+from tests.evil_host.hosts import VICTIM, Host, joined
+from trusted.errors import Reason
+
+
+@pytest.fixture
+def host(world) -> Host:
+    return joined(Host(world), automatic=False)
+
+
+def asked(host: Host, message: dict[str, object]) -> Reason:
+    """Why the victim refuses ``message``, which comes authenticated from its aggregator."""
+    host.aggregator._admissions.send("site-4", message)
+    host.perform(host.aggregator._drain())
+    site = host.sites[VICTIM]
+    assert site.error is not None
+    assert len(site.tasks) == 1
+    return site.error.reason
+
+
+def changed(host: Host, **changes: object) -> dict[str, object]:
+    """The open round's task for the victim, with some of it changed."""
+    upload = {"blob": host.sites[VICTIM].tasks[-1].upload.hex(), "bytes": _upload_bytes(host)}
+    return host.aggregator._run._task | {"upload": upload} | changes
+
+
+def _upload_bytes(host: Host) -> int:
+    return host.sites[VICTIM].tasks[-1].upload_header.sealed_bytes
+
+
+def test_a_task_beyond_the_plans_rounds_is_refused(host):
+    rounds = host.world.plan.document.rounds
+    assert asked(host, changed(host, round=3 * rounds + 1)) is Reason.SITE_REFUSES
+
+
+def test_a_task_of_a_round_before_the_last_is_refused(host):
+    for connection in host.sites:
+        host.contribute(connection, host.sites[connection].tasks[-1])
+    site = host.sites[VICTIM]
+    assert site.tasks.pop().round == 2
+    assert asked(host, changed(host, round=1)) is Reason.SITE_REFUSES
+
+
+def test_a_model_with_another_header_than_the_plan_implies_is_refused(host):
+    model = {**changed(host)["model"], "header_sha256": "00" * 32}
+    assert asked(host, changed(host, model=model)) is Reason.BLOB_HEADER
+
+
+@pytest.mark.parametrize("change", [-1, 1, 1 << 30])
+def test_an_upload_of_another_size_than_the_plan_implies_is_refused(host, change):
+    upload = {"blob": "00" * 16, "bytes": _upload_bytes(host) + change}
+    assert asked(host, changed(host, upload=upload)) is Reason.BLOB_LAYOUT
+
+
+def test_a_message_of_another_type_is_refused(host):
+    assert asked(host, {"type": "send-data"}) is Reason.MALFORMED
+
+
+def test_a_field_that_no_task_has_is_refused(host):
+    assert asked(host, changed(host, also="the data")) is Reason.UNKNOWN_FIELD
+
+
+def test_a_task_without_an_upload_is_refused(host):
+    task = changed(host)
+    del task["upload"]
+    assert asked(host, task) is Reason.MISSING_FIELD
+
+
+def test_a_reason_that_does_not_exist_is_refused(host):
+    assert asked(host, {"type": "receipt", "round": 1, "reason": 999}) is Reason.MALFORMED

@@ -1,0 +1,200 @@
+"""A real host on loopback with TLS, real clients, and the aggregator's end of the door."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import shutil
+import tempfile
+import threading
+from collections.abc import Callable, Iterator
+from dataclasses import replace
+from datetime import datetime
+from pathlib import Path
+from secrets import token_bytes
+from typing import Any, TypeVar
+
+import pytest
+
+from console.client import HostClient
+from coordinator.door import (
+    MAX_DATA_CHUNK,
+    Address,
+    Announcement,
+    BlobRange,
+    BlobWrite,
+    DoorKind,
+    DoorMessage,
+    DoorRole,
+    Registration,
+)
+from coordinator.door_socket import DoorConnection, connect
+from coordinator.host.config import HostConfig
+from coordinator.host.limits import Limits
+from coordinator.host.server import Host, HostReady
+from softtee.chip import Chip, SoftwareRoot
+from tests.world import NOW, World, envelope
+from trusted.documents import order as orders
+from trusted.documents.order import Action, Order, verify_order
+from worker.dialer import Dialer, Patience
+
+PLAN = b"\x11" * 32
+OTHER_PLAN = b"\x22" * 32
+
+
+@pytest.fixture(scope="session")
+def world(software_root: SoftwareRoot, chip: Chip) -> World:
+    """One consortium for all host tests; only its charter matters here."""
+    return World(software_root, chip)
+
+
+def signed_order(world: World, action: Action = Action.START, **changes: Any) -> bytes:
+    """An order of the first member, signed by it unless ``signed_by`` says otherwise."""
+    signer = changes.pop("signed_by", world.members[0])
+    order = Order(action=action, plan=PLAN, member=world.members[0], nonce=token_bytes(16), issued=NOW)
+    return envelope(replace(order, **changes), orders.PAYLOAD_TYPE, [world.signing[signer]] if signer else [])
+
+
+class DoorPeer:
+    """The aggregator's end: both connections, as its shell opens them."""
+
+    def __init__(self, door: str, plan: bytes, *, with_data: bool = True) -> None:
+        self.plan, self.token = plan, token_bytes(16)
+        self.address = Address.parse(door)
+        self.control = DoorConnection(connect(self.address))
+        self.control.register(Registration(plan, DoorRole.CONTROL, self.token))
+        self.buffer = memoryview(bytearray(MAX_DATA_CHUNK))
+        if with_data:
+            self.data = DoorConnection(connect(self.address))
+            self.data.register(Registration(plan, DoorRole.DATA, self.token))
+
+    def close(self) -> None:
+        self.control.close()
+        if hasattr(self, "data"):
+            self.data.close()
+
+    def expect(self, size: int, blob: bytes | None = None) -> bytes:
+        blob = blob or token_bytes(16)
+        self.control.send(DoorKind.EXPECT, 0, Announcement(blob, size).encode())
+        return blob
+
+    def event(self, **fields: Any) -> None:
+        self.control.send(DoorKind.EVENT, 0, json.dumps(fields).encode())
+
+    def next(self, kind: DoorKind) -> DoorMessage:
+        """The next control message, which must be of ``kind``."""
+        message = self.control.receive()
+        assert message is not None
+        assert message.kind is kind
+        return message
+
+    def read(self, blob: bytes, offset: int, size: int) -> bytes | None:
+        self.data.send(DoorKind.READ, 0, BlobRange(blob, offset, size).encode())
+        kind, got = self.data.receive_into(self.buffer)
+        return bytes(self.buffer[:got]) if kind is DoorKind.DATA else None
+
+    def write(self, blob: bytes, offset: int, data: bytes, *, last: bool) -> DoorKind:
+        self.data.send(DoorKind.WRITE, 0, BlobWrite(blob, offset, last).encode(), data)
+        return self.data.receive_into(self.buffer)[0]
+
+
+Client = TypeVar("Client", DoorPeer, Dialer, HostClient)
+
+
+class RunningHost:
+    """A host in a thread of its own, so that blocking clients can be used beside it."""
+
+    def __init__(self, config: HostConfig, world: World, clock: Callable[[], datetime]) -> None:
+        self.config, self.world, self.clock = config, world, clock
+        self.clients: list[Any] = []
+        self.start()
+
+    def start(self) -> None:
+        started = threading.Event()
+        self.loop = asyncio.new_event_loop()
+        self.stopping = asyncio.Event()
+        self.failure: BaseException | None = None
+
+        async def serve() -> None:
+            host = Host(self.config, lambda data, when: verify_order(data, self.world.charter, when), self.clock)
+            async with host:
+                assert host.ready is not None
+                self.host, self.ready = host, host.ready
+                started.set()
+                await self.stopping.wait()
+
+        def run() -> None:
+            try:
+                with asyncio.Runner(loop_factory=lambda: self.loop) as runner:
+                    runner.run(serve())
+            except BaseException as error:
+                self.failure = error
+            finally:
+                started.set()
+
+        self.thread = threading.Thread(target=run, daemon=True)
+        self.thread.start()
+        started.wait(20)
+        if self.failure is not None:
+            raise self.failure
+
+    ready: HostReady
+
+    @property
+    def target(self) -> str:
+        return f"localhost:{self.ready.port}"
+
+    @property
+    def ca(self) -> bytes:
+        assert self.ready.ca_pem is not None
+        return self.ready.ca_pem.read_bytes()
+
+    def door(self, plan: bytes = PLAN, **options: Any) -> DoorPeer:
+        return self._own(DoorPeer(self.ready.door, plan, **options))
+
+    def dialer(self, plan: bytes = PLAN, **options: Any) -> Dialer:
+        return self._own(Dialer(self.target, self.ca, plan, **({"patience": Patience(3, 0.05)} | options)))
+
+    def client(self, **options: Any) -> HostClient:
+        return self._own(HostClient(self.target, self.ca, **options))
+
+    def _own(self, client: Client) -> Client:
+        self.clients.append(client)
+        return client
+
+    def metric(self, name: str, **labels: str) -> float:
+        return self.host.metrics.registry.get_sample_value(name, labels) or 0.0
+
+    def stop(self) -> None:
+        for client in self.clients:
+            client.close()
+        self.clients.clear()
+        self.loop.call_soon_threadsafe(self.stopping.set)
+        self.thread.join(20)
+        assert self.failure is None
+
+
+@pytest.fixture
+def make_host(world: World, tmp_path: Path) -> Iterator[Callable[..., RunningHost]]:
+    """Start hosts on one state folder; limits by keyword."""
+    hosts: list[RunningHost] = []
+    short = Path(tempfile.mkdtemp(prefix="door"))  # a Unix socket's path has at most 107 bytes
+
+    def make(**limits: Any) -> RunningHost:
+        door = Address.parse(f"unix:{short}/door.sock")
+        quick = {"free_disk_bytes": 1} | limits
+        config = HostConfig(tmp_path / "state", "localhost:0", door, tmp_path / "charter", limits=Limits(**quick))
+        hosts.append(RunningHost(config, world, lambda: NOW))
+        return hosts[-1]
+
+    yield make
+    for host in hosts:
+        if host.thread.is_alive():
+            host.stop()
+    shutil.rmtree(short, ignore_errors=True)
+
+
+@pytest.fixture
+def host(make_host: Callable[..., RunningHost]) -> RunningHost:
+    """A host with the default limits."""
+    return make_host()

@@ -1,0 +1,102 @@
+"""The container that carries evidence and its endorsements (docs/protocol.md §3.1). Trust zone: every TEE.
+
+Endorsements travel with the evidence, so verification needs no network. Nothing in here is believed yet.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from enum import Enum, unique
+
+from trusted.errors import AttestationError, Reason, WireError
+from trusted.wire import length_prefixed, pack, sha256, unpack
+
+_LABEL = "cloister/evidence/v1"
+# Bounds that hold before anything is parsed, so that a peer nobody knows yet costs little memory.
+MAX_REPORT_BYTES = 32 << 10
+MAX_CERTIFICATES = 8
+MAX_CERTIFICATE_BYTES = 8 << 10
+MAX_CRL_BYTES = 64 << 10
+
+
+@unique
+class EvidenceFormat(Enum):
+    """The evidence formats that ``trusted.attestation.verify`` knows. The value is the wire's spelling."""
+
+    SNP = "snp"
+
+
+@dataclass(frozen=True, slots=True)
+class Evidence:
+    """One attestation report with what endorses it, all of it unverified.
+
+    Attributes:
+        format: how ``report`` and ``certificates`` are to be read.
+        report: the signed report as the hardware gave it (SNP: 1184 bytes).
+        certificates: DER, leaf first (SNP: CEK, ASK, ARK).
+        crl: DER of the vendor's revocation list; empty when none came along.
+    """
+
+    format: EvidenceFormat
+    report: bytes
+    certificates: tuple[bytes, ...]
+    crl: bytes
+
+    def __post_init__(self) -> None:
+        """Hold the bounds, whoever made the object.
+
+        Raises:
+            WireError: TOO_LARGE.
+        """
+        if len(self.report) > MAX_REPORT_BYTES:
+            raise WireError(Reason.TOO_LARGE, f"evidence.report: at most {MAX_REPORT_BYTES} bytes")
+        if len(self.certificates) > MAX_CERTIFICATES:
+            raise WireError(Reason.TOO_LARGE, f"evidence.certificates: at most {MAX_CERTIFICATES}")
+        if any(len(certificate) > MAX_CERTIFICATE_BYTES for certificate in self.certificates):
+            raise WireError(Reason.TOO_LARGE, f"evidence.certificates: at most {MAX_CERTIFICATE_BYTES} bytes each")
+        if len(self.crl) > MAX_CRL_BYTES:
+            raise WireError(Reason.TOO_LARGE, f"evidence.crl: at most {MAX_CRL_BYTES} bytes")
+
+    def encode(self) -> bytes:
+        """The record of docs/protocol.md §3.1."""
+        certificates = length_prefixed(*self.certificates)
+        return pack(_LABEL, self.format.value.encode("ascii"), self.report, certificates, self.crl)
+
+    @classmethod
+    def decode(cls, record: bytes) -> Evidence:
+        """The container in ``record``; its sender may be lying about everything inside.
+
+        Raises:
+            WireError: not such a record, or over a bound.
+            AttestationError: EVIDENCE_FORMAT, a format that this release does not know.
+        """
+        name, report, certificates, crl = unpack(record, _LABEL, 4)
+        known = {kind.value.encode("ascii"): kind for kind in EvidenceFormat}
+        if name not in known:
+            raise AttestationError(Reason.EVIDENCE_FORMAT, f"evidence.format: one of {_format_names()} expected")
+        return cls(known[name], report, _split(certificates), crl)
+
+    @property
+    def digest(self) -> bytes:
+        """SHA-256 of the record. It addresses these bytes; it identifies no machine, for a signature has twins."""
+        return sha256(self.encode())
+
+
+def _format_names() -> str:
+    return ", ".join(kind.value for kind in EvidenceFormat)
+
+
+def _split(field: bytes) -> tuple[bytes, ...]:
+    """The length-prefixed certificates in ``field``, none of them cut short and no byte left over."""
+    certificates: list[bytes] = []
+    position = 0
+    while position < len(field):
+        start = position + 4
+        end = start + int.from_bytes(field[position:start], "big")
+        if start > len(field) or end > len(field):
+            raise WireError(Reason.MALFORMED, "evidence.certificates: a certificate is cut short")
+        if len(certificates) == MAX_CERTIFICATES:
+            raise WireError(Reason.TOO_LARGE, f"evidence.certificates: at most {MAX_CERTIFICATES}")
+        certificates.append(field[start:end])
+        position = end
+    return tuple(certificates)

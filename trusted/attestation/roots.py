@@ -1,0 +1,57 @@
+"""What a verifier trusts, and how far (docs/protocol.md §2, ``roots``). Trust zone: every TEE."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from enum import Enum, unique
+
+from trusted.attestation.anchors import AMD_ROOTS, is_vendor_root
+from trusted.attestation.evidence import EvidenceFormat
+from trusted.wire import exactly
+
+
+@unique
+class Assurance(Enum):
+    """What stands behind a root key. It is found out by comparing with the pinned roots, never declared."""
+
+    NONE = "none"
+    HARDWARE = "hardware"
+
+    @property
+    def rank(self) -> int:
+        """0 for ``none``; higher is better."""
+        return list(Assurance).index(self)
+
+
+@dataclass(frozen=True, slots=True)
+class TrustRoot:
+    """One root key that a charter names.
+
+    Attributes:
+        format: the evidence it may stand behind.
+        product: the one product it may vouch for (``Milan``, ``Genoa``, ``Turin``).
+        ark_sha256: SHA-256 of the root certificate's DER, 32 bytes.
+    """
+
+    format: EvidenceFormat
+    product: str
+    ark_sha256: bytes
+
+    def __post_init__(self) -> None:
+        exactly(self.ark_sha256, 32, "ark_sha256")
+
+    @property
+    def assurance(self) -> Assurance:
+        """``hardware`` for a vendor's pinned root; ``none`` for any other, which is a software root."""
+        return Assurance.HARDWARE if is_vendor_root(self.format, self.ark_sha256) else Assurance.NONE
+
+
+def amd_root(product: str) -> TrustRoot:
+    """AMD's own root for ``product``.
+
+    Raises:
+        ValueError: a product for which no root is pinned.
+    """
+    if product not in AMD_ROOTS:
+        raise ValueError(f"product: one of {', '.join(AMD_ROOTS)} expected")
+    return TrustRoot(EvidenceFormat.SNP, product, AMD_ROOTS[product])

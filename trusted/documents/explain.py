@@ -1,0 +1,154 @@
+"""What a document says, in sentences for the person who is asked to sign it. Trust zone: every TEE.
+
+Pure: sentences from parsed documents, and no opinion. Whoever shows them says whether the signatures hold.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+from trusted.attestation.policy import KNOBS
+from trusted.attestation.roots import Assurance
+from trusted.attestation.rules import ReferenceValue
+from trusted.documents.charter import Charter, Profile
+from trusted.documents.plan import Plan
+from trusted.documents.schema import Validity, write_time
+from trusted.documents.site_policy import SitePolicy
+from trusted.wire import Json
+
+NO_HARDWARE = "NO HARDWARE PROTECTION: the operator of a machine under a software root can read everything on it."
+
+
+def explain_charter(charter: Charter) -> list[str]:
+    """The charter in plain sentences: members, thresholds, roots, what must be proved, and what is skipped."""
+    return list(_charter(charter))
+
+
+def explain_plan(plan: Plan, charter: Charter) -> list[str]:
+    """The plan in plain sentences: who trains what, on which columns, what leaves, and who gets the model.
+
+    Raises:
+        DocumentError: UNKNOWN_MEMBER: the plan names somebody who is no member.
+    """
+    return list(_plan(plan, charter))
+
+
+def explain_site_policy(policy: SitePolicy) -> list[str]:
+    """The site policy in plain sentences."""
+    return [
+        f"Site policy of {policy.member}, until {write_time(policy.not_after)}. What is not listed is refused.",
+        f"Under the charter {policy.charter.hex()}.",
+        *([f"May run the plan {digest.hex()}." for digest in policy.plans] or ["May run no plan."]),
+        *([f"May run the app {digest.hex()}." for digest in policy.bundles] or ["May run no app."]),
+        f"At most {policy.max_rounds} round(s).",
+        f"May read the columns: {_listed(policy.columns)}.",
+    ]
+
+
+def _charter(charter: Charter) -> Iterator[str]:
+    yield f'Charter "{charter.name}", version {charter.version}, profile {charter.profile.value}.'
+    if charter.profile is Profile.DEVELOPMENT:
+        yield "A development charter: not for real data."
+    yield _validity(charter.validity)
+    if charter.previous is not None:
+        yield f"It replaces the charter {charter.previous.hex()}."
+    for member in charter.members:
+        yield f"Member {member.id}: {member.name}, {len(member.signing_keys)} signing key(s)."
+    count = len(charter.members)
+    yield f"{charter.thresholds.charter} of {count} members must sign a new charter, {charter.thresholds.plan} a plan."
+    yield "Every member whose data a plan touches must sign that plan as well."
+    for root in charter.roots:
+        kind = "the vendor's own" if root.assurance is Assurance.HARDWARE else "a SOFTWARE root"
+        yield f"Trusts {root.format.value} evidence of {root.product} under {kind} key {root.ark_sha256.hex()}."
+    yield from _assurance(charter)
+    yield from _proofs(charter)
+
+
+def _proofs(charter: Charter) -> Iterator[str]:
+    """One sentence for each knob; where both roles agree, one for both."""
+    aggregator, worker = charter.aggregator.to_json(), charter.worker.to_json()
+    for role, policy in (("aggregator", charter.aggregator), ("worker", charter.worker)):
+        yield from (f"The {role} may run {_measurement(reference)}." for reference in policy.measurements)
+    for knob in KNOBS:
+        if knob.name == "measurements":
+            continue
+        meaning = knob.meaning.split(": {")[0].split(": [")[0]
+        if aggregator[knob.name] == worker[knob.name]:
+            yield _knob("aggregator and the worker", f"{knob.name} ({meaning})", worker[knob.name])
+        else:
+            yield _knob("aggregator", f"{knob.name} ({meaning})", aggregator[knob.name])
+            yield _knob("worker", f"{knob.name} ({meaning})", worker[knob.name])
+
+
+def _knob(roles: str, knob: str, value: Json) -> str:
+    if isinstance(value, dict) and set(value) == {"skip"}:
+        return f'NOT CHECKED for the {roles}: {knob}, because "{value["skip"]}".'
+    return f"Rule for the {roles}: {knob}: {_value(value)}."
+
+
+def _plan(plan: Plan, charter: Charter) -> Iterator[str]:
+    yield f'Plan "{plan.name}": {plan.purpose}'
+    yield _validity(plan.validity)
+    yield f"Under the charter {plan.charter.hex()}."
+    yield f"App: {plan.app.kind.value} bundle {plan.app.bundle_sha256.hex()}."
+    yield from (f"App setting {key} = {value!r}." for key, value in plan.app.config)
+    yield f"Model: {len(plan.layout.tensors)} tensors, {plan.layout.elements} numbers."
+    yield f"It starts as {plan.initial_sha256.hex()}."
+    for member_id in plan.cohort.members:
+        yield f"{charter.member(member_id).name} ({member_id}) trains on its own data, inside its own worker."
+    yield f"Data: the columns {_listed(plan.dataset.columns)}; at least {plan.dataset.min_rows} row(s) at each site."
+    yield (
+        f"{plan.rounds} round(s). Each samples {plan.cohort.size} of {len(plan.cohort.members)} members, "
+        f"and counts only with {plan.cohort.minimum} or more of them."
+    )
+    yield (
+        f"A round ends after {plan.deadlines.round_s} s; a lease lasts {plan.deadlines.lease_s} s; "
+        f"everybody is attested again every {plan.deadlines.reattest_s} s."
+    )
+    yield f"Aggregation: {plan.aggregation.rule.value}; no site weighs more than {plan.aggregation.max_weight:g}."
+    yield (
+        f"Privacy mechanism: {plan.privacy.mechanism.value}. "
+        f'The released model may disclose training data; accepted because "{plan.privacy.reason}".'
+    )
+    yield from _leaves(plan, charter)
+    yield from _assurance(charter)
+
+
+def _leaves(plan: Plan, charter: Charter) -> Iterator[str]:
+    yield "What leaves a site: one sealed update a round, its weight, and the metrics below. Never a row of data."
+    for metric in plan.metrics:
+        yield (
+            f"Metric {metric.name} becomes public as a mean over at least {metric.min_sites} sites, "
+            f"rounded to {metric.digits} decimal place(s)."
+        )
+    if not plan.metrics:
+        yield "No metric becomes public."
+    for member_id in plan.recipients:
+        yield f"{charter.member(member_id).name} ({member_id}) receives the final model in clear."
+    yield "Every host sees who takes part, when, sizes and the number of rounds."
+
+
+def _assurance(charter: Charter) -> Iterator[str]:
+    if any(root.assurance is Assurance.NONE for root in charter.roots):
+        yield NO_HARDWARE
+
+
+def _validity(validity: Validity) -> str:
+    return f"Valid from {write_time(validity.not_before)} to {write_time(validity.not_after)}."
+
+
+def _measurement(reference: ReferenceValue) -> str:
+    until = "" if reference.until is None else f" until {write_time(reference.until)}"
+    return reference.value.hex() + until
+
+
+def _value(value: Json) -> str:
+    if isinstance(value, list):
+        return ", ".join(_value(entry) for entry in value) or "none"
+    if isinstance(value, dict):
+        return "; ".join(f"{key} {_value(entry)}" for key, entry in sorted(value.items())) or "none"
+    return str(value)
+
+
+def _listed(values: tuple[str, ...]) -> str:
+    return ", ".join(values) or "none"

@@ -1,0 +1,51 @@
+"""Evidence from the platform over an inherited descriptor. Trust zone: every TEE.
+
+Despite the file's name nothing here knows whether the platform is software: the launcher of ``softtee`` left one end
+of a socket pair open, and only the process that it started can ask there. What comes back is verified by peers.
+"""
+
+from __future__ import annotations
+
+import socket
+import threading
+
+from trusted.attestation.evidence import Evidence
+from trusted.errors import ProtocolError, Reason, TeeError
+from trusted.wire import exactly
+
+MAX_ANSWER_BYTES = 64 << 10
+_ANSWER_TIMEOUT_S = 30.0
+
+
+class PlatformEvidence:
+    """Asks the platform: 64 bytes of report data out, one length-prefixed evidence container in. Thread-safe."""
+
+    def __init__(self, platform: socket.socket) -> None:
+        self._platform = platform
+        self._platform.settimeout(_ANSWER_TIMEOUT_S)
+        self._one_at_a_time = threading.Lock()
+
+    def evidence(self, report_data: bytes) -> Evidence:
+        """Evidence whose report carries ``report_data``, exactly 64 bytes.
+
+        Raises:
+            WireError: ``report_data`` has another length.
+            TeeError: the platform is gone, or answered with something else.
+        """
+        exactly(report_data, 64, "report_data")
+        try:
+            with self._one_at_a_time:
+                self._platform.sendall(report_data)
+                answer = self._platform.recv(MAX_ANSWER_BYTES)
+        except OSError:
+            raise TeeError(Reason.TEE_REPORT, "platform: no answer over the inherited descriptor") from None
+        if len(answer) < 4 or int.from_bytes(answer[:4], "big") != len(answer) - 4:
+            raise TeeError(Reason.TEE_REPORT, "platform: the answer is cut short, or it refused")
+        try:
+            return Evidence.decode(answer[4:])
+        except ProtocolError:
+            raise TeeError(Reason.TEE_REPORT, "platform: the answer is no evidence container") from None
+
+    def close(self) -> None:
+        """Give up the descriptor. A forked child that must not speak for this enclave (a trainer) calls this first."""
+        self._platform.close()

@@ -1,0 +1,235 @@
+"""How a worker reaches its coordinator: it dials out on one port, and never listens. Trust zone: outside the session.
+
+Everything that passes here is a sealed record, a sealed blob, or a name; host and network may lie, cut and replay.
+A cut transfer goes on where it stopped, as long as it moves.
+"""
+
+from __future__ import annotations
+
+import queue
+import threading
+import time
+from collections.abc import Callable, Iterator
+from contextlib import suppress
+from dataclasses import dataclass
+from typing import Any
+
+import grpc
+
+from protos.v1 import cloister_pb2, cloister_pb2_grpc
+from trusted.errors import BlobError, ProtocolError, Reason, RunError
+from worker.grpc_channel import HostAddress, is_cut, refusal_of
+
+CHUNK_BYTES = 1 << 20  # measured: the best message size
+_QUEUED_FRAMES = 32
+_STAT_TIMEOUT_S = 30.0
+_MAX_BACKOFF_S = 15.0
+_END = None
+
+Progress = Callable[[int], None]
+
+
+def _silent(sent_bytes: int) -> None:
+    """Progress that nobody watches."""
+
+
+class FrameStream:
+    """One attachment to the plan's aggregator. One thread may send while another receives."""
+
+    def __init__(self, stub: Any, plan_digest: bytes) -> None:
+        self._outbox: queue.Queue[bytes | None] = queue.Queue(_QUEUED_FRAMES)
+        self._inbox: queue.Queue[bytes | None] = queue.Queue(_QUEUED_FRAMES)
+        self._over = threading.Event()
+        self._closed = threading.Event()
+        self._refusal: ProtocolError | None = None
+        self._call = stub.Attach(self._outgoing(), metadata=(("cloister-plan", plan_digest.hex()),))
+        threading.Thread(target=self._pump, name="frames", daemon=True).start()
+
+    def __enter__(self) -> FrameStream:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.close()
+
+    @property
+    def refusal(self) -> ProtocolError | None:
+        """Why the stream ended, once :meth:`receive` has given None; None after an orderly end."""
+        return self._refusal
+
+    def send(self, frame: bytes) -> None:
+        """Pass ``frame`` on, waiting while the host is behind. After the end nothing is sent: ``receive`` tells it."""
+        _put(self._outbox, frame, self._over)
+
+    def receive(self, timeout: float | None = None) -> bytes | None:
+        """The next frame; None, now and ever after, when the stream has ended.
+
+        Raises:
+            TimeoutError: none came within ``timeout`` seconds.
+        """
+        try:
+            frame = self._inbox.get(timeout=timeout)
+        except queue.Empty:
+            raise TimeoutError("no frame arrived in time") from None
+        if frame is _END:
+            self._inbox.put(_END)  # for whoever asks again
+        return frame
+
+    def close(self) -> None:
+        """End the stream: what was sent still leaves, what arrives no longer matters."""
+        self._closed.set()
+        if not self._over.is_set():
+            try:
+                self._outbox.put(_END, timeout=1.0)
+            except queue.Full:
+                self._call.cancel()
+
+    def _outgoing(self) -> Iterator[Any]:
+        while True:
+            frame = self._outbox.get()
+            if frame is _END:
+                return
+            yield cloister_pb2.Frame(data=frame)
+
+    def _pump(self) -> None:
+        try:
+            for frame in self._call:
+                _put(self._inbox, frame.data, self._closed)
+        except grpc.RpcError as error:
+            self._refusal = refusal_of(error)
+        self._over.set()
+        with suppress(queue.Full):  # wakes gRPC's own thread, should it wait for something to send
+            self._outbox.put_nowait(_END)
+        _put(self._inbox, _END, self._closed)
+
+
+def _put(box: queue.Queue[bytes | None], item: bytes | None, given_up: threading.Event) -> None:
+    """Put ``item`` into a bounded queue, waiting for room until ``given_up``."""
+    while not given_up.is_set():
+        with suppress(queue.Full):
+            box.put(item, timeout=0.5)
+            return
+
+
+@dataclass(frozen=True, slots=True)
+class Patience:
+    """How often a transfer may be cut: without end while bytes move, ``attempts`` times in a row while none do."""
+
+    attempts: int = 8
+    backoff_s: float = 0.5  # doubled after each failure, up to 15 seconds
+
+
+@dataclass(slots=True)
+class _Attempts:
+    """One transfer's attempts."""
+
+    patience: Patience
+    failures: int = 0
+    reached: int = -1
+
+    def after(self, error: grpc.RpcError, reached: int) -> None:
+        """Wait before the next attempt.
+
+        Raises:
+            ProtocolError: the host refused, or attempts are used up.
+        """
+        self.failures = 1 if reached > self.reached else self.failures + 1
+        self.reached = max(reached, self.reached)
+        if not is_cut(error) or self.failures >= self.patience.attempts:
+            raise refusal_of(error) from None
+        time.sleep(min(self.patience.backoff_s * 2 ** (self.failures - 1), _MAX_BACKOFF_S))
+
+
+_PATIENT = Patience()
+
+
+class Dialer:
+    """A worker's way to one plan at one host."""
+
+    def __init__(
+        self,
+        target: str,
+        ca_pem: bytes | None,
+        plan_digest: bytes,
+        *,
+        proxy: str | None = None,
+        patience: Patience = _PATIENT,
+    ) -> None:
+        self._plan = plan_digest
+        self._patience = patience
+        self._channel = HostAddress(target, ca_pem, proxy).open()
+        self._relay = cloister_pb2_grpc.RelayStub(self._channel)
+        self._blobs = cloister_pb2_grpc.BlobsStub(self._channel)
+
+    def __enter__(self) -> Dialer:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.close()
+
+    def close(self) -> None:
+        """End the connection and every stream on it."""
+        self._channel.close()
+
+    def attach(self) -> FrameStream:
+        """A new stream to the plan's aggregator. That nobody answers shows as its end, with a ``refusal``."""
+        return FrameStream(self._relay, self._plan)
+
+    def put_blob(self, blob: bytes, pieces: bytes | memoryview, progress: Progress = _silent) -> None:
+        """Store all of ``pieces`` under the announced name ``blob``, from where an earlier attempt stopped.
+
+        ``progress`` is told how many bytes have left. Repeating a finished upload is harmless.
+
+        Raises:
+            ProtocolError: the host refuses (no such name, another size), or stays out of reach.
+        """
+        view, attempts = memoryview(pieces), _Attempts(self._patience)
+        while True:
+            received = 0
+            try:
+                state = self._blobs.Stat(self._name(blob), timeout=_STAT_TIMEOUT_S)
+                received = state.received_bytes
+                if state.total_bytes != len(view):
+                    raise BlobError(Reason.BLOB_LAYOUT, "blob: the host expects another size under this name")
+                if received < len(view):
+                    received = self._blobs.Put(self._chunks(blob, view, received, progress)).received_bytes
+                if received == len(view):
+                    progress(received)
+                    return
+                raise RunError(Reason.BLOB_OFFSET, "blob: the host took the upload and holds less than all of it")
+            except grpc.RpcError as error:
+                attempts.after(error, received)
+
+    def get_blob(self, blob: bytes, offset: int = 0) -> Iterator[bytes]:
+        """The stored bytes from ``offset`` to the end, in pieces of at most 1 MiB, each given once.
+
+        Raises:
+            ProtocolError: the host has no such blob, or stays out of reach.
+        """
+        return get_blob(self._blobs, self._name(blob), offset, self._patience)
+
+    def _name(self, blob: bytes) -> Any:
+        return cloister_pb2.BlobName(plan=self._plan, blob=blob)
+
+    def _chunks(self, blob: bytes, view: memoryview, offset: int, progress: Progress) -> Iterator[Any]:
+        name: Any = self._name(blob)
+        for start in range(offset, len(view), CHUNK_BYTES):
+            progress(start)
+            yield cloister_pb2.PutChunk(name=name, offset=start, data=bytes(view[start : start + CHUNK_BYTES]))
+            name = None  # the first message names the blob
+
+
+def get_blob(stub: Any, name: Any, offset: int = 0, patience: Patience = _PATIENT) -> Iterator[bytes]:
+    """The bytes stored under ``name`` (a ``BlobName`` message), for callers that hold a ``BlobsStub`` of their own.
+
+    Raises:
+        ProtocolError: the host has no such blob, or stays out of reach.
+    """
+    attempts = _Attempts(patience)
+    while True:
+        try:
+            for chunk in stub.Get(cloister_pb2.GetRequest(name=name, offset=offset)):
+                offset += len(chunk.data)
+                yield chunk.data
+            return
+        except grpc.RpcError as error:
+            attempts.after(error, offset)

@@ -1,0 +1,171 @@
+"""The one module that knows Flower, private parts included (flwr 1.41 and 1.42). Trust zone: worker.
+
+An ordinary ClientApp runs here unmodified: it is given the messages that FedAvg would send (records ``arrays`` and
+``config`` with ``server-round``) and a Context that lives as long as the process. ``tests/worker/test_flower.py`` holds
+each seam against the installed version. Importing this module imports flwr, which imports gRPC: in a worker, only the
+trainer process may.
+"""
+
+from __future__ import annotations
+
+import os
+import sys
+import traceback
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from trusted.errors import AppError, Reason
+from worker.trainer import Arrays, Call, Log, Reply
+
+# Read by flwr when it is imported (supercore/telemetry.py, update_check.py): nothing may call home from inside a TEE.
+OFF = {
+    "FLWR_TELEMETRY_ENABLED": "0",
+    "FLWR_DISABLE_UPDATE_CHECK": "1",
+    "FLWR_DISABLE_RUNTIME_DEPENDENCY_INSTALLATION": "1",
+}
+os.environ.update(OFF)
+
+from flwr.app import Array, ArrayRecord, ConfigRecord, Context, Message, RecordDict  # noqa: E402
+from flwr.clientapp import ClientApp  # noqa: E402
+from flwr.common.config import flatten_dict, get_project_config  # noqa: E402
+from flwr.supercore.object_ref import load_app  # noqa: E402
+from flwr.supercore.task_identity import TaskIdentity  # noqa: E402
+
+from worker.flower_legacy import legacy_reply, legacy_request  # noqa: E402  (imports flwr)
+
+Scalar = bool | int | float | str
+
+_RUN, _NODE, _TASK = 1, 1, 1  # one run, one node in this process; the app sees no identity of the federation
+
+
+class FlowerApp:
+    """A ClientApp from an unpacked bundle, with its Context. One for each process: Flower's identity is global."""
+
+    def __init__(self, client: ClientApp, context: Context, log: Log) -> None:
+        TaskIdentity.run_id, TaskIdentity.node_id, TaskIdentity.task_id = _RUN, _NODE, _TASK
+        self._client = client
+        self._context = context
+        self._log = log
+
+    @classmethod
+    def load(
+        cls, app_dir: Path, *, config: Mapping[str, Scalar], node_config: Mapping[str, Scalar], log: Log
+    ) -> FlowerApp:
+        """Import the app in ``app_dir`` (from ``unpack_bundle``), with the plan's ``config`` over its own defaults.
+
+        Raises:
+            AppError: BUNDLE_MALFORMED: no such ClientApp, or a config key that the app does not have.
+                APP_FAILED: its code raised while it was imported.
+        """
+        try:
+            project = get_project_config(app_dir)["tool"]["flwr"]["app"]
+            defaults = flatten_dict(project.get("config", {}))
+            reference = str(project["components"]["clientapp"])
+        except (ValueError, KeyError, OSError):
+            raise AppError(
+                Reason.BUNDLE_MALFORMED, "app bundle: pyproject.toml does not describe a Flower app"
+            ) from None
+        run_config = fuse_config(defaults, config)
+        client = _import_client(reference, app_dir.absolute(), log)
+        context = Context(
+            run_id=_RUN, node_id=_NODE, node_config=dict(node_config), state=RecordDict(), run_config=run_config
+        )
+        return cls(client, context, log)
+
+    def offers(self, call: Call) -> bool:
+        """Whether the app registered ``@app.train()`` or ``@app.evaluate()``, or is of the older kind with both."""
+        return self._is_legacy() or f"{call.value}.default" in self._client._registered_funcs
+
+    def _is_legacy(self) -> bool:
+        return self._client._call is not None
+
+    def ask(self, call: Call, arrays: Arrays, *, round_number: int) -> Reply:
+        """Send the app one message, as FedAvg's ``configure_train`` or ``configure_evaluate`` makes it.
+
+        Raises:
+            AppError: APP_FAILED: it raised or answered with an error. APP_REPLY: other records than FedAvg takes.
+        """
+        if not self.offers(call):
+            raise AppError(Reason.BUNDLE_MALFORMED, f"app: a function with @app.{call.value}() expected")
+        content = legacy_request if self._is_legacy() else _request
+        message = Message(content(call, arrays, round_number), _NODE, call.value)
+        message.metadata.__dict__["_message_id"] = f"{call.value}-{round_number}"  # nor has Flower a public setter
+        try:
+            reply = self._client(message, self._context)
+        except (Exception, SystemExit):  # the shell around the member's code; what it says stays here
+            self._log(traceback.format_exc())
+            raise AppError(Reason.APP_FAILED, f"app: its {call.value} function raised; see the site's log") from None
+        return self._read(call, reply, list(arrays))
+
+    def _read(self, call: Call, reply: object, names: list[str]) -> Reply:
+        if not isinstance(reply, Message):
+            raise AppError(Reason.APP_REPLY, "app's reply: a Message expected")
+        if reply.has_error():
+            self._log(f"the app answered with an error: {reply.error.reason}")
+            raise AppError(Reason.APP_FAILED, f"app: its {call.value} function answered with an error")
+        if self._is_legacy():
+            return legacy_reply(call, reply.content, names)
+        arrays, metrics = list(reply.content.array_records.values()), list(reply.content.metric_records.values())
+        if len(metrics) != 1 or len(arrays) != (1 if call is Call.TRAIN else 0):
+            raise AppError(
+                Reason.APP_REPLY, "app's reply: one MetricRecord, and from training one ArrayRecord, expected"
+            )
+        try:
+            named = {name: array.numpy() for record in arrays for name, array in record.items()}
+        except (TypeError, ValueError, EOFError, OSError):
+            raise AppError(Reason.APP_REPLY, "app's reply: arrays in Flower's NumPy form expected") from None
+        return Reply(named, dict(metrics[0]))
+
+
+def fuse_config(defaults: Mapping[str, Scalar], overrides: Mapping[str, Scalar]) -> dict[str, Scalar]:
+    """The app's flattened defaults with the plan's values over them, each of the default's type.
+
+    RFC 8785 writes 1.0 as 1, so a whole number stands for a float where the default is one.
+
+    Raises:
+        AppError: BUNDLE_MALFORMED: a key that the app does not have, or a value of another type.
+    """
+    fused = dict(defaults)
+    for key, value in overrides.items():
+        if key not in defaults:
+            raise AppError(Reason.BUNDLE_MALFORMED, "plan.app.config: a key that [tool.flwr.app.config] does not have")
+        kind = type(defaults[key])
+        if kind is float and type(value) is int:
+            value = float(value)
+        if type(value) is not kind:
+            raise AppError(Reason.BUNDLE_MALFORMED, "plan.app.config: a value of another type than the app's default")
+        fused[key] = value
+    return fused
+
+
+def _import_client(reference: str, app_dir: Path, log: Log) -> ClientApp:
+    """Import ``package.module:attribute`` from ``app_dir`` and from nowhere else.
+
+    The folder goes to the *end* of the path: Flower puts it first, where a file of the app named ``torch.py`` or
+    ``trusted`` would take the place of measured code.
+    """
+    if str(app_dir) not in sys.path:
+        sys.path.append(str(app_dir))
+    try:
+        client = load_app(reference, AttributeError, app_dir)
+    except AttributeError:
+        raise AppError(Reason.BUNDLE_MALFORMED, "app bundle: components.clientapp names nothing in the app") from None
+    except (Exception, SystemExit):  # the app's own top-level code
+        log(traceback.format_exc())
+        raise AppError(Reason.APP_FAILED, "app: importing it raised; see the site's log") from None
+    source = getattr(sys.modules[reference.partition(":")[0]], "__file__", None)
+    if source is None or not Path(source).resolve().is_relative_to(app_dir.resolve()):
+        raise AppError(Reason.BUNDLE_MALFORMED, "app bundle: its package has the name of an installed one; rename it")
+    if not isinstance(client, ClientApp):
+        raise AppError(Reason.BUNDLE_MALFORMED, "app bundle: components.clientapp is not a ClientApp")
+    return client
+
+
+def _request(call: Call, arrays: Arrays, round_number: int) -> RecordDict:
+    """The records of FedAvg, for training and evaluation alike."""
+    records: dict[str, Any] = {
+        "arrays": ArrayRecord({name: Array(array) for name, array in arrays.items()}),
+        "config": ConfigRecord({"server-round": round_number}),
+    }
+    return RecordDict(records)

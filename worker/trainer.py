@@ -1,0 +1,181 @@
+"""One round of training over a flat float32 vector, whatever framework the app uses. Trust zone: worker.
+
+The app is the member's approved code on the member's data; its answer may still be wrong in any way, so it is held
+against the plan's layout before it becomes an update. What the app says in words (exceptions, prints) goes to ``log``,
+which stays at the site: an error that leaves names a field and a rule.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from enum import Enum
+from typing import Any, Protocol
+
+import numpy as np
+from numpy.typing import NDArray
+
+from trusted.documents.layout import Dtype, Layout
+from trusted.errors import AppError, Reason
+
+Vector = NDArray[np.float32]
+Arrays = Mapping[str, NDArray[Any]]
+Log = Callable[[str], None]
+
+EXAMPLES = "num-examples"  # Flower's default weight
+MAX_METRICS = 64
+_MAX_NAME = 64
+_MAX_EXAMPLES = 1 << 53
+
+
+class Call(Enum):
+    """What an app is asked to do, in Flower's spelling."""
+
+    TRAIN = "train"
+    EVALUATE = "evaluate"
+
+
+@dataclass(frozen=True, slots=True)
+class Reply:
+    """What an app answered, unchecked: arrays by name (none from an evaluation) and metrics by name."""
+
+    arrays: Arrays
+    metrics: Mapping[str, object]
+
+
+class TrainingApp(Protocol):
+    """A loaded app (``worker.flower`` has the one there is)."""
+
+    def offers(self, call: Call) -> bool:
+        """Whether the app can be asked this."""
+
+    def ask(self, call: Call, arrays: Arrays, *, round_number: int) -> Reply:
+        """Ask it. Raises AppError when it fails or answers in another form."""
+
+
+@dataclass(frozen=True, slots=True)
+class TrainResult:
+    """A site's contribution to a round.
+
+    Attributes:
+        delta: trained minus given model, float32[elements], finite.
+        num_examples: rows it was trained on, 1 to 2^53; the weight before the plan's cap.
+        metrics: finite numbers by name, of the training and of the given model on held-out rows; not yet filtered.
+    """
+
+    delta: Vector
+    num_examples: int
+    metrics: Mapping[str, float]
+
+
+class Trainer:
+    """Asks one app, round by round; the app may keep state between rounds, as under Flower."""
+
+    def __init__(self, app: TrainingApp, layout: Layout, log: Log) -> None:
+        self._app = app
+        self._layout = layout
+        self._log = log
+
+    def train(self, model: Vector, round: int) -> TrainResult:
+        """Judge ``model``, float32[elements], on held-out rows where the app offers that, then train from it.
+
+        Raises:
+            ValueError: ``model`` is not float32[elements].
+            AppError: APP_FAILED: the app raised. APP_REPLY: it answered what the plan's layout does not allow.
+        """
+        judged = self.evaluate(model, round) if self._app.offers(Call.EVALUATE) else {}
+        reply = self._app.ask(Call.TRAIN, split_vector(self._layout, model), round_number=round)
+        trained = join_arrays(self._layout, reply.arrays)
+        metrics = self._numbers(reply.metrics)
+        if EXAMPLES not in metrics:
+            raise _wrong(f"metrics: {EXAMPLES!r} expected, the number of rows trained on")
+        examples = metrics.pop(EXAMPLES)
+        if not (1 <= examples <= _MAX_EXAMPLES and float(examples).is_integer()):
+            raise _wrong(f"metrics: {EXAMPLES!r} must be a whole number from 1 to 2^53")
+        with np.errstate(over="ignore"):
+            delta = trained - model
+        if not np.isfinite(delta).all():
+            raise _wrong("arrays: finite numbers expected")
+        for name, value in judged.items():
+            metrics[name if name not in metrics else f"eval-{name}"] = value
+        return TrainResult(delta, int(examples), metrics)
+
+    def evaluate(self, model: Vector, round: int) -> dict[str, float]:
+        """The app's metrics for ``model`` on the site's held-out rows, without their number.
+
+        Raises:
+            ValueError, AppError: as :meth:`train`.
+        """
+        reply = self._app.ask(Call.EVALUATE, split_vector(self._layout, model), round_number=round)
+        metrics = self._numbers(reply.metrics)
+        metrics.pop(EXAMPLES, None)
+        return metrics
+
+    def _numbers(self, metrics: Mapping[str, object]) -> dict[str, float]:
+        """The scalar metrics; lists are dropped, because they could carry rows out of the site."""
+        if len(metrics) > MAX_METRICS:
+            raise _wrong(f"metrics: at most {MAX_METRICS} expected")
+        numbers: dict[str, float] = {}
+        for name, value in metrics.items():
+            if not 0 < len(name) <= _MAX_NAME:
+                raise _wrong(f"metrics: names of 1 to {_MAX_NAME} characters expected")
+            if isinstance(value, list):
+                self._log(f"metric {name!r} is a list: it stays here")
+                continue
+            if isinstance(value, bool) or not isinstance(value, int | float) or not _finite(value):
+                self._log(f"metric {name!r} is not a finite number")
+                raise _wrong("metrics: finite numbers expected")
+            numbers[name] = float(value)
+        return numbers
+
+
+def split_vector(layout: Layout, vector: Vector) -> dict[str, NDArray[Any]]:
+    """The named arrays in ``vector``, float32[elements]: fresh copies, ``int64`` rounded to the nearest.
+
+    Raises:
+        ValueError: ``vector`` has another dtype or length.
+    """
+    if vector.dtype != np.float32 or vector.shape != (layout.elements,):
+        raise ValueError(f"model: float32[{layout.elements}] expected")
+    arrays: dict[str, NDArray[Any]] = {}
+    start = 0
+    for spec in layout.tensors:
+        part = vector[start : start + spec.elements].reshape(spec.shape)
+        arrays[spec.name] = part.copy() if spec.dtype is Dtype.FLOAT32 else np.asarray(np.rint(part)).astype(np.int64)
+        start += spec.elements
+    return arrays
+
+
+def join_arrays(layout: Layout, arrays: Arrays) -> Vector:
+    """The flat float32[elements] of ``arrays``, whose writer may have got anything wrong.
+
+    Raises:
+        AppError: APP_REPLY: names, shapes or dtypes are not exactly those of ``layout``, or a number is not finite.
+    """
+    if set(arrays) != {spec.name for spec in layout.tensors}:
+        raise _wrong("arrays: exactly the names of the plan's layout expected")
+    vector = np.empty(layout.elements, dtype=np.float32)
+    start = 0
+    for spec in layout.tensors:
+        array = arrays[spec.name]
+        if array.shape != spec.shape:
+            raise _wrong("arrays: the shapes of the plan's layout expected")
+        if array.dtype.name != spec.dtype.value:
+            raise _wrong("arrays: the dtypes of the plan's layout expected")
+        vector[start : start + spec.elements] = array.reshape(-1)
+        start += spec.elements
+    if not np.isfinite(vector).all():
+        raise _wrong("arrays: finite numbers expected")
+    return vector
+
+
+def _finite(value: float) -> bool:
+    try:
+        return math.isfinite(value)
+    except OverflowError:  # an int beyond the range of float
+        return False
+
+
+def _wrong(rule: str) -> AppError:
+    return AppError(Reason.APP_REPLY, f"app's reply: {rule}")

@@ -1,0 +1,355 @@
+"""The member's app trains in a process of its own that has the data and nothing else. Trust zone: worker.
+
+The child is forked before keys exist, before threads start and before gRPC is imported: it inherits no secret, no
+socket but one to its parent, and no environment. It then gives up the network, other programs and other files, and
+only then imports flwr and the app. Models and updates pass through shared anonymous memory, words about them as small
+canonical JSON.
+
+The app runs in the child, so the child may say anything: the parent reads its frames with a bound and a deadline,
+copies the update before it checks it, and takes over reason numbers, never text.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import gc
+import mmap
+import os
+import resource
+import select
+import signal
+import socket
+import sys
+import tempfile
+import threading
+import time
+import traceback
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, NoReturn
+
+import numpy as np
+
+from trusted.confinement import Confinement, Feature, confine
+from trusted.documents.layout import Layout
+from trusted.errors import AppError, ProtocolError, Reason
+from trusted.wire import Fields, decode_json, encode_json
+from worker.trainer import MAX_METRICS, Trainer, TrainResult, Vector
+
+Scalar = bool | int | float | str
+
+MAX_FRAME_BYTES = 64 * 1024
+MAX_LOG_BYTES = 64 * 1024 * 1024  # stops an app that prints until the disk is full
+_START_TIMEOUT_S = 180.0  # importing torch from a cold disk
+_END_TIMEOUT_S = 5.0
+_LARGEST = 1 << 53
+_SAID = {
+    Reason.BUNDLE_MALFORMED: "app: cannot be loaded; see the site's log",
+    Reason.APP_FAILED: "app: it raised; see the site's log",
+    Reason.APP_REPLY: "app's reply: not in the plan's layout or not finite; see the site's log",
+}
+# What an interpreter with torch reads besides its own installation; whatever does not exist is left out.
+_SYSTEM_PATHS = (
+    "/usr/lib", "/usr/lib64", "/lib", "/lib64", "/usr/share/zoneinfo", "/etc/ld.so.cache", "/etc/localtime",
+    "/proc/self", "/proc/cpuinfo", "/proc/meminfo", "/proc/stat", "/sys/devices/system", "/sys/fs/cgroup",
+    "/dev/urandom", "/dev/null",
+)  # fmt: skip
+
+
+@dataclass(frozen=True, slots=True)
+class TrainerSpec:
+    """What a trainer process is given.
+
+    Attributes:
+        app_dir: the app, from ``unpack_bundle``.
+        data: a folder of CSV files, from ``admit_dataset``; the app finds it as ``context.node_config["data-path"]``.
+        layout: the plan's.
+        config: the plan's ``app.config``.
+        log_file: where the app's own words go, at the site. They may hold the member's data: it must not leave.
+        scratch: an existing folder that the app may write to; its working directory.
+        threads: how many cores the app may use.
+    """
+
+    app_dir: Path
+    data: Path
+    layout: Layout
+    config: Mapping[str, Scalar]
+    log_file: Path
+    scratch: Path
+    threads: int = 1
+
+
+@dataclass(slots=True)
+class TrainerProcess:
+    """The parent's handle of a running child. One call at a time; after an error of time or form the child is gone.
+
+    Attributes:
+        features: which limits truly hold for the child, by its own word. For the site's log: this is no evidence.
+    """
+
+    pid: int
+    layout: Layout
+    _channel: socket.socket = field(repr=False)
+    _model: mmap.mmap = field(repr=False)
+    _delta: mmap.mmap = field(repr=False)
+    features: tuple[Feature, ...] = ()
+    _alive: bool = True
+
+    @classmethod
+    def start(cls, spec: TrainerSpec, *, timeout_s: float = _START_TIMEOUT_S) -> TrainerProcess:
+        """Fork, and wait until the app is loaded in the child.
+
+        Raises:
+            RuntimeError: threads run already: the caller came too late.
+            AppError: BUNDLE_MALFORMED, APP_FAILED, APP_TIMEOUT: the app cannot be loaded.
+        """
+        if threading.active_count() != 1:
+            raise RuntimeError("trainer process: must be started before threads are")
+        ours, theirs = socket.socketpair()
+        model, delta = (mmap.mmap(-1, spec.layout.size_bytes) for _ in range(2))
+        log = os.open(spec.log_file, os.O_WRONLY | os.O_CREAT | os.O_APPEND | os.O_CLOEXEC, 0o600)
+        sys.stdout.flush()
+        sys.stderr.flush()
+        pid = os.fork()
+        if pid == 0:
+            _child(spec, _Child(theirs, log, model, delta))
+        theirs.close()
+        os.close(log)
+        handle = cls(pid, spec.layout, ours, model, delta)
+        try:
+            with handle._answered(timeout_s) as fields:
+                names = fields.items("features", max_items=64)
+        except AppError:
+            handle.stop()
+            raise
+        handle.features = tuple(feature for feature in Feature if feature.value in names)
+        return handle
+
+    def train(self, model: Vector, round: int, timeout_s: float) -> TrainResult:
+        """One round from ``model``, float32[elements]; blocks for ``timeout_s`` at most.
+
+        Raises:
+            ValueError: ``model`` is not float32[elements].
+            AppError: APP_FAILED, APP_REPLY: this round failed. APP_TIMEOUT: it took too long; the child has been ended.
+        """
+        if model.dtype != np.float32 or model.shape != (self.layout.elements,):
+            raise ValueError(f"model: float32[{self.layout.elements}] expected")
+        if not self._alive:
+            raise AppError(Reason.APP_FAILED, "app: its process has ended")
+        np.frombuffer(self._model, np.float32)[:] = model
+        self._send({"round": round})
+        with self._answered(timeout_s) as fields:
+            examples = fields.integer("num_examples", low=1, high=_LARGEST)
+            metrics = _read_metrics(fields)
+        delta = np.frombuffer(self._delta, np.float32).copy()  # before the check: the child can still write to it
+        if not np.isfinite(delta).all():
+            raise AppError(Reason.APP_REPLY, "app's reply: finite numbers expected")
+        return TrainResult(delta, examples, metrics)
+
+    def stop(self) -> None:
+        """End the child now; it has nothing to save. May be called twice, and while another thread waits in ``train``.
+
+        A worker that has confined itself since may not signal it any more (Landlock's scope), so the child also ends
+        itself when its channel closes. Should it do neither within five seconds, it ends with the worker.
+        """
+        if not self._alive:
+            return
+        self._alive = False
+        for kill in (os.killpg, os.kill):  # its whole session: the app may have forked; it alone before ``setsid``
+            with contextlib.suppress(ProcessLookupError, PermissionError):
+                kill(self.pid, signal.SIGKILL)
+        with contextlib.suppress(OSError):
+            self._channel.shutdown(socket.SHUT_RDWR)
+        deadline = time.monotonic() + _END_TIMEOUT_S
+        with contextlib.suppress(ChildProcessError):
+            while os.waitpid(self.pid, os.WNOHANG) == (0, 0) and time.monotonic() < deadline:
+                time.sleep(0.005)
+        self._channel.close()
+
+    def _send(self, value: dict[str, Any]) -> None:
+        try:
+            _write_frame(self._channel, value)
+        except OSError:
+            self.stop()
+            raise AppError(Reason.APP_FAILED, "app: its process has ended") from None
+
+    @contextlib.contextmanager
+    def _answered(self, timeout_s: float) -> Iterator[Fields]:
+        """The child's next frame. A refusal becomes an AppError; a frame of another form, or none, ends the child."""
+        try:
+            frame = _read_frame(self._channel, time.monotonic() + timeout_s)
+            with Fields(decode_json(frame, max_bytes=MAX_FRAME_BYTES), "trainer") as fields:
+                reason = fields.integer("reason", low=0, high=999)
+                if reason == 0:
+                    yield fields
+        except TimeoutError:
+            self.stop()
+            raise AppError(Reason.APP_TIMEOUT, "app: did not finish within the plan's time") from None
+        except (EOFError, OSError):
+            self.stop()
+            raise AppError(Reason.APP_FAILED, "app: its process has ended; see the site's log") from None
+        except ProtocolError:
+            self.stop()
+            raise AppError(Reason.APP_REPLY, "trainer: its process answered in another form") from None
+        if reason:
+            known = Reason(reason) if reason in _SAID else Reason.APP_FAILED
+            raise AppError(known, _SAID[known])
+
+
+def _read_metrics(fields: Fields) -> dict[str, float]:
+    values = fields.mapping("metrics")
+    if len(values) > 2 * MAX_METRICS:
+        raise AppError(Reason.APP_REPLY, "trainer: too many metrics")
+    with Fields(values, "trainer.metrics") as metrics:
+        return {name: metrics.number(name, low=-1e300, high=1e300) for name in values}
+
+
+def _write_frame(channel: socket.socket, value: dict[str, Any]) -> None:
+    data = encode_json(value)
+    channel.sendall(len(data).to_bytes(4, "big") + data)
+
+
+def _read_frame(channel: socket.socket, deadline_s: float | None) -> bytes:
+    """One frame, whole, before ``deadline_s`` of the monotonic clock.
+
+    Raises:
+        TimeoutError, OSError: no frame in time. EOFError: the peer ended, or announced more than 64 KiB.
+    """
+    size = int.from_bytes(_read_exactly(channel, 4, deadline_s), "big")
+    if size > MAX_FRAME_BYTES:
+        raise EOFError("frame: too large")
+    return _read_exactly(channel, size, deadline_s)
+
+
+def _read_exactly(channel: socket.socket, size: int, deadline_s: float | None) -> bytes:
+    data = bytearray()
+    while len(data) < size:
+        if deadline_s is not None:
+            channel.settimeout(
+                max(deadline_s - time.monotonic(), 1e-3)
+            )  # of the whole frame: a drip does not extend it
+            if time.monotonic() > deadline_s:
+                raise TimeoutError
+        part = channel.recv(size - len(data))
+        if not part:
+            raise EOFError("frame: the peer has ended")
+        data += part
+    return bytes(data)
+
+
+@dataclass(frozen=True, slots=True)
+class _Child:
+    """What the child keeps from the fork."""
+
+    channel: socket.socket
+    log: int
+    model: mmap.mmap
+    delta: mmap.mmap
+
+
+def _child(spec: TrainerSpec, kept: _Child) -> NoReturn:
+    """The whole life of the child. It leaves by ``_exit`` alone: no handler or buffer of the parent may run here."""
+    code = 1
+    try:
+        _become_alone(spec, kept)
+        features = _confine(spec)
+        threading.Thread(target=_end_with_channel, args=(kept.channel.fileno(),), daemon=True).start()
+        _serve(spec, kept, features)
+        code = 0
+    except BaseException:  # the process shell
+        with contextlib.suppress(OSError, ValueError):
+            traceback.print_exc()
+            sys.stderr.flush()
+    finally:
+        os._exit(code)
+
+
+def _become_alone(spec: TrainerSpec, kept: _Child) -> None:
+    """Shed what a fork inherits: objects' finalizers, the session, signal handlers, descriptors, environment."""
+    gc.freeze()  # an object of the parent that is collected here would close a descriptor of ours
+    os.setsid()
+    signal.set_wakeup_fd(-1)
+    for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP, signal.SIGALRM):
+        signal.signal(number, signal.SIG_DFL)
+    signal.setitimer(signal.ITIMER_REAL, 0)
+    null = os.open(os.devnull, os.O_RDONLY)
+    for source, target in ((null, 0), (kept.log, 1), (kept.log, 2)):
+        os.dup2(source, target)
+    for descriptor in map(int, os.listdir("/proc/self/fd")):
+        if descriptor > 2 and descriptor != kept.channel.fileno():
+            with contextlib.suppress(OSError):  # the listing's own, closed already
+                os.close(descriptor)
+    sys.stdin = open(0, encoding="utf-8", closefd=False)  # noqa: SIM115
+    sys.stdout = sys.stderr = open(1, "w", encoding="utf-8", buffering=1, errors="replace", closefd=False)  # noqa: SIM115
+    resource.setrlimit(resource.RLIMIT_FSIZE, (MAX_LOG_BYTES, MAX_LOG_BYTES))
+    os.umask(0o077)
+    os.chdir(spec.scratch)
+    sys.dont_write_bytecode = True
+    tempfile.tempdir = None  # the parent may have looked it up already; torch makes a cache folder there
+    threads, scratch = str(spec.threads), str(spec.scratch)
+    os.environ.clear()
+    os.environ.update({"PATH": "/usr/bin:/bin", "LANG": "C.UTF-8", "HOME": scratch, "TMPDIR": scratch})
+    os.environ.update({"FLWR_HOME": scratch, "OMP_NUM_THREADS": threads, "MKL_NUM_THREADS": threads})
+
+
+def _confine(spec: TrainerSpec) -> tuple[Feature, ...]:
+    installed = [sys.prefix, sys.base_prefix, *(entry for entry in sys.path if entry)]
+    readable = [Path(path) for path in (*installed, *_SYSTEM_PATHS) if Path(path).exists()]
+    return confine(
+        Confinement(
+            readable=(*readable, spec.app_dir, spec.data),
+            writable=(spec.scratch, Path(os.devnull)),
+            connect_ports=(),
+            allow_exec=False,
+        )
+    )
+
+
+def _end_with_channel(descriptor: int) -> None:
+    """Wait in a thread until the parent closes the channel, then end this session, whatever the app is at."""
+    poll = select.poll()
+    poll.register(descriptor, select.POLLRDHUP)
+    poll.poll()
+    os.killpg(0, signal.SIGKILL)
+
+
+def _serve(spec: TrainerSpec, kept: _Child, features: tuple[Feature, ...]) -> None:
+    """Load the app, then answer requests until the parent ends."""
+    try:
+        trainer = _load(spec)
+    except AppError as error:
+        _say(str(error))
+        _write_frame(kept.channel, {"reason": int(error.reason)})
+        return
+    _write_frame(kept.channel, {"reason": 0, "features": [feature.value for feature in features]})
+    while True:
+        try:
+            request = decode_json(_read_frame(kept.channel, None))
+        except EOFError:
+            return
+        try:
+            result = trainer.train(np.frombuffer(kept.model, np.float32).copy(), request["round"])
+        except AppError as error:
+            _say(str(error))
+            _write_frame(kept.channel, {"reason": int(error.reason)})
+            continue
+        np.frombuffer(kept.delta, np.float32)[:] = result.delta
+        answer = {"num_examples": result.num_examples, "metrics": dict(result.metrics)}
+        _write_frame(kept.channel, {"reason": 0, **answer})
+
+
+def _load(spec: TrainerSpec) -> Trainer:
+    # Not above: flwr imports gRPC, which the parent must not have when it forks; frameworks are the child's alone.
+    from worker.flower import FlowerApp
+
+    app = FlowerApp.load(spec.app_dir, config=spec.config, node_config={"data-path": str(spec.data)}, log=_say)
+    torch = sys.modules.get("torch")
+    if torch is not None:
+        torch.set_num_threads(spec.threads)
+    return Trainer(app, spec.layout, _say)
+
+
+def _say(text: str) -> None:
+    """To the site's log, and nowhere else."""
+    print(text, file=sys.stderr, flush=True)
