@@ -76,7 +76,7 @@ def _draw(status: RunStatus, desk: Desk) -> RenderableType:
         table.add_row(*_row(member, status.members.get(member)))
     waiting = ", ".join(status.waiting_for) or ("nobody" if status.members else "the sites to join")
     carried = f"{megabytes(status.bytes_in)} in, {megabytes(status.bytes_out)} out"
-    return Group(table, Text(f"waiting for: {waiting}   ciphertext carried: {carried}", style="dim"))
+    return Group(table, Text(f"waiting for: {waiting}   ciphertext carried: {carried}\n", style="dim"))
 
 
 def _row(name: str, member: MemberStatus | None) -> tuple[str, str, str, str]:

@@ -76,10 +76,10 @@ def await_features(status: int) -> tuple[Feature, ...] | None:
 def answer(ours: socket.socket, attest: Callable[[bytes], Evidence]) -> None:
     """Evidence for 64 bytes of report data, until the enclave closes its end. Anything else ends the conversation."""
     while True:
-        request = ours.recv(_REPORT_DATA_BYTES + 1)
-        if len(request) != _REPORT_DATA_BYTES:
-            break
         try:
+            request = ours.recv(_REPORT_DATA_BYTES + 1)
+            if len(request) != _REPORT_DATA_BYTES:
+                break
             ours.sendall(length_prefixed(attest(request).encode()))
         except (OSError, ProtocolError):
             break

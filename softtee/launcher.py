@@ -11,10 +11,8 @@ import contextlib
 import json
 import os
 import queue
-import shutil
 import socket
 import subprocess
-import tempfile
 import threading
 from collections.abc import Mapping
 from dataclasses import dataclass, field
@@ -27,6 +25,7 @@ from softtee.digests import DigestCache, private_directory
 from softtee.enclave import Enclave, answer, await_features
 from softtee.measure import LOCK, Interpreter, Measured, default_state, measured
 from softtee.program import PROGRAMS, PROJECT_NAMES, Program
+from softtee.scratch import scratch
 from softtee.sealed import append_only, sealed
 from softtee.surroundings import environment, isolation_plan, own_mounts_possible, readable_paths
 from trusted.attestation.binding import host_data
@@ -34,6 +33,9 @@ from trusted.attestation.evidence import Evidence
 from trusted.errors import Reason, TeeError
 from trusted.evidence.boot import Role, encode_boot
 from trusted.wire import Json
+
+# Threads that all look at 60,000 files at once would only fight for the interpreter: they take turns.
+_ONE_AT_A_TIME = threading.Lock()
 
 
 @dataclass(frozen=True, slots=True)
@@ -95,7 +97,8 @@ def launch(start: Launch) -> Enclave:
     state = private_directory(start.state or default_state())
     interpreter = start.interpreter or Interpreter.running()
     cache = DigestCache(state, rehash=start.rehash)
-    image = measured(start.role, program=start.program, lock=start.lock, cache=cache, interpreter=interpreter)
+    with _ONE_AT_A_TIME:
+        image = measured(start.role, program=start.program, lock=start.lock, cache=cache, interpreter=interpreter)
     if start.expect is not None and start.expect != image.measurement.value:
         raise TeeError(
             Reason.LAUNCH_MEASUREMENT, "launch: what would start is not what `expect` says; nothing was started"
@@ -116,7 +119,8 @@ class _Platform:
         self._chip = Chip.load(start.chip_directory)
         self._host_data = host_data(start.role.value, start.charter_digest, start.plan_digest)
         self._bytecode = bytecode_directory(state, image.measurement.parts)
-        self._private = Path(tempfile.mkdtemp(prefix="run-", dir=state))
+        self._program = start.program or PROGRAMS[start.role]
+        self._state = state
         self._outcome: queue.Queue[Enclave | Exception] = queue.Queue(1)
 
     def start(self) -> Enclave:
@@ -128,35 +132,30 @@ class _Platform:
         return outcome
 
     def _live(self) -> None:
-        try:
-            with contextlib.ExitStack() as stack:
+        with contextlib.ExitStack() as stack:
+            try:
+                private = scratch(stack, self._state)
                 ours, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
                 stack.enter_context(ours)
-                try:
-                    process, enclave = self._run(theirs)
-                except Exception as error:  # handed to the caller of start(), in its thread
-                    self._outcome.put(error)
-                    return
-                self._outcome.put(enclave)
-                answer(ours, self._evidence)
-                process.wait()
-        finally:
-            shutil.rmtree(self._private, ignore_errors=True)
+                process, enclave = self._run(theirs, private)
+            except Exception as error:  # handed to the caller of start(), in its thread
+                self._outcome.put(error)
+                return
+            self._outcome.put(enclave)
+            answer(ours, self._evidence)
+            process.wait()
 
-    def _run(self, theirs: socket.socket) -> tuple[subprocess.Popen[bytes], Enclave]:
-        program = self._start.program or PROGRAMS[self._start.role]
-        surroundings = environment(self._private, self._start.threads)
-        prime(self._bytecode, self._interpreter, program.warm, surroundings)
+    def _run(self, theirs: socket.socket, private: Path) -> tuple[subprocess.Popen[bytes], Enclave]:
+        """Start the process and wait until it is confined."""
+        surroundings = environment(private, self._start.threads)
+        prime(self._bytecode, self._interpreter, self._program.warm, surroundings)
         with contextlib.ExitStack() as stack:
             stack.enter_context(theirs)
             read_end, write_end = os.pipe2(os.O_CLOEXEC)
             stack.callback(os.close, read_end)
             status = stack.enter_context(open(write_end, "wb"))
-            boot = encode_boot(self._start.role, self._start.charter, self._start.plan, dict(self._start.options))
-            code, launcher = sealed(stack, self._image.code), sealed(stack, self._image.launcher)
-            descriptors = {"code": code, "launcher": launcher, "boot": sealed(stack, boot)}
-            descriptors |= {"platform": theirs.fileno(), "status": write_end}
-            document = sealed(stack, json.dumps({**self._document(program), **descriptors}).encode())
+            passed = {"platform": theirs.fileno(), "status": write_end, **self._sealed_inputs(stack)}
+            document = sealed(stack, json.dumps({**self._document(private), **passed}).encode())
             shim = sealed(stack, member(self._image.launcher, "softtee/shim.py"))
             log = stack.enter_context(append_only(self._start.log))
             process = subprocess.Popen(
@@ -166,9 +165,10 @@ class _Platform:
                 stdin=subprocess.DEVNULL,
                 stdout=log,
                 stderr=log,
-                pass_fds=(shim, document, *descriptors.values()),
+                pass_fds=(shim, document, *passed.values()),
                 start_new_session=True,
             )
+            # Only the child may hold these now, or their end could not be noticed.
             status.close()
             theirs.close()
             features = await_features(read_end)
@@ -178,26 +178,35 @@ class _Platform:
             raise TeeError(Reason.LAUNCH_FAILED, f"launch: ended before its entry began; see {self._start.log}")
         return process, Enclave(process, self._image.measurement, features)
 
+    def _sealed_inputs(self, stack: contextlib.ExitStack) -> dict[str, int]:
+        start = self._start
+        contents = {
+            "code": self._image.code,
+            "launcher": self._image.launcher,
+            "boot": encode_boot(start.role, start.charter, start.plan, dict(start.options)),
+        }
+        return {name: sealed(stack, content) for name, content in contents.items()}
+
     def _command(self, shim: int, document: int) -> list[str]:
         # -I: no environment, no user site, no current directory. -S: no .pth file runs code. -B: writes no bytecode.
         flags = ["-I", "-S", "-B", "-X", f"pycache_prefix={self._bytecode}"]
         return [str(self._interpreter.executable), *flags, f"/proc/self/fd/{shim}", f"/proc/self/fd/{document}"]
 
-    def _document(self, program: Program) -> dict[str, object]:
+    def _document(self, private: Path) -> dict[str, object]:
         """What the shim does, apart from descriptors. Only paths and names; the boot record travels by itself."""
         own_mounts = own_mounts_possible()
         own = readable_paths(self._interpreter, self._bytecode)
         readable = (*own, *map(str, self._start.readable))
-        writable = (str(self._private), "/dev/null", *map(str, self._start.writable))
+        writable = (str(private), "/dev/null", *map(str, self._start.writable))
         if own_mounts:
             writable = (*writable, "/dev/shm")  # noqa: S108 - its own tmpfs
         own_network = not self._start.network
         return {
             "site": str(self._interpreter.site),
-            "names": sorted({*PROJECT_NAMES, *(package.partition("/")[0] for package in program.packages)}),
-            "entry": program.entry,
+            "names": sorted({*PROJECT_NAMES, *(package.partition("/")[0] for package in self._program.packages)}),
+            "entry": self._program.entry,
             "parent": os.getpid(),
-            "isolation": isolation_plan(self._private, readable=readable, writable=writable, own_network=own_network),
+            "isolation": isolation_plan(private, readable=readable, writable=writable, own_network=own_network),
             "limits": {
                 "readable": readable,
                 "writable": writable,

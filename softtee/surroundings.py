@@ -28,7 +28,8 @@ _PROBE = """
 import ctypes, sys
 c = ctypes.CDLL(None)
 ok = c.unshare(0x00020000) == 0 and c.mount(None, b"/", None, ctypes.c_ulong(16384 | 1 << 18), None) == 0
-sys.exit(not (ok and c.mount(b"tmpfs", b"/dev/shm", b"tmpfs", ctypes.c_ulong(0), None) == 0))
+ok = ok and c.mount(b"proc", b"/proc", b"proc", ctypes.c_ulong(0), b"hidepid=2") == 0
+sys.exit(not (ok and c.mount(b"tmpfs", b"/", b"tmpfs", ctypes.c_ulong(0), None) == 0))
 """
 
 

@@ -25,13 +25,12 @@ from trusted.documents.site_policy import EffectiveRule, effective, verify_site_
 from trusted.errors import DocumentError, Reason, RoundError
 from trusted.evidence.boot import Boot
 from trusted.wire import Fields
-from worker.bundle import unpack_bundle
+from worker.bundle import MAX_BUNDLE_BYTES, unpack_bundle
 from worker.contribution import Vector
 from worker.dataset import SALT_BYTES, admit_dataset
 from worker.trainer_process import TrainerProcess, TrainerSpec
 
 Note = Callable[..., None]
-_MAX_BUNDLE_BYTES = 16 << 20
 
 
 @dataclass(frozen=True, slots=True)
@@ -96,7 +95,7 @@ def prepare(boot: Boot, options: Options, note: Note) -> Prepared:
     plan = federation.plan.document
     work = Path(tempfile.mkdtemp(prefix="site-"))
     with Path(options.bundle).open("rb") as file:
-        bundle = file.read(_MAX_BUNDLE_BYTES + 1)
+        bundle = file.read(MAX_BUNDLE_BYTES + 1)
     app_dir = unpack_bundle(bundle, expected=rule.bundle_sha256, into=work / "app")
     dataset = admit_dataset(Path(options.data), plan.dataset, into=work / "data", salt=token_bytes(SALT_BYTES))
     note("data-admitted", rows=dataset.rows)

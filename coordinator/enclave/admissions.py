@@ -53,6 +53,7 @@ class Admissions:
 
     def attach(self, connection: int, now: datetime) -> None:
         """The host says that somebody connected."""
+        self.detach(connection)  # a number used twice: whoever had it is gone, or nothing below would hold
         channel = AggregatorChannel(self.federation, self.identity, now)
         self._connections[connection] = _Connection(channel, now)
 
@@ -63,6 +64,7 @@ class Admissions:
             return None
         before = entry.channel.state
         try:
+            entry.channel.require_progress(now)  # a host that keeps us too busy to tick must not lengthen a lease
             received = entry.channel.receive(frame, now)
         except ProtocolError as error:
             self.refuse(connection, error.reason)

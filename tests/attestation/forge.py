@@ -72,21 +72,24 @@ def renamed(name: x509.Name, oid: x509.ObjectIdentifier, value: str) -> x509.Nam
     return x509.Name([x509.NameAttribute(item.oid, value if item.oid == oid else item.value) for item in name])
 
 
-def resigned(der: bytes, key: rsa.RSAPrivateKey, tbs: bytes) -> bytes:
-    """The certificate or list in ``der`` with ``tbs`` as its signed part, for what no builder writes."""
-    old_length = int.from_bytes(der[6:8], "big") + 4
-    algorithm = der[4 + old_length : -517]
-    body = tbs + algorithm + der[-517:-512] + key.sign(tbs, PSS, hashes.SHA384())
-    return b"\x30\x82" + len(body).to_bytes(2, "big") + body
+def resigned(der: bytes, key: rsa.RSAPrivateKey, *, old: bytes, new: bytes) -> bytes:
+    """The certificate or list in ``der`` with ``new`` for ``old`` as its signed part: for what no builder writes."""
+    algorithm = der[4 + len(old) : -517]
+    return _sequence(new + algorithm + der[-517:-512] + key.sign(new, PSS, hashes.SHA384()))
+
+
+def _sequence(content: bytes) -> bytes:
+    size = len(content).to_bytes(1 + (len(content) > 0xFF), "big")
+    return b"\x30" + bytes([0x80 | len(size)]) + size + content
 
 
 def without_next_update(der: bytes, key: rsa.RSAPrivateKey) -> bytes:
-    """The revocation list in ``der`` without the date of the next one."""
+    """The revocation list in ``der`` (its signed part 128 to 255 bytes) without the date of the next one."""
     crl = x509.load_der_x509_crl(der)
     assert crl.next_update_utc is not None
     date = b"\x17\x0d" + crl.next_update_utc.strftime("%y%m%d%H%M%SZ").encode()
-    content = crl.tbs_certlist_bytes[4:].replace(date, b"", 1)
-    return resigned(der, key, b"\x30\x82" + len(content).to_bytes(2, "big") + content)
+    old = crl.tbs_certlist_bytes
+    return resigned(der, key, old=old, new=_sequence(old[3:].replace(date, b"", 1)))
 
 
 def constraints(**values: Any) -> bytes:

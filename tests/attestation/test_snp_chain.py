@@ -193,9 +193,10 @@ def test_an_intermediate_may_sign_certificates(chip: Chip, software_root: Softwa
 def test_a_certificate_of_an_older_version_is_refused(chip: Chip, software_root: SoftwareRoot, now: datetime) -> None:
     cek = chip.certificate_chain[0]
     tbs = certificates.load_certificate(cek).tbs_certificate_bytes
-    older = resigned(cek, software_root.ask.key, tbs.replace(b"\xa0\x03\x02\x01\x02", b"\xa0\x03\x02\x01\x01", 1))
+    second = tbs.replace(b"\xa0\x03\x02\x01\x02", b"\xa0\x03\x02\x01\x01", 1)
+    older = resigned(cek, software_root.ask.key, old=tbs, new=second)
     assert refused(attest_with(with_chain(chip, cek=older)), software_root.trust_root, now) is Reason.CHAIN
-    same = resigned(cek, software_root.ask.key, tbs)
+    same = resigned(cek, software_root.ask.key, old=tbs, new=tbs)
     verify(attest_with(with_chain(chip, cek=same)), [software_root.trust_root], now)
 
 

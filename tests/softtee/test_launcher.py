@@ -25,6 +25,7 @@ from softtee.enclave import Enclave, answer
 from softtee.launcher import Launch, launch
 from softtee.measure import Interpreter, default_state, measure
 from softtee.program import PROGRAMS, REPOSITORY, Program
+from softtee.scratch import scratch
 from softtee.sealed import append_only, sealed
 from softtee.surroundings import enclave_uid, own_mounts_possible
 from trusted.attestation.binding import host_data
@@ -319,6 +320,21 @@ def test_private_files_are_removed_afterwards(run: Run, state: Path) -> None:
     while list(state.glob("run-*")) and time.monotonic() < deadline:
         time.sleep(0.02)
     assert not list(state.glob("run-*"))
+
+
+def test_what_a_killed_launcher_left_is_removed_and_what_is_in_use_is_not(state: Path) -> None:
+    abandoned = state / "run-abandoned"
+    abandoned.mkdir()
+    (abandoned / "plaintext").touch()
+    with contextlib.ExitStack() as first:
+        used = scratch(first, state)
+        (used / "file").touch()
+        with contextlib.ExitStack() as second:
+            other = scratch(second, state)
+            assert not abandoned.exists()
+            assert (used / "file").exists()
+        assert not other.exists()
+    assert not used.exists()
 
 
 @pytest.mark.parametrize("request_bytes", [b"x" * 63, b"x" * 65, b"x", b"x" * 4096])

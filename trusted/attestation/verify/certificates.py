@@ -80,7 +80,8 @@ def read_certificate(der: bytes, role: str) -> Certificate:
     """
     try:
         with warnings.catch_warnings():
-            # AMD's VCEKs have the serial number 0, and cryptography warns about each of them.
+            # AMD's VCEKs have the serial number 0, and cryptography warns about each of them. The filter is not
+            # thread-safe; the worst that a race can do is to show or to swallow one more warning.
             warnings.simplefilter("ignore", CryptographyDeprecationWarning)
             certificate = x509.load_der_x509_certificate(der)
             _require_one_spelling(

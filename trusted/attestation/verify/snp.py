@@ -87,21 +87,21 @@ def verify(evidence: Evidence, roots: Sequence[TrustRoot], now: datetime) -> Ver
         AttestationError: TRUST_ANCHOR, PRODUCT, CHAIN, CERT_EXPIRED, CERT_NOT_YET_VALID, REVOKED, KEY_BINDING,
             EVIDENCE_SIGNATURE, TCB_BINDING, CHIP_BINDING, or what ``formats.snp.parse`` raises.
     """
-    report = parse(evidence.report)
+    report = parse(evidence.report)  # 1
     if len(evidence.certificates) != 3:
         raise AttestationError(Reason.CHAIN, "certificates: exactly CEK, ASK and ARK expected")
     cek_der, ask_der, ark_der = evidence.certificates
-    root, product = _trusted_root(ark_der, report, roots)
-    authority = _authority(_ClaimedAuthority(ark_der, ask_der, evidence.crl, product.name, report.signing_key))
+    root, product = _trusted_root(ark_der, report, roots)  # 2
+    authority = _authority(_ClaimedAuthority(ark_der, ask_der, evidence.crl, product.name, report.signing_key))  # 3
     _require_not_revoked(authority)
     cek = certificates.read_certificate(cek_der, "CEK")
     for certificate in (authority.ark, authority.ask, cek):
         certificates.require_valid_at(certificate, now)
     crl = certificates.crl_claim(authority.crl, now)
-    key = _chip_key(cek, authority, report.signing_key)
-    _require_report_signature(report, key)
-    _require_tcb(report, cek, product)
-    provider = _provider(report, cek, product)
+    key = _chip_key(cek, authority, report.signing_key)  # 4
+    _require_report_signature(report, key)  # 5
+    _require_tcb(report, cek, product)  # 6
+    platform = _platform(report, product, _provider(report, cek, product))
     claims = Claims(
         format=evidence.format,
         report_version=report.version,
@@ -109,7 +109,7 @@ def verify(evidence: Evidence, roots: Sequence[TrustRoot], now: datetime) -> Ver
         host_data=report.host_data,
         vmpl=report.vmpl,
         launch=_launch(report),
-        platform=_platform(report, product, provider),
+        platform=platform,
         crl=crl,
     )
     not_after = min(authority.ark.not_after, authority.ask.not_after, cek.not_after)

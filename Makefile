@@ -1,0 +1,49 @@
+# Two commands are the whole set-up, each complete in itself: `make demo` runs the main job, `make test` the tests.
+PYTHON ?= python3
+VENV := .venv
+BIN := $(VENV)/bin
+LOCKED := $(VENV)/.locked
+
+.PHONY: demo test test-fast lint format protos lock clean
+
+demo: $(LOCKED)
+	$(BIN)/cloister demo $(ARGS)
+
+test: $(LOCKED)
+	$(BIN)/python -m pytest $(ARGS)
+
+test-fast: $(LOCKED)
+	$(BIN)/python -m pytest -m "not slow" $(ARGS)
+
+lint: $(LOCKED)
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/mypy trusted coordinator worker softtee console protos
+	$(BIN)/lint-imports
+
+format: $(LOCKED)
+	$(BIN)/ruff check --fix .
+	$(BIN)/ruff format .
+
+protos: $(LOCKED)
+	$(BIN)/python -m protos.generate
+
+# torch first and by its exact version: with that in place nothing later asks for another build of it.
+$(LOCKED): constraints.txt pyproject.toml
+	test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check --constraint constraints.txt torch==2.13.0
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check --constraint constraints.txt --editable '.[test]'
+	touch $(LOCKED)
+
+# Resolve anew, on purpose only: every enclave's measurement changes with this file.
+lock:
+	rm -rf build/lock && $(PYTHON) -m venv build/lock
+	build/lock/bin/python -m pip install --quiet torch==2.13.0
+	build/lock/bin/python -m pip install --quiet --editable '.[test]'
+	head -n 1 constraints.txt > build/constraints.txt
+	build/lock/bin/python -m pip freeze --exclude-editable | sed 's/+cpu$$//' >> build/constraints.txt
+	mv build/constraints.txt constraints.txt
+
+clean:
+	rm -rf $(VENV) build dist *.egg-info .mypy_cache .ruff_cache .pytest_cache .hypothesis .import_linter_cache
+	find . -name __pycache__ -type d -prune -exec rm -rf {} +

@@ -1,0 +1,80 @@
+"""Verified claims as names and values, for people and programs alike. Trust zone: a member's machine."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+
+from trusted.attestation.claims import Claims, Launch, Platform
+from trusted.attestation.rules import write_time
+from trusted.wire import Json
+
+
+def claims_json(claims: Claims) -> dict[str, Json]:
+    """Every claim by its name; the same values that :func:`claims_rows` shows."""
+    crl = claims.crl
+    issued = None if crl.this_update is None else write_time(crl.this_update)
+    return {
+        "format": claims.format.value,
+        "report_version": claims.report_version,
+        "report_data": claims.report_data.hex(),
+        "host_data": claims.host_data.hex(),
+        "vmpl": claims.vmpl,
+        **_launch(claims.launch),
+        **_platform(claims.platform),
+        "revocation_list": crl.status.value,
+        "revocation_list_issued": issued,
+    }
+
+
+def claims_rows(claims: Claims) -> list[tuple[str, str]]:
+    """Name and value of every claim, in words."""
+    return [(name.replace("_", " "), _words(value)) for name, value in claims_json(claims).items()]
+
+
+def _launch(launch: Launch) -> dict[str, Json]:
+    return {
+        "measurement": launch.measurement.hex(),
+        "debug": launch.debug,
+        "migratable": launch.migratable,
+        "guest_flags": _sorted(launch.guest_flags),
+        "guest_svn": launch.guest_svn,
+        "family_id": launch.family_id.hex(),
+        "image_id": launch.image_id.hex(),
+        "author_key": _hex(launch.author_key),
+        "id_key": _hex(launch.id_key),
+        "minimum_abi": str(launch.minimum_abi),
+        "launch_mitigations": launch.mitigations,
+    }
+
+
+def _platform(platform: Platform) -> dict[str, Json]:
+    return {
+        "product": platform.product,
+        "chip_id": platform.hardware_id.hex(),
+        "signed_by": "the key of one chip" if platform.provider is None else f"a key of {platform.provider}",
+        "platform_flags": _sorted(platform.flags),
+        "tcb_reported": str(platform.tcb.reported),
+        "tcb_current": str(platform.tcb.current),
+        "tcb_committed": str(platform.tcb.committed),
+        "tcb_launch": str(platform.tcb.launch),
+        "firmware_current": str(platform.firmware.current),
+        "firmware_committed": str(platform.firmware.committed),
+        "mitigations": platform.mitigations,
+    }
+
+
+def _hex(value: bytes | None) -> str | None:
+    return None if value is None else value.hex()
+
+
+def _sorted(names: Iterable[str]) -> Json:
+    listed: list[Json] = [*sorted(names)]
+    return listed
+
+
+def _words(value: Json) -> str:
+    if value is None or value == []:
+        return "none"
+    if isinstance(value, bool):
+        return "on" if value else "off"
+    return ", ".join(map(str, value)) if isinstance(value, list) else str(value)

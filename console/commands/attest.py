@@ -1,0 +1,88 @@
+"""``cloister attest``: evidence collected and explained. Trust zone: a member's machine."""
+
+from __future__ import annotations
+
+from enum import Enum
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from console.options import Force
+from console.output import ExitCode, JsonOption, reporting
+from console.tee_options import Chip, TeeChoice
+
+app = typer.Typer(no_args_is_help=True, help="Collect evidence, and explain it claim by claim.")
+
+
+class RoleOption(Enum):
+    """The roles, as the command line spells them."""
+
+    AGGREGATOR = "aggregator"
+    WORKER = "worker"
+
+
+@app.command(
+    epilog="Example: cloister attest explain evidence.bin --charter charter.dsse.json --role worker "
+    "--plan plan.dsse.json"
+)
+def explain(
+    file: Annotated[
+        Path, typer.Argument(help="An evidence container, or a bare SNP report with --cert.", show_default=False)
+    ],
+    cert: Annotated[list[Path], typer.Option(help="DER or PEM; repeat for chip, ASK and ARK.")] = [],  # noqa: B006
+    crl: Annotated[Path | None, typer.Option(help="The vendor's revocation list for a bare report.")] = None,
+    charter: Annotated[Path | None, typer.Option(help="Appraise under this charter's policy and roots.")] = None,
+    role: Annotated[RoleOption | None, typer.Option(help="Whose policy of the charter.")] = None,
+    plan: Annotated[Path | None, typer.Option(help="The plan that the machine was launched for.")] = None,
+    report_data: Annotated[str, typer.Option(help="The 64 bytes that the session asked for, hex.")] = "",
+    software_root: Annotated[list[str], typer.Option(help="Without a charter: also trust this one.")] = [],  # noqa: B006
+    at: Annotated[str, typer.Option(help="Verify as of this time: YYYY-MM-DDTHH:MM:SSZ.")] = "",
+    json_output: JsonOption = False,
+) -> None:
+    """Say for each claim what was expected, what the evidence says, the verdict, and what to do about a failure.
+
+    With a charter the verdict is `affirming` or `refused`; without, the evidence is only `verified` against the
+    vendor's pinned roots. Exit code 4 when refused; with --json the object then still has status ok and all checks.
+    """
+    with reporting(json_output) as report:
+        from console.evidence_files import read_evidence
+        from console.explaining import Conclusion, explain
+        from console.explanation_table import show_explanation
+        from console.questions import Papers, make_question
+        from trusted.evidence.boot import Role
+
+        papers = Papers(charter, plan, None if role is None else Role(role.value))
+        question = make_question(papers, software_root, report_data, at)
+        explanation = explain(read_evidence(file, cert, crl), question)
+        show_explanation(report, explanation)
+        code = ExitCode.ATTESTATION if explanation.conclusion is Conclusion.REFUSED else ExitCode.OK
+    raise typer.Exit(code)
+
+
+@app.command(epilog="Example: cloister attest collect --tee software --chip ./chip-1 --out evidence.bin")
+def collect(
+    tee: TeeChoice,
+    out: Annotated[Path, typer.Option(help="Where to write the container.", show_default=False)],
+    chip: Chip = None,
+    report_data: Annotated[str, typer.Option(help="64 bytes of hex for the report; default: random.")] = "",
+    force: Force = False,
+    json_output: JsonOption = False,
+) -> None:
+    """Write this machine's evidence to a file. With --tee software it is a sample: nothing was measured."""
+    with reporting(json_output) as report:
+        from secrets import token_bytes
+
+        from console.collecting import collect
+        from console.files import refuse_existing, write_file
+        from console.questions import read_report_data
+        from console.tee_options import Tee
+
+        refuse_existing(out, force=force)
+        asked = read_report_data(report_data) if report_data else token_bytes(64)
+        write_file(out, collect(tee, chip, asked).encode(), force=force)
+        report.say(f"Wrote {out}. Its report data is {asked.hex()}.")
+        if tee is Tee.SOFTWARE:
+            report.say("This is a SAMPLE: its measurement is zero, no enclave was started. NO HARDWARE PROTECTION.")
+        report.say(f"Next: cloister attest explain {out} --report-data {asked.hex()[:16]}…")
+        report.data |= {"file": str(out), "report_data": asked.hex(), "sample": tee is Tee.SOFTWARE}
