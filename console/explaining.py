@@ -12,10 +12,10 @@ from datetime import datetime
 from enum import Enum, unique
 from types import MappingProxyType
 
-from console.hints import hint_for, runbook_for
+from console.hints import runbook_for
 from trusted.attestation.appraise import Expected, examine
 from trusted.attestation.checks import Check
-from trusted.attestation.claims import Claims
+from trusted.attestation.claims import Claims, CrlClaim, CrlStatus
 from trusted.attestation.evidence import Evidence
 from trusted.attestation.formats import snp
 from trusted.attestation.policy import AppraisalPolicy
@@ -53,7 +53,7 @@ class Step(Enum):
 
     FORM = "report and certificates are well formed"
     ROOT = "the chain ends in a trusted root"
-    CERTIFICATES = "certificates: signatures, dates, revocation"
+    CERTIFICATES = "the certificates' signatures and dates hold"
     SIGNATURE = "the chip's key signed the report"
     BINDING = "that key belongs to this chip and TCB"
 
@@ -164,6 +164,23 @@ _STEPS: Mapping[Reason, Step] = MappingProxyType(
         Reason.CHIP_BINDING: Step.BINDING,
     }
 )
+_REMEDY_OF_FORM = "collect the evidence anew: these bytes are damaged, cut, or no SNP report of a known version"
+_FETCH_CERTIFICATES = "fetch this chip's certificates anew from the vendor, for the TCB that the report names"
+_REMEDIES: Mapping[Reason, str] = MappingProxyType(
+    {
+        Reason.TRUST_ANCHOR: "use a vendor's machine, or name the software root: in the charter, or with --software-root",
+        Reason.PRODUCT: "give the certificates of this processor generation; is the release too old for a new one?",
+        Reason.CHAIN: "give the chip's certificate with the ASK and ARK that issued it, unchanged",
+        Reason.CERT_EXPIRED: "fetch the certificates anew and check the clock; for old evidence, give its time with --at",
+        Reason.CERT_NOT_YET_VALID: "check the clock, or the time given with --at",
+        Reason.REVOKED: "the vendor withdrew this key: do not trust the machine",
+        Reason.EVIDENCE_SIGNATURE: "give the certificate of the chip that made this report; else the report was altered",
+        Reason.KEY_BINDING: _FETCH_CERTIFICATES,
+        Reason.TCB_BINDING: _FETCH_CERTIFICATES,
+        Reason.CHIP_BINDING: _FETCH_CERTIFICATES,
+        Reason.VMPL: "ask for the report from inside the guest, not from its host",
+    }
+)
 
 
 def _step_of(error: AttestationError) -> Step:
@@ -182,7 +199,8 @@ def _failed_at(failed: Step, error: AttestationError) -> Iterator[Row]:
     unsure = {Step.SIGNATURE} if error.reason is Reason.KEY_BINDING else set()
     for step in steps:
         if step is failed:
-            yield Row(step.value, "holds", error.detail, Standing.FAIL, error.reason, hint_for(error.reason))
+            remedy = _REMEDIES.get(error.reason, _REMEDY_OF_FORM)
+            yield Row(step.value, "holds", error.detail, Standing.FAIL, error.reason, remedy)
         elif steps.index(step) < steps.index(failed) and step not in unsure:
             yield Row(step.value, "holds", "holds", Standing.PASS)
         else:
@@ -222,8 +240,18 @@ def _compared(verified: VerifiedEvidence, question: Question) -> Iterator[Row]:
         elif expected == actual:
             yield Row(claim, expected.hex(), actual.hex(), Standing.PASS)
         else:
-            yield Row(claim, expected.hex(), actual.hex(), Standing.FAIL, reason, hint_for(reason))
+            remedy = "this evidence was made for another session, role, charter or plan"
+            yield Row(claim, expected.hex(), actual.hex(), Standing.FAIL, reason, remedy)
+    yield _revocation(claims.crl)
     yield Row("policy", "a charter's policy", _NOTHING, Standing.NOT_CHECKED, remedy="give --charter and --role")
+
+
+def _revocation(crl: CrlClaim) -> Row:
+    """A list that is there revokes nothing of the chain, or verification had failed; its age is a charter's to judge."""
+    if crl.status is CrlStatus.GOOD:
+        return Row("revocation", "a current list", crl.status.value, Standing.PASS)
+    remedy = "give the vendor's current revocation list, with --crl for a bare report"
+    return Row("revocation", "a current list", crl.status.value, Standing.NOT_CHECKED, remedy=remedy)
 
 
 def _unbound(claim: str, actual: str) -> Row:

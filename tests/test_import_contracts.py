@@ -1,4 +1,4 @@
-"""The trust map of design.md §2 holds in the code: the import contracts of pyproject.toml, and what each enclave needs."""
+"""The trust map of design.md §2 holds in the code: the contracts of pyproject.toml, and what an enclave needs."""
 
 from __future__ import annotations
 
@@ -17,7 +17,8 @@ AGGREGATOR_DEPENDENCIES = {"cryptography", "numpy", "rfc8785", "securesystemslib
 def test_every_import_contract_is_kept():
     linter = Path(sys.executable).with_name("lint-imports")
     command = [str(linter), "--config", "pyproject.toml", "--no-cache"]
-    done = subprocess.run(command, cwd=REPOSITORY, env=os.environ | {"PYTHONPATH": str(REPOSITORY)}, capture_output=True)
+    environment = os.environ | {"PYTHONPATH": str(REPOSITORY)}
+    done = subprocess.run(command, cwd=REPOSITORY, env=environment, capture_output=True)
     assert done.returncode == 0, done.stdout.decode()[-3000:]
 
 

@@ -294,7 +294,8 @@ def _become_alone(spec: TrainerSpec, kept: _Child) -> None:
 
 
 def _confine(spec: TrainerSpec) -> tuple[Feature, ...]:
-    installed = [sys.prefix, sys.base_prefix, *(entry for entry in sys.path if entry)]
+    # Without the launcher's bytecode every import would compile anew: seconds for a framework.
+    installed = [sys.prefix, sys.base_prefix, sys.pycache_prefix or sys.prefix, *(entry for entry in sys.path if entry)]
     readable = [Path(path) for path in (*installed, *_SYSTEM_PATHS) if Path(path).exists()]
     return confine(
         Confinement(

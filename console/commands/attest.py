@@ -84,5 +84,6 @@ def collect(
         report.say(f"Wrote {out}. Its report data is {asked.hex()}.")
         if tee is Tee.SOFTWARE:
             report.say("This is a SAMPLE: its measurement is zero, no enclave was started. NO HARDWARE PROTECTION.")
-        report.say(f"Next: cloister attest explain {out} --report-data {asked.hex()[:16]}…")
+        root = " --software-root ./tee-root" if tee is Tee.SOFTWARE else ""
+        report.say(f"Next: cloister attest explain {out} --report-data {asked.hex()}{root}")
         report.data |= {"file": str(out), "report_data": asked.hex(), "sample": tee is Tee.SOFTWARE}

@@ -135,7 +135,9 @@ def test_a_frame_of_another_members_session_is_refused(world, place, reason):
 
 def test_a_task_of_another_members_session_is_refused(world):
     host = Host(world)
-    host.attack_down = lambda connection, frame: [] if (connection, len(host.sent_down[connection])) == (VICTIM, 3) else [frame]
+    host.attack_down = lambda connection, frame: (
+        [] if (connection, len(host.sent_down[connection])) == (VICTIM, 3) else [frame]
+    )
     joined(host, automatic=False)
     host.down(VICTIM, host.sent_down[3][2])
     assert (host.sites[VICTIM].tasks, host.closed) == ([], {VICTIM: Reason.PEER_REFUSED})

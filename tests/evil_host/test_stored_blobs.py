@@ -242,7 +242,10 @@ def test_a_two_faced_update_never_reaches_the_model(world):
         data = [np.full(LAYOUT.elements, value, "<f4").tobytes()]
         faces.append(b"".join(seal(task.upload_header, data, key=key, signing_key=site.identity.signing_key)))
     host.store.blobs[task.upload] = faces[0]
-    host.say(1, {"type": "update", "round": 1, "blob": task.upload.hex(), "key": key.secret.hex(), "weight": 1, "metrics": {}})
+    host.say(
+        1,
+        {"type": "update", "round": 1, "blob": task.upload.hex(), "key": key.secret.hex(), "weight": 1, "metrics": {}},
+    )
     assert site.receipts == [None]
     contribute_all(host, (2, 3))
     host.store.blobs[task.upload] = faces[1]
