@@ -268,7 +268,7 @@ class Net:
         if site.channel.state is not opened_before and site.channel.state.value == "open":
             self.say(connection, {"type": "ready", "has_initial": site.has_initial})
         for message in received.messages:
-            self.act(connection, site.participant.take(message))
+            self.act(connection, site.participant.take(message, self.now))
 
     def say(self, connection: int, message: dict[str, Any]) -> None:
         self.up(connection, self.sites[connection].channel.session.send(message))

@@ -7,12 +7,13 @@ more rounds than the plan and its site allow, and never uploads anything but one
 from __future__ import annotations
 
 from dataclasses import dataclass, field
+from datetime import datetime
 from typing import Any
 
 from trusted.blob import BlobHeader, BlobKind, ContentKey
 from trusted.channel.federation import Federation
 from trusted.documents.site_policy import EffectiveRule
-from trusted.errors import ChannelError, Reason, RoundError
+from trusted.errors import ChannelError, DocumentError, Reason, RoundError
 from trusted.wire import Fields, sha256
 
 _AGGREGATOR = "aggregator"
@@ -66,22 +67,25 @@ class Participant:
         self._rule = rule
         self._last_round = 0
 
-    def take(self, message: dict[str, Any]) -> Action:
-        """What ``message`` asks for.
+    def take(self, message: dict[str, Any], now: datetime) -> Action:
+        """What ``message`` asks for, ``now``.
 
         Raises:
             WireError, ChannelError, RoundError: not a message of §5, or more than this site agreed to.
         """
         with Fields(message, "message") as fields:
             kind = fields.choice("type", ("send-initial", "task", "receipt", "closed"))
-            if kind == "send-initial":
-                return self._send_initial(fields)
-            if kind == "task":
-                return self._train(fields)
+            if kind in ("send-initial", "task"):
+                self._require_allowed(now)
+                return self._send_initial(fields) if kind == "send-initial" else self._train(fields)
             if kind == "receipt":
                 return Receipt(fields.integer("round", low=1, high=1 << 31), _reason(fields))
             outcome = fields.choice("outcome", ("finished", "stopped", "abandoned"))
             return Closed(outcome, fields.integer("rounds", low=0, high=1 << 31))
+
+    def _require_allowed(self, now: datetime) -> None:
+        if now > self._rule.not_after:
+            raise DocumentError(Reason.SITE_REFUSES, "site_policy.not_after: this site's consent has ended")
 
     def _send_initial(self, fields: Fields) -> SendInitial:
         header = self._header(BlobKind.INITIAL, 0, self._rule.member)

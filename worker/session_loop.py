@@ -134,7 +134,7 @@ class SessionLoop:
         self._say({"type": "ready", "has_initial": self._site.initial is not None})
 
     def _on_message(self, message: dict[str, Any]) -> Closed | None:
-        action = self._site.participant.take(message)
+        action = self._site.participant.take(message, datetime.now(UTC))
         if isinstance(action, Closed):
             return action
         if isinstance(action, Receipt):

@@ -22,7 +22,7 @@ from coordinator.enclave.release import History, release_model
 from coordinator.enclave.rounds import ENDED, Round, RoundEvent, RoundState
 from trusted.blob import BlobHeader, BlobKind, ContentKey, open_blob, seal
 from trusted.channel.aggregator import AdmittedPeer
-from trusted.errors import BlobError, ProtocolError, Reason, RoundError
+from trusted.errors import BlobError, DocumentError, ProtocolError, Reason, RoundError
 from trusted.wire import Fields, sha256
 
 SENDER = "aggregator"
@@ -179,6 +179,12 @@ class Run:
     def proceed(self, now: datetime) -> None:
         """Do whatever can be done now: open a round, close it, fold it, finish."""
         if self.state is not RunState.RUNNING:
+            return
+        try:
+            self._federation.require_valid(now)
+        except DocumentError as error:
+            self._emit("expired", reason=error.reason.code)
+            self._end(RunState.ABANDONED)
             return
         if self._round is None:
             self._open_when_gathered(now)

@@ -71,6 +71,26 @@ def test_a_lease_that_is_not_renewed_ends_the_session(world):
         assert caught.value.reason is Reason.LEASE_EXPIRED
 
 
+def test_a_session_does_not_outlive_its_plan(world):
+    worker, aggregator = admitted(world)
+    later = NOW + timedelta(days=21)
+    for side in (worker, aggregator):
+        side.session._lease_until = later
+        with pytest.raises(ProtocolError) as caught:
+            side.session.require_lease(later)
+        assert caught.value.reason is Reason.DOCUMENT_EXPIRED
+
+
+def test_a_session_does_not_outlive_the_proof_it_stands_on(world):
+    worker, aggregator = admitted(world)
+    for side in (worker, aggregator):
+        later = side.session._result.expires + timedelta(seconds=1)
+        side.session._lease_until = later
+        with pytest.raises(ProtocolError) as caught:
+            side.session.require_lease(later)
+        assert caught.value.reason is Reason.CERT_EXPIRED
+
+
 def test_evidence_that_nobody_asked_for_is_refused(world):
     worker, aggregator = admitted(world)
     (answer,) = worker.receive(aggregator.session.challenge(), NOW).replies

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import replace
+from datetime import timedelta
 
 import numpy as np
 import pytest
@@ -368,6 +369,23 @@ def test_cohorts_are_sampled_to_the_plans_size(software_root, chip):
     net.start()
     opened = net.outcomes("round-opened")
     assert [len(fields["waiting_for"]) for fields in opened] == [3, 3]
+
+
+def test_a_run_ends_when_its_plan_expires(world):
+    net = manual(world)
+    net.pass_time(21 * 24 * 3600)
+    assert net.aggregator.state.value == "abandoned"
+    assert net.outcomes("expired") == [{"reason": Reason.DOCUMENT_EXPIRED.code}]
+    assert release_name(world.plan.digest) not in net.store.blobs
+
+
+def test_a_site_trains_no_more_once_its_own_consent_has_ended(world):
+    participant = world.participant("site-1")
+    site = manual(world).sites[1]
+    with pytest.raises(ProtocolError) as caught:
+        participant.take({"type": "task", "round": 1}, NOW + timedelta(days=11))
+    assert caught.value.reason is Reason.SITE_REFUSES
+    assert site.tasks
 
 
 def test_stop_ends_the_run_without_a_release(world):

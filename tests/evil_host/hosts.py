@@ -60,7 +60,7 @@ class Host(Net):
             if opened:
                 self.say(connection, {"type": "ready", "has_initial": site.has_initial})
             for message in received.messages:
-                self.act(connection, site.participant.take(message))
+                self.act(connection, site.participant.take(message, self.now))
         except ProtocolError as error:
             site.error = error
             if error.reason is not Reason.PEER_REFUSED:

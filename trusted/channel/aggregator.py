@@ -188,7 +188,7 @@ class AggregatorChannel:
         secrets = SessionSecrets(join.secret, secret_a, (*self._frames, welcome))
         peer = Peer(WORKER, join.prover.verify)
         self._session = Session(self._federation, self._identity, peer, secrets=secrets, session_id=session_id)
-        self._session.grant_lease(now)
+        self._session.grant_lease(result, now)
         member = credential.document.member
         self._candidate = AdmittedPeer(member, join.prover.verify, result, join.commitment, session_id)
         return welcome

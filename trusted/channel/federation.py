@@ -40,6 +40,15 @@ class Federation:
         )
         return appraise(verified, policy, expected, now)
 
+    def require_valid(self, now: datetime) -> None:
+        """Refuse to go on when charter or plan no longer hold.
+
+        Raises:
+            DocumentError: DOCUMENT_EXPIRED, DOCUMENT_NOT_YET_VALID.
+        """
+        self.charter.document.validity.check(now, "charter")
+        self.plan.document.validity.check(now, "plan")
+
     def require_same(self, charter: bytes, plan: bytes) -> None:
         """Refuse a peer that holds another charter or another plan."""
         if charter != self.charter.digest:

@@ -15,6 +15,7 @@ from typing import Any
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 
 from trusted.attestation.binding import report_data
+from trusted.attestation.result import AttestationResult
 from trusted.channel.federation import Federation
 from trusted.channel.records import Direction, RecordLayer, SessionSecrets
 from trusted.channel.transcript import AGGREGATOR, WORKER, SessionBinding, reattestation
@@ -75,6 +76,7 @@ class Session:
         self._binding = SessionBinding(session_id, charter, plan, secrets.handshake_digest)
         self._nonce: bytes | None = None
         self._lease_until: datetime | None = None
+        self._result: AttestationResult | None = None
 
     @property
     def session_id(self) -> bytes:
@@ -106,9 +108,10 @@ class Session:
             return Received()
         return Received(messages=(message,))
 
-    def grant_lease(self, now: datetime) -> None:
-        """The peer has just proved itself: it is trusted for one lease from ``now``."""
+    def grant_lease(self, result: AttestationResult, now: datetime) -> None:
+        """The peer has just proved itself: it is trusted for one lease from ``now``, and never beyond ``result``."""
         self._lease_until = now + timedelta(seconds=self._federation.plan.document.deadlines.lease_s)
+        self._result = result
         self._nonce = None
 
     def challenge(self) -> bytes | None:
@@ -119,9 +122,11 @@ class Session:
         return self.send({"type": "challenge", "nonce": self._nonce.hex()})
 
     def require_lease(self, now: datetime) -> None:
-        """Refuse to go on with a peer whose lease ran out."""
-        if self._lease_until is None or now > self._lease_until:
+        """Refuse to go on with a peer whose lease ran out, or whose proof did, or under documents that no longer hold."""
+        if self._lease_until is None or self._result is None or now > self._lease_until:
             raise ChannelError(Reason.LEASE_EXPIRED, "lease: the peer did not renew its evidence in time")
+        self._result.require_unexpired(now)
+        self._federation.require_valid(now)
 
     def _answer(self, message: dict[str, Any]) -> bytes:
         with Fields(message, "challenge") as fields:
@@ -140,5 +145,4 @@ class Session:
         if self._nonce is None or not hmac.compare_digest(nonce, self._nonce):
             raise ChannelError(Reason.NONCE, "evidence: answers no open challenge of this side")
         transcript = reattestation(self._peer.role, self._peer.verify_key, self._nonce, self._binding)
-        self._federation.appraise(self._peer.role, evidence, transcript, now)
-        self.grant_lease(now)
+        self.grant_lease(self._federation.appraise(self._peer.role, evidence, transcript, now), now)

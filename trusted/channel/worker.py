@@ -139,9 +139,11 @@ class WorkerChannel:
             raise ChannelError(Reason.WRONG_PLAN, "welcome.lease: not the plan's")
         self._note(frame)
         secrets = SessionSecrets(self._secret, exactly(secret_a, 32, "welcome.secret_a"), tuple(self._frames))
+        if self.aggregator is None:
+            raise RuntimeError("the state table lets no welcome in before a verified offer")
         peer = Peer(AGGREGATOR, self._peer_key)
         self._session = Session(self._federation, self._identity, peer, secrets=secrets, session_id=session_id)
-        self._session.grant_lease(now)
+        self._session.grant_lease(self.aggregator, now)
 
     def _note(self, frame: bytes) -> bytes:
         self._frames.append(frame)
