@@ -6,13 +6,14 @@ need and nobody gave (a charter, a binding) is said to be NOT CHECKED, and never
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from datetime import datetime
 from enum import Enum, unique
 from types import MappingProxyType
 
-from console.hints import runbook_for
+from console.explained_rows import NOT_CHECKED, NOTHING, Row, Standing
+from console.verification_steps import Step, failed_at, step_of
 from trusted.attestation.appraise import Expected, examine
 from trusted.attestation.checks import Check
 from trusted.attestation.claims import Claims, CrlClaim, CrlStatus
@@ -22,20 +23,6 @@ from trusted.attestation.policy import AppraisalPolicy
 from trusted.attestation.roots import Assurance, TrustRoot
 from trusted.attestation.verify import VerifiedEvidence, verify
 from trusted.errors import AttestationError, Reason
-from trusted.wire import Json
-
-NOT_CHECKED = "not checked"
-_NOTHING = "—"
-
-
-@unique
-class Standing(Enum):
-    """What came of one row."""
-
-    PASS = "pass"  # noqa: S105 - a verdict, not a password
-    FAIL = "fail"
-    SKIP = "skip"
-    NOT_CHECKED = NOT_CHECKED
 
 
 @unique
@@ -45,42 +32,6 @@ class Conclusion(Enum):
     AFFIRMING = "affirming"
     VERIFIED = "verified"
     REFUSED = "refused"
-
-
-@unique
-class Step(Enum):
-    """The steps of a verification, in their order, in words for people."""
-
-    FORM = "report and certificates are well formed"
-    ROOT = "the chain ends in a trusted root"
-    CERTIFICATES = "the certificates' signatures and dates hold"
-    SIGNATURE = "the chip's key signed the report"
-    BINDING = "that key belongs to this chip and TCB"
-
-
-@dataclass(frozen=True, slots=True)
-class Row:
-    """One claim. ``reason`` and ``remedy`` stand where it failed, and nowhere else."""
-
-    claim: str
-    expected: str
-    actual: str
-    standing: Standing
-    reason: Reason | None = None
-    remedy: str = ""
-
-    def to_json(self) -> dict[str, Json]:
-        """The row as ``--json`` prints it."""
-        code = None if self.reason is None else self.reason.code
-        return {
-            "claim": self.claim,
-            "expected": self.expected,
-            "actual": self.actual,
-            "verdict": self.standing.value,
-            "reason": code,
-            "remedy": self.remedy,
-            "runbook": None if code is None else runbook_for(code),
-        }
 
 
 @dataclass(frozen=True, slots=True)
@@ -138,73 +89,16 @@ def explain(evidence: Evidence, question: Question) -> Explanation:
     try:
         snp.parse(evidence.report)
     except AttestationError as error:
-        return Explanation((*_failed_at(Step.FORM, error),), None, question.policy is not None)
+        return Explanation((*failed_at(Step.FORM, error),), None, question.policy is not None)
     try:
         verified = verify(evidence, question.roots, question.at)
     except AttestationError as error:
-        return Explanation((*_failed_at(_step_of(error), error),), None, question.policy is not None)
+        return Explanation((*failed_at(step_of(error), error),), None, question.policy is not None)
     steps = tuple(Row(step.value, "holds", "holds", Standing.PASS) for step in Step)
     checks = (
         _compared(verified, question) if question.policy is None else _appraised(verified, question.policy, question)
     )
     return Explanation((*steps, *checks), verified, question.policy is not None)
-
-
-# Where a verification fails, by its reason, as trusted/attestation/verify orders its steps.
-_STEPS: Mapping[Reason, Step] = MappingProxyType(
-    {
-        Reason.TRUST_ANCHOR: Step.ROOT,
-        Reason.CHAIN: Step.CERTIFICATES,
-        Reason.CERT_EXPIRED: Step.CERTIFICATES,
-        Reason.CERT_NOT_YET_VALID: Step.CERTIFICATES,
-        Reason.REVOKED: Step.CERTIFICATES,
-        Reason.EVIDENCE_SIGNATURE: Step.SIGNATURE,
-        Reason.KEY_BINDING: Step.BINDING,
-        Reason.TCB_BINDING: Step.BINDING,
-        Reason.CHIP_BINDING: Step.BINDING,
-    }
-)
-_REMEDY_OF_FORM = "collect the evidence anew: these bytes are damaged, cut, or no SNP report of a known version"
-_FETCH_CERTIFICATES = "fetch this chip's certificates anew from the vendor, for the TCB that the report names"
-_REMEDIES: Mapping[Reason, str] = MappingProxyType(
-    {
-        Reason.TRUST_ANCHOR: "use a vendor's machine, or name the software root: in the charter, or with --software-root",
-        Reason.PRODUCT: "give the certificates of this processor generation; is the release too old for a new one?",
-        Reason.CHAIN: "give the chip's certificate with the ASK and ARK that issued it, unchanged",
-        Reason.CERT_EXPIRED: "fetch the certificates anew and check the clock; for old evidence, give its time with --at",
-        Reason.CERT_NOT_YET_VALID: "check the clock, or the time given with --at",
-        Reason.REVOKED: "the vendor withdrew this key: do not trust the machine",
-        Reason.EVIDENCE_SIGNATURE: "give the certificate of the chip that made this report; else the report was altered",
-        Reason.KEY_BINDING: _FETCH_CERTIFICATES,
-        Reason.TCB_BINDING: _FETCH_CERTIFICATES,
-        Reason.CHIP_BINDING: _FETCH_CERTIFICATES,
-        Reason.VMPL: "ask for the report from inside the guest, not from its host",
-    }
-)
-
-
-def _step_of(error: AttestationError) -> Step:
-    field = error.detail.partition(":")[0]
-    if field == "certificates":  # how many there are is looked at before any of them
-        return Step.FORM
-    if error.reason is Reason.PRODUCT:
-        return Step.BINDING if field == "CEK" else Step.ROOT
-    return _STEPS.get(error.reason, Step.FORM)
-
-
-def _failed_at(failed: Step, error: AttestationError) -> Iterator[Row]:
-    """One row for each step. A key of the wrong kind is found before the signature, a wrong extension after it: then
-    the signature is not claimed to have passed."""
-    steps = list(Step)
-    unsure = {Step.SIGNATURE} if error.reason is Reason.KEY_BINDING else set()
-    for step in steps:
-        if step is failed:
-            remedy = _REMEDIES.get(error.reason, _REMEDY_OF_FORM)
-            yield Row(step.value, "holds", error.detail, Standing.FAIL, error.reason, remedy)
-        elif steps.index(step) < steps.index(failed) and step not in unsure:
-            yield Row(step.value, "holds", "holds", Standing.PASS)
-        else:
-            yield Row(step.value, "holds", _NOTHING, Standing.NOT_CHECKED)
 
 
 _UNBOUND: Mapping[str, str] = MappingProxyType(
@@ -243,11 +137,11 @@ def _compared(verified: VerifiedEvidence, question: Question) -> Iterator[Row]:
             remedy = "this evidence was made for another session, role, charter or plan"
             yield Row(claim, expected.hex(), actual.hex(), Standing.FAIL, reason, remedy)
     yield _revocation(claims.crl)
-    yield Row("policy", "a charter's policy", _NOTHING, Standing.NOT_CHECKED, remedy="give --charter and --role")
+    yield Row("policy", "a charter's policy", NOTHING, Standing.NOT_CHECKED, remedy="give --charter and --role")
 
 
 def _revocation(crl: CrlClaim) -> Row:
-    """A list that is there revokes nothing of the chain, or verification had failed; its age is a charter's to judge."""
+    """A list that is there revokes nothing of the chain, or verification had failed; how old is for a charter."""
     if crl.status is CrlStatus.GOOD:
         return Row("revocation", "a current list", crl.status.value, Standing.PASS)
     remedy = "give the vendor's current revocation list, with --crl for a bare report"
@@ -263,8 +157,3 @@ def _row(check: Check) -> Row:
     failed = standing is Standing.FAIL
     reason, remedy = (check.reason, check.remedy) if failed else (None, "")
     return Row(check.claim, check.expected, check.actual, standing, reason, remedy)
-
-
-def failures(rows: Sequence[Row]) -> tuple[Row, ...]:
-    """The rows that failed."""
-    return tuple(row for row in rows if row.standing is Standing.FAIL)

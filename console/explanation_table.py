@@ -5,7 +5,8 @@ from __future__ import annotations
 from typing import Any
 
 from console.claims_in_words import claims_json, claims_rows
-from console.explaining import Conclusion, Explanation, Row, Standing, failures
+from console.explained_rows import Row, Standing, failures
+from console.explaining import Conclusion, Explanation
 from console.hints import runbook_for
 from console.output import Report
 from console.running import NO_HARDWARE_PROTECTION
@@ -39,7 +40,7 @@ def explanation_json(explanation: Explanation) -> dict[str, Any]:
 
 def _show_rows(report: Report, rows: tuple[Row, ...]) -> None:
     width = max(len(row.claim) for row in rows)
-    expected = max(len(_cell(row.expected)) for row in rows)
+    expected = max(len("expected"), *(len(_cell(row.expected)) for row in rows))
     report.say(f"  {'verdict':<11}  {'claim':<{width}}  {'expected':<{expected}}  actual")
     for row in rows:
         cells = f"{_cell(row.expected):<{expected}}  {_cell(row.actual)}"

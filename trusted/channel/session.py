@@ -122,7 +122,7 @@ class Session:
         return self.send({"type": "challenge", "nonce": self._nonce.hex()})
 
     def require_lease(self, now: datetime) -> None:
-        """Refuse to go on with a peer whose lease ran out, or whose proof did, or under documents that no longer hold."""
+        """Refuse to go on when the peer's lease or proof ran out, or the documents no longer hold."""
         if self._lease_until is None or self._result is None or now > self._lease_until:
             raise ChannelError(Reason.LEASE_EXPIRED, "lease: the peer did not renew its evidence in time")
         self._result.require_unexpired(now)
