@@ -16,7 +16,8 @@ from console.files import read_bounded
 from console.members import read_member_file
 from console.output import UserError
 from trusted.attestation.evidence import EvidenceFormat
-from trusted.attestation.policy import AppraisalPolicy, strict_snp_policy
+from trusted.attestation.policies.snp import strict_snp_policy
+from trusted.attestation.policy import AppraisalPolicy
 from trusted.attestation.products import PRODUCTS
 from trusted.attestation.roots import TrustRoot, amd_root
 from trusted.documents.charter import Charter, Member, Profile, Thresholds, VerifiedCharter, majority
@@ -118,12 +119,13 @@ def read_policy(
         hint = "Name each trusted processor with --chip-id, or leave Milan out."
         raise UserError("Milan chip keys can be extracted in software, so no other Milan chip is trusted", hint)
     assurance = min((root.assurance for root in roots), key=lambda assurance: assurance.rank)
-    return strict_snp_policy(
+    policy = strict_snp_policy(
         [_measurement(text) for text in measurements],
         products=products,
         assurance=assurance,
         chip_ids=[_octets(text, 64, "a chip id") for text in chip_ids] or None,
     )
+    return AppraisalPolicy.of(snp=policy)
 
 
 def _measurement(text: str) -> bytes:

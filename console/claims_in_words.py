@@ -4,12 +4,12 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 
-from trusted.attestation.claims import Claims, Launch, Platform
-from trusted.attestation.rules import write_time
+from trusted.attestation.claims import Launch, Platform, SnpClaims
+from trusted.attestation.policies.rules import write_time
 from trusted.wire import Json
 
 
-def claims_json(claims: Claims) -> dict[str, Json]:
+def claims_json(claims: SnpClaims) -> dict[str, Json]:
     """Every claim by its name; the same values that :func:`claims_rows` shows."""
     crl = claims.crl
     issued = None if crl.this_update is None else write_time(crl.this_update)
@@ -26,7 +26,7 @@ def claims_json(claims: Claims) -> dict[str, Json]:
     }
 
 
-def claims_rows(claims: Claims) -> list[tuple[str, str]]:
+def claims_rows(claims: SnpClaims) -> list[tuple[str, str]]:
     """Name and value of every claim, in words."""
     return [(name.replace("_", " "), _words(value)) for name, value in claims_json(claims).items()]
 

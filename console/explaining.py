@@ -14,14 +14,14 @@ from types import MappingProxyType
 
 from console.explained_rows import NOT_CHECKED, NOTHING, Row, Standing
 from console.verification_steps import Step, failed_at, step_of
-from trusted.attestation.appraise import Expected, examine
-from trusted.attestation.checks import Check
-from trusted.attestation.claims import Claims, CrlClaim, CrlStatus
+from trusted.attestation.appraise import Expected, examine, verify
+from trusted.attestation.claims import CrlClaim, CrlStatus, SnpClaims
 from trusted.attestation.evidence import Evidence
 from trusted.attestation.formats import snp
+from trusted.attestation.policies.check import Check
 from trusted.attestation.policy import AppraisalPolicy
 from trusted.attestation.roots import Assurance, TrustRoot
-from trusted.attestation.verify import VerifiedEvidence, verify
+from trusted.attestation.verify.verified import VerifiedEvidence
 from trusted.errors import AttestationError, Reason
 
 
@@ -69,7 +69,7 @@ class Explanation:
         return Conclusion.AFFIRMING if self.appraised else Conclusion.VERIFIED
 
     @property
-    def claims(self) -> Claims | None:
+    def claims(self) -> SnpClaims | None:
         """The verified claims."""
         return None if self.verified is None else self.verified.claims
 
@@ -114,7 +114,7 @@ def _appraised(verified: VerifiedEvidence, policy: AppraisalPolicy, question: Qu
     claims = verified.claims
     given = {"report_data": question.report_data, "host_data": question.host_data}
     expected = Expected(question.report_data or claims.report_data, question.host_data or claims.host_data)
-    for check in examine(verified, policy, expected, question.at):
+    for check in examine(verified, policy.for_format(verified.claims.format), expected, question.at):
         if check.claim in given and given[check.claim] is None:
             yield _unbound(check.claim, check.actual)
         else:

@@ -15,9 +15,9 @@ from console.files import read_bounded
 from console.output import UserError
 from trusted.attestation.anchors import AMD_ROOTS
 from trusted.attestation.binding import host_data
+from trusted.attestation.policies.rules import read_time
 from trusted.attestation.products import PRODUCTS
 from trusted.attestation.roots import TrustRoot, amd_root
-from trusted.attestation.rules import read_time
 from trusted.documents.charter import VerifiedCharter, verify_charter
 from trusted.documents.dsse import MAX_ENVELOPE_BYTES
 from trusted.documents.plan import verify_plan

@@ -18,7 +18,7 @@ from typing import NoReturn
 
 from trusted.errors import Reason, WireError
 
-MAX_CONTROL_BODY = 512 << 10
+MAX_CONTROL_BODY = 2 << 20
 MAX_DATA_CHUNK = 4 << 20
 HEADER_BYTES = 13
 PLAN_BYTES = 32

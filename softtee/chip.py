@@ -149,14 +149,14 @@ class SoftwareRoot:
         return cls(PRODUCTS[product], ark, ask, certificates.revocation_list(ark, now=now))
 
     @property
-    def ark_sha256(self) -> bytes:
+    def sha256(self) -> bytes:
         """SHA-256 of the root certificate's DER: how a development charter names this root."""
         return sha256(_der(self.ark))
 
     @property
     def trust_root(self) -> TrustRoot:
         """The root for a verifier. Its assurance is ``none``."""
-        return TrustRoot(EvidenceFormat.SNP, self.product.name, self.ark_sha256)
+        return TrustRoot(EvidenceFormat.SNP, self.product.name, self.sha256)
 
     def issue_chip(self, *, now: datetime) -> Chip:
         """A new chip with a key and an identity of its own."""

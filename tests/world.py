@@ -16,7 +16,8 @@ from coordinator.enclave.effects import Close, Effect, Emit, Send
 from softtee.chip import Chip, SoftwareRoot
 from trusted.attestation.binding import host_data
 from trusted.attestation.evidence import Evidence
-from trusted.attestation.policy import AppraisalPolicy, development_snp_policy
+from trusted.attestation.policies.snp import development_snp_policy
+from trusted.attestation.policy import AppraisalPolicy
 from trusted.blob import ContentKey, open_blob, seal
 from trusted.channel.federation import Federation
 from trusted.channel.refusal import refusal
@@ -47,7 +48,7 @@ INITIAL = np.linspace(-1, 1, LAYOUT.elements, dtype="<f4")
 
 def policy(measurement: bytes) -> AppraisalPolicy:
     """What a development charter asks for."""
-    return development_snp_policy([measurement])
+    return AppraisalPolicy.of(snp=development_snp_policy([measurement]))
 
 
 def envelope(document: Any, payload_type: str, keys: Iterable[Ed25519PrivateKey]) -> bytes:

@@ -16,7 +16,7 @@ import rfc8785
 from trusted.errors import Reason, WireError
 
 MAX_JSON_BYTES = 1 << 20
-MAX_RECORD_BYTES = 1 << 18  # a handshake message with its certificate chain; stops memory exhaustion before admission
+MAX_RECORD_BYTES = 1 << 20  # a handshake message with its evidence; stops memory exhaustion before admission
 _MAX_FIELDS = 32
 _MAX_JSON_DEPTH = 16
 

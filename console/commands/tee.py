@@ -34,7 +34,7 @@ def root(
             f"Made a software root in {out}. Evidence under it says assurance none: NO HARDWARE PROTECTION.",
             f"Next: cloister tee chip --root {out} --out ./chip-1, one for each machine.",
         )
-        report.data |= {"folder": str(out), "product": product, "ark_sha256": made.ark_sha256.hex()}
+        report.data |= {"folder": str(out), "product": product, "sha256": made.sha256.hex()}
 
 
 @app.command(epilog="Example: cloister tee chip --root ./tee-root --out ./chip-1")

@@ -20,7 +20,8 @@ from console.joining import SITE_POLICY
 from softtee.chip import SoftwareRoot
 from softtee.digests import DigestCache
 from softtee.measure import default_state, measure
-from trusted.attestation.policy import development_snp_policy
+from trusted.attestation.policies.snp import development_snp_policy
+from trusted.attestation.policy import AppraisalPolicy
 from trusted.documents import charter as charter_document
 from trusted.documents import plan as plan_document
 from trusted.documents import site_policy as site_policy_document
@@ -121,7 +122,7 @@ def _measurements() -> tuple[bytes, bytes]:
 
 
 def _write_charter(folder: Folder, root: SoftwareRoot, measurements: tuple[bytes, bytes]) -> None:
-    aggregator, worker = (development_snp_policy([value]) for value in measurements)
+    aggregator, worker = (AppraisalPolicy.of(snp=development_snp_policy([value])) for value in measurements)
     people = charters.read_members([folder.site(name) / keyfiles.MEMBER_FILE for name in SITES])
     identity = charters.Identity("RAND HIE demonstration", Profile.DEVELOPMENT, people, valid_days=30, previous=None)
     proofs = charters.Proofs((root.trust_root,), aggregator, worker)

@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from trusted.errors import Reason, RunError
 
 CHUNK_BYTES = 1 << 20  # measured: the best message size for gRPC streams
-MAX_FRAME_BYTES = 256 << 10  # one record (trusted.wire.MAX_RECORD_BYTES)
+MAX_FRAME_BYTES = 1 << 20  # one record (trusted.wire.MAX_RECORD_BYTES)
 MAX_ORDER_BYTES = 64 << 10
 MAX_MESSAGE_BYTES = 4 << 20
 MAX_EVENT_BYTES = 64 << 10

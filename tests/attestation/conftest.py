@@ -11,11 +11,11 @@ import pytest
 
 from softtee.chip import Chip, SoftwareRoot
 from softtee.report import ReportFields
-from trusted.attestation.appraise import Expected
+from trusted.attestation.appraise import Expected, verify
 from trusted.attestation.evidence import Evidence
-from trusted.attestation.policy import AppraisalPolicy, development_snp_policy
+from trusted.attestation.policies.snp import SnpPolicy, development_snp_policy
 from trusted.attestation.roots import TrustRoot
-from trusted.attestation.verify import VerifiedEvidence, verify
+from trusted.attestation.verify.verified import VerifiedEvidence
 from trusted.errors import AttestationError, Reason
 
 MEASUREMENT = b"\x11" * 48
@@ -45,7 +45,7 @@ def verified(chip: Chip, software_root: SoftwareRoot, now: datetime) -> Verified
 
 
 @pytest.fixture
-def policy() -> AppraisalPolicy:
+def policy() -> SnpPolicy:
     """The development policy for the constants above."""
     return development_snp_policy([MEASUREMENT])
 

@@ -10,13 +10,13 @@ import pytest
 
 from softtee.chip import Chip, SoftwareRoot
 from tests.attestation.conftest import EXPECTED, HOST_DATA, MEASUREMENT, REPORT_DATA, RootOf, Verified, attest_with
-from trusted.attestation.appraise import Expected, appraise, examine
-from trusted.attestation.checks import Verdict
-from trusted.attestation.policy import KNOBS, AppraisalPolicy, development_snp_policy, strict_snp_policy
+from trusted.attestation.appraise import Expected, appraise, examine, verify
+from trusted.attestation.policies.check import Verdict
+from trusted.attestation.policies.rules import ReferenceValue, Skip, TcbFloor, write_time
+from trusted.attestation.policies.snp import KNOBS, SnpPolicy, development_snp_policy, strict_snp_policy
 from trusted.attestation.result import AttestationResult
 from trusted.attestation.roots import Assurance
-from trusted.attestation.rules import ReferenceValue, Skip, TcbFloor, write_time
-from trusted.attestation.verify import VerifiedEvidence, verify
+from trusted.attestation.verify.verified import VerifiedEvidence
 from trusted.errors import AttestationError, Reason, WireError
 
 SECOND = timedelta(seconds=1)
@@ -24,20 +24,18 @@ TCB = {"bl": 10, "tee": 0, "snp": 25, "ucode": 84}
 KEY = b"\x44" * 48
 
 
-def refused(
-    verified: VerifiedEvidence, policy: AppraisalPolicy, now: datetime, expected: Expected = EXPECTED
-) -> Reason:
+def refused(verified: VerifiedEvidence, policy: SnpPolicy, now: datetime, expected: Expected = EXPECTED) -> Reason:
     with pytest.raises(AttestationError) as error:
         appraise(verified, policy, expected, now)
     return error.value.reason
 
 
-def with_knob(policy: AppraisalPolicy, name: str, value: Any) -> AppraisalPolicy:
-    return AppraisalPolicy.from_json({**policy.to_json(), name: value})
+def with_knob(policy: SnpPolicy, name: str, value: Any) -> SnpPolicy:
+    return SnpPolicy.from_json({**policy.to_json(), name: value})
 
 
 def test_evidence_that_meets_the_policy_is_affirmed(
-    verified: Verified, policy: AppraisalPolicy, now: datetime, chip: Chip
+    verified: Verified, policy: SnpPolicy, now: datetime, chip: Chip
 ) -> None:
     evidence = verified()
     result = appraise(evidence, policy, EXPECTED, now)
@@ -49,9 +47,7 @@ def test_evidence_that_meets_the_policy_is_affirmed(
     assert result.issued == now
 
 
-def test_software_evidence_is_seen_to_have_no_assurance(
-    verified: Verified, policy: AppraisalPolicy, now: datetime
-) -> None:
+def test_software_evidence_is_seen_to_have_no_assurance(verified: Verified, policy: SnpPolicy, now: datetime) -> None:
     result = appraise(verified(), policy, EXPECTED, now)
     assert result.assurance is Assurance.NONE
     assert result.to_json()["assurance"] == "none"
@@ -164,7 +160,7 @@ def test_each_knob_admits_what_meets_it_and_refuses_what_misses_it(
     ],
 )
 def test_what_weakens_a_guest_is_refused_unless_allowed(
-    verified: Verified, policy: AppraisalPolicy, now: datetime, name: str, changes: Any, reason: Reason
+    verified: Verified, policy: SnpPolicy, now: datetime, name: str, changes: Any, reason: Reason
 ) -> None:
     assert refused(verified(**changes), policy, now) is reason
     result = appraise(verified(**changes), with_knob(policy, name, "allow"), EXPECTED, now)
@@ -173,9 +169,7 @@ def test_what_weakens_a_guest_is_refused_unless_allowed(
     assert name in {skip.knob for skip in result.skips}
 
 
-def test_what_strengthens_a_guest_is_taken_when_demanded(
-    verified: Verified, policy: AppraisalPolicy, now: datetime
-) -> None:
+def test_what_strengthens_a_guest_is_taken_when_demanded(verified: Verified, policy: SnpPolicy, now: datetime) -> None:
     demanding = with_knob(policy, "single_socket", "require")
     appraise(verified(policy=0x130000), demanding, EXPECTED, now)
     assert refused(verified(), demanding, now) is Reason.GUEST_POLICY
@@ -183,13 +177,13 @@ def test_what_strengthens_a_guest_is_taken_when_demanded(
 
 
 def test_memory_behind_cxl_is_refused_for_no_knob_allows_it(
-    verified: Verified, policy: AppraisalPolicy, now: datetime
+    verified: Verified, policy: SnpPolicy, now: datetime
 ) -> None:
     assert refused(verified(policy=0x230000), policy, now) is Reason.GUEST_POLICY
 
 
 def test_keys_count_only_when_the_report_says_that_they_signed(
-    verified: Verified, policy: AppraisalPolicy, now: datetime
+    verified: Verified, policy: SnpPolicy, now: datetime
 ) -> None:
     unsigned = verified(author_key_digest=KEY)
     assert refused(unsigned, with_knob(policy, "author_keys", [KEY.hex()]), now) is Reason.AUTHOR_KEY
@@ -198,16 +192,14 @@ def test_keys_count_only_when_the_report_says_that_they_signed(
 
 @pytest.mark.parametrize("version", [2, 3, 4])
 def test_a_report_without_mitigation_vectors_never_meets_that_knob(
-    verified: Verified, policy: AppraisalPolicy, now: datetime, version: int
+    verified: Verified, policy: SnpPolicy, now: datetime, version: int
 ) -> None:
     demanding = with_knob(policy, "mitigations", {"launch": [], "current": []})
     demanding = with_knob(demanding, "minimum_version", 2)
     assert refused(verified(version=version), demanding, now) is Reason.MITIGATION
 
 
-def test_chips_are_allowed_and_denied_by_name(
-    verified: Verified, policy: AppraisalPolicy, now: datetime, chip: Chip
-) -> None:
+def test_chips_are_allowed_and_denied_by_name(verified: Verified, policy: SnpPolicy, now: datetime, chip: Chip) -> None:
     mine, other = chip.chip_id.hex(), "77" * 64
     appraise(verified(), with_knob(policy, "chip_ids", [other, mine]), EXPECTED, now)
     appraise(verified(), with_knob(policy, "denied_chip_ids", [other]), EXPECTED, now)
@@ -219,7 +211,7 @@ def test_chips_are_allowed_and_denied_by_name(
 
 @pytest.mark.parametrize("changed", [0, 31, 63])
 def test_evidence_for_another_session_is_refused(
-    verified: Verified, policy: AppraisalPolicy, now: datetime, changed: int
+    verified: Verified, policy: SnpPolicy, now: datetime, changed: int
 ) -> None:
     other = bytearray(REPORT_DATA)
     other[changed] ^= 0x80
@@ -227,9 +219,7 @@ def test_evidence_for_another_session_is_refused(
     assert refused(verified(report_data=bytes(other)), policy, now) is Reason.REPORT_DATA
 
 
-def test_a_guest_launched_for_another_plan_is_refused(
-    verified: Verified, policy: AppraisalPolicy, now: datetime
-) -> None:
+def test_a_guest_launched_for_another_plan_is_refused(verified: Verified, policy: SnpPolicy, now: datetime) -> None:
     assert refused(verified(host_data=HOST_DATA[:-1] + b"\x32"), policy, now) is Reason.HOST_DATA
     assert refused(verified(), policy, now, Expected(REPORT_DATA, bytes(32))) is Reason.HOST_DATA
 
@@ -251,7 +241,7 @@ def test_an_overlap_window_closes_to_the_second(verified: Verified, now: datetim
 
 
 def test_a_revocation_list_is_required_and_fresh(
-    chip: Chip, software_root: SoftwareRoot, policy: AppraisalPolicy, now: datetime
+    chip: Chip, software_root: SoftwareRoot, policy: SnpPolicy, now: datetime
 ) -> None:
     roots = [software_root.trust_root]
     without = verify(replace(attest_with(chip), crl=b""), roots, now)
@@ -269,7 +259,7 @@ def test_a_revocation_list_is_required_and_fresh(
 
 
 def test_a_result_ends_with_the_first_thing_that_it_stands_on(
-    verified: Verified, policy: AppraisalPolicy, now: datetime
+    verified: Verified, policy: SnpPolicy, now: datetime
 ) -> None:
     evidence = verified()
     crl = evidence.claims.crl
@@ -286,9 +276,7 @@ def test_a_result_ends_with_the_first_thing_that_it_stands_on(
     assert error.value.reason is Reason.CERT_EXPIRED
 
 
-def test_verified_evidence_does_not_outlive_its_chain(
-    verified: Verified, policy: AppraisalPolicy, now: datetime
-) -> None:
+def test_verified_evidence_does_not_outlive_its_chain(verified: Verified, policy: SnpPolicy, now: datetime) -> None:
     evidence = replace(verified(), not_after=now)
     appraise(evidence, policy, EXPECTED, now)
     assert refused(evidence, policy, now + SECOND) is Reason.CERT_EXPIRED
@@ -322,14 +310,14 @@ WEAKNESSES: list[dict[str, Any]] = [
 
 @pytest.mark.parametrize("changes", WEAKNESSES)
 def test_a_policy_without_one_of_its_fields_never_affirms(
-    verified: Verified, policy: AppraisalPolicy, now: datetime, changes: dict[str, Any]
+    verified: Verified, policy: SnpPolicy, now: datetime, changes: dict[str, Any]
 ) -> None:
     evidence = verified(**changes)
     for knob in KNOBS:
         document = policy.to_json()
         del document[knob.name]
         with pytest.raises(WireError) as error:
-            appraise(evidence, AppraisalPolicy.from_json(document), EXPECTED, now)
+            appraise(evidence, SnpPolicy.from_json(document), EXPECTED, now)
         assert error.value.reason is Reason.MISSING_FIELD
 
 
@@ -343,13 +331,13 @@ def test_a_policy_without_one_of_its_fields_never_affirms(
     ],
 )
 def test_an_empty_list_allows_nothing(
-    verified: Verified, policy: AppraisalPolicy, now: datetime, name: str, nothing: Any, reason: Reason
+    verified: Verified, policy: SnpPolicy, now: datetime, name: str, nothing: Any, reason: Reason
 ) -> None:
     assert refused(verified(), replace(policy, **{name: nothing}), now) is reason
 
 
 def test_an_explanation_covers_every_knob_and_agrees_with_the_verdict(
-    verified: Verified, policy: AppraisalPolicy, now: datetime
+    verified: Verified, policy: SnpPolicy, now: datetime
 ) -> None:
     checks = examine(verified(policy=0xB0000), policy, EXPECTED, now)
     assert [check.claim for check in checks[4:]] == [knob.name for knob in KNOBS]
@@ -360,14 +348,12 @@ def test_an_explanation_covers_every_knob_and_agrees_with_the_verdict(
     assert skipped == {field.name for field in fields(policy) if isinstance(getattr(policy, field.name), Skip)}
 
 
-def test_each_skip_stands_in_the_result_with_its_reason(
-    verified: Verified, policy: AppraisalPolicy, now: datetime
-) -> None:
+def test_each_skip_stands_in_the_result_with_its_reason(verified: Verified, policy: SnpPolicy, now: datetime) -> None:
     result = appraise(verified(), with_knob(policy, "smt", {"skip": "single tenant"}), EXPECTED, now)
     assert {"knob": "smt", "why": "single tenant"} in result.to_json()["skips"]  # type: ignore[operator]
 
 
-def test_a_result_says_what_was_proved(verified: Verified, policy: AppraisalPolicy, now: datetime) -> None:
+def test_a_result_says_what_was_proved(verified: Verified, policy: SnpPolicy, now: datetime) -> None:
     result = appraise(verified(), policy, EXPECTED, now)
     document = result.to_json()
     assert document["status"] == "affirming"
@@ -377,7 +363,7 @@ def test_a_result_says_what_was_proved(verified: Verified, policy: AppraisalPoli
     assert document["policy"] == policy.digest.hex()
 
 
-def test_nobody_but_appraise_makes_a_result(verified: Verified, policy: AppraisalPolicy, now: datetime) -> None:
+def test_nobody_but_appraise_makes_a_result(verified: Verified, policy: SnpPolicy, now: datetime) -> None:
     result = appraise(verified(), policy, EXPECTED, now)
     values = {field.name: getattr(result, field.name) for field in fields(result)}
     with pytest.raises(RuntimeError, match="appraise"):
@@ -390,7 +376,7 @@ def test_nobody_but_appraise_makes_a_result(verified: Verified, policy: Appraisa
         result.assurance = Assurance.HARDWARE  # type: ignore[misc]
 
 
-def test_an_error_carries_no_value_of_the_evidence(verified: Verified, policy: AppraisalPolicy, now: datetime) -> None:
+def test_an_error_carries_no_value_of_the_evidence(verified: Verified, policy: SnpPolicy, now: datetime) -> None:
     with pytest.raises(AttestationError) as error:
         appraise(verified(measurement=b"\xab" * 48), policy, EXPECTED, now)
     assert "abab" not in str(error.value)

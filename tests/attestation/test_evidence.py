@@ -30,7 +30,7 @@ def test_evidence_survives_the_wire() -> None:
 
 def test_the_record_is_what_the_protocol_says() -> None:
     certificates = length_prefixed(b"leaf", b"ask", b"ark")
-    assert EVIDENCE.encode() == length_prefixed(LABEL.encode(), b"snp", b"r" * 1184, certificates, b"crl")
+    assert EVIDENCE.encode() == length_prefixed(LABEL.encode(), b"snp", b"r" * 1184, certificates, b"crl", b"")
     assert EVIDENCE.digest == hashlib.sha256(EVIDENCE.encode()).digest()
 
 
@@ -48,7 +48,7 @@ def test_a_record_with_a_byte_more_is_refused() -> None:
 @pytest.mark.parametrize("name", [b"", b"SNP", b"tdx", b"snp\x00", b"\xff"])
 def test_an_unknown_format_is_refused(name: bytes) -> None:
     with pytest.raises(AttestationError) as error:
-        Evidence.decode(pack(LABEL, name, b"", b"", b""))
+        Evidence.decode(pack(LABEL, name, b"", b"", b"", b""))
     assert error.value.reason is Reason.EVIDENCE_FORMAT
 
 
@@ -57,7 +57,7 @@ def test_an_unknown_format_is_refused(name: bytes) -> None:
 )
 def test_a_certificate_cut_short_is_refused(certificates: bytes) -> None:
     with pytest.raises(WireError) as error:
-        Evidence.decode(pack(LABEL, b"snp", b"", certificates, b""))
+        Evidence.decode(pack(LABEL, b"snp", b"", certificates, b"", b""))
     assert error.value.reason is Reason.MALFORMED
 
 
@@ -78,7 +78,7 @@ def test_more_than_the_bounds_is_refused_on_both_sides(
         Evidence(EvidenceFormat.SNP, report, certificates, crl)
     assert error.value.reason is Reason.TOO_LARGE
     with pytest.raises(WireError) as error:
-        Evidence.decode(pack(LABEL, b"snp", report, length_prefixed(*certificates), crl))
+        Evidence.decode(pack(LABEL, b"snp", report, length_prefixed(*certificates), crl, b""))
     assert error.value.reason is Reason.TOO_LARGE
 
 
@@ -90,7 +90,7 @@ def test_any_bytes_are_evidence_or_an_error(data: bytes) -> None:
 
 @given(st.binary(max_size=200))
 def test_any_certificate_field_is_read_back_or_an_error(field: bytes) -> None:
-    record = pack(LABEL, b"snp", b"report", field, b"")
+    record = pack(LABEL, b"snp", b"report", field, b"", b"")
     with contextlib.suppress(ProtocolError):
         assert Evidence.decode(record).encode() == record
 

@@ -12,11 +12,11 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from trusted.attestation.checks import KNOB_CHECKS
 from trusted.attestation.claims import FirmwareVersion
-from trusted.attestation.policy import KNOBS, AppraisalPolicy, development_snp_policy, strict_snp_policy
+from trusted.attestation.policies.rules import ReferenceValue, Skip
+from trusted.attestation.policies.snp import KNOBS, SnpPolicy, development_snp_policy, strict_snp_policy
+from trusted.attestation.policies.snp_checks import KNOB_CHECKS
 from trusted.attestation.roots import Assurance
-from trusted.attestation.rules import ReferenceValue, Skip
 from trusted.errors import ProtocolError, Reason, WireError
 from trusted.wire import decode_json, encode_json
 
@@ -31,7 +31,7 @@ def strict() -> dict[str, Any]:
 
 def refused(value: Any) -> Reason:
     with pytest.raises(WireError) as error:
-        AppraisalPolicy.from_json(value)
+        SnpPolicy.from_json(value)
     return error.value.reason
 
 
@@ -43,7 +43,7 @@ def test_the_knobs_are_those_of_the_protocol() -> None:
 
 
 def test_each_knob_is_a_field_with_a_meaning_and_a_check() -> None:
-    assert [field.name for field in fields(AppraisalPolicy)] == NAMES
+    assert [field.name for field in fields(SnpPolicy)] == NAMES
     assert list(KNOB_CHECKS) == NAMES
     assert all(knob.meaning for knob in KNOBS)
 
@@ -51,7 +51,7 @@ def test_each_knob_is_a_field_with_a_meaning_and_a_check() -> None:
 @pytest.mark.parametrize("make", [strict_snp_policy, development_snp_policy])
 def test_a_policy_survives_canonical_json(make: Any) -> None:
     policy = make([MEASUREMENT, ReferenceValue(b"\x22" * 48, UNTIL)])
-    again = AppraisalPolicy.from_json(decode_json(encode_json(policy.to_json())))
+    again = SnpPolicy.from_json(decode_json(encode_json(policy.to_json())))
     assert again == policy
     assert again.digest == policy.digest
 
@@ -80,7 +80,7 @@ def test_a_knob_takes_no_value_of_another_kind(name: str, value: Any) -> None:
         return  # no floor for any product: refuses every product when it is applied
     policy = {**strict(), name: value}
     with pytest.raises(WireError):
-        AppraisalPolicy.from_json(policy)
+        SnpPolicy.from_json(policy)
 
 
 def test_an_unknown_knob_is_refused() -> None:
@@ -98,7 +98,7 @@ def test_a_skip_says_why_and_survives(name: str) -> None:
     if name in ("measurements", "assurance"):
         assert refused(value) is Reason.POLICY_UNSET
         return
-    policy = AppraisalPolicy.from_json(value)
+    policy = SnpPolicy.from_json(value)
     assert getattr(policy, name) == Skip("reviewed on paper")
     assert policy.to_json() == value
 
@@ -160,13 +160,13 @@ GOOD_TCB = {"bl": 1, "tee": 0, "snp": 2, "ucode": 3}
 )
 def test_values_outside_their_rule_are_refused(name: str, value: Any) -> None:
     with pytest.raises(WireError) as error:
-        AppraisalPolicy.from_json({**strict(), name: value})
+        SnpPolicy.from_json({**strict(), name: value})
     assert f"policy.{name}" in error.value.detail
 
 
 def test_an_error_names_the_policy_that_is_wrong() -> None:
     with pytest.raises(WireError, match=r"charter\.worker\.vmpl: 0 to 3 expected"):
-        AppraisalPolicy.from_json({**strict(), "vmpl": 9}, "charter.worker")
+        SnpPolicy.from_json({**strict(), "vmpl": 9}, "charter.worker")
 
 
 def test_the_strict_template_never_admits_any_milan_chip() -> None:
@@ -196,7 +196,7 @@ json_values = st.recursive(
 @given(st.sampled_from(NAMES), json_values)
 def test_any_value_of_a_knob_reads_or_is_refused(name: str, value: Any) -> None:
     try:
-        policy = AppraisalPolicy.from_json({**strict(), name: value})
+        policy = SnpPolicy.from_json({**strict(), name: value})
     except ProtocolError:
         return
     assert policy.to_json()[name] == value

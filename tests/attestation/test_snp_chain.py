@@ -16,8 +16,8 @@ from softtee.chip import Chip, SoftwareRoot
 from tests.attestation.conftest import attest_with, refused
 from tests.attestation.forge import PSS, constraints, links, reissue, renamed, resigned, usage, with_chain
 from tests.attestation.vectors import ROOTS
+from trusted.attestation.appraise import verify
 from trusted.attestation.roots import TrustRoot
-from trusted.attestation.verify import verify
 from trusted.errors import AttestationError, Reason
 from trusted.wire import sha256
 
@@ -151,7 +151,7 @@ def forged_root(chip: Chip, root: SoftwareRoot, **changes: Any) -> tuple[Chip, T
     names = {"subject_name": name, "issuer_name": name}
     forged = reissue(ark, root.ark.key, changes=names, **changes)
     ask = reissue(ask, root.ark.key, changes={"issuer_name": name})
-    return with_chain(replace(chip, crl=b""), ask=ask, ark=forged), replace(root.trust_root, ark_sha256=sha256(forged))
+    return with_chain(replace(chip, crl=b""), ask=ask, ark=forged), replace(root.trust_root, sha256=sha256(forged))
 
 
 USAGE, CONSTRAINTS = "2.5.29.15", "2.5.29.19"
@@ -174,7 +174,7 @@ def test_a_pinned_root_must_still_be_one(chip: Chip, software_root: SoftwareRoot
 
 def test_a_root_that_did_not_sign_itself_is_refused(chip: Chip, software_root: SoftwareRoot, now: datetime) -> None:
     ark = reissue(chip.certificate_chain[2], software_root.ask.key)
-    pinned = replace(software_root.trust_root, ark_sha256=sha256(ark))
+    pinned = replace(software_root.trust_root, sha256=sha256(ark))
     assert refused(attest_with(with_chain(chip, ark=ark)), pinned, now) is Reason.CHAIN
 
 

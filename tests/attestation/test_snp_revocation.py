@@ -16,9 +16,9 @@ from tests.attestation.forge import (
     PSS,
     without_next_update,
 )
+from trusted.attestation.appraise import verify
 from trusted.attestation.claims import CrlStatus
 from trusted.attestation.roots import TrustRoot
-from trusted.attestation.verify import verify
 from trusted.errors import Reason
 
 SECOND = timedelta(seconds=1)

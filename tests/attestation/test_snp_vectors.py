@@ -8,13 +8,12 @@ from datetime import UTC, datetime, timedelta
 import pytest
 
 from tests.attestation.vectors import ROOTS, SNP_NAMES, Vector, case_time, folder, load
-from trusted.attestation.appraise import Expected, appraise
+from trusted.attestation.appraise import Expected, appraise, verify
 from trusted.attestation.claims import CrlStatus, InstanceKey
 from trusted.attestation.evidence import Evidence
-from trusted.attestation.policy import AppraisalPolicy, strict_snp_policy
+from trusted.attestation.policies.rules import ProviderRule, Skip
+from trusted.attestation.policies.snp import SnpPolicy, strict_snp_policy
 from trusted.attestation.roots import Assurance, amd_root
-from trusted.attestation.rules import ProviderRule, Skip
-from trusted.attestation.verify import verify
 from trusted.errors import AttestationError, Reason
 
 NOT_TODAY = Skip("the vector carries no revocation list of its time")
@@ -27,7 +26,7 @@ def binding_of(vector: Vector) -> Expected:
     return Expected(bytes.fromhex(expected["report_data"]), bytes.fromhex(expected["host_data"]))
 
 
-def policy_for(vector: Vector, product: str) -> AppraisalPolicy:
+def policy_for(vector: Vector, product: str) -> SnpPolicy:
     """The strict template for what the vector measures, and for its chip."""
     measurement = bytes.fromhex(vector.expected["measurement"])
     chip_id = bytes.fromhex(vector.expected["chip_id"])
@@ -36,7 +35,7 @@ def policy_for(vector: Vector, product: str) -> AppraisalPolicy:
     return replace(policy, revocation=NOT_TODAY)
 
 
-def for_old_machines(vector: Vector) -> AppraisalPolicy:
+def for_old_machines(vector: Vector) -> SnpPolicy:
     """The same policy without the floors that a machine of 2022 cannot meet."""
     old = Skip("an old machine")
     return replace(

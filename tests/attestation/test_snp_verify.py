@@ -20,10 +20,10 @@ from tests.attestation.forge import (
     renamed,
     with_chain,
 )
+from trusted.attestation.appraise import verify
 from trusted.attestation.claims import CrlStatus
 from trusted.attestation.evidence import Evidence, EvidenceFormat
 from trusted.attestation.roots import Assurance, TrustRoot
-from trusted.attestation.verify import verify
 from trusted.errors import AttestationError, Reason
 
 AMD = "1.3.6.1.4.1.3704.1"

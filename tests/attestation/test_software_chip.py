@@ -10,7 +10,7 @@ import pytest
 
 from softtee.chip import Chip, SoftwareRoot
 from tests.attestation.conftest import attest_with
-from trusted.attestation.verify import verify
+from trusted.attestation.appraise import verify
 
 
 def test_a_root_and_its_chips_survive_a_restart(

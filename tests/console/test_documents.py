@@ -184,10 +184,10 @@ def test_the_folder_of_a_software_root_names_its_root(
     consortium: Consortium, cloister: Cloister, software_root: SoftwareRoot
 ) -> None:
     software_root.save(consortium / "root")
-    for given in (consortium / "root", consortium / "root" / "ark.der", software_root.ark_sha256.hex()):
+    for given in (consortium / "root", consortium / "root" / "ark.der", software_root.sha256.hex()):
         new = ["--profile", "development", "--software-root", given, "--out", consortium / "c.json", "--force"]
         made = cloister("charter", "new", *consortium.charter_options, *new)
-        assert made.data["charter"]["roots"][0]["ark_sha256"] == software_root.ark_sha256.hex()
+        assert made.data["charter"]["roots"][0]["sha256"] == software_root.sha256.hex()
 
 
 def test_a_charter_is_replaced_with_the_old_members_consent(chartered: Consortium, cloister: Cloister) -> None:

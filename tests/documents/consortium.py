@@ -10,7 +10,7 @@ from typing import Any
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 from securesystemslib.signer import CryptoSigner  # type: ignore[attr-defined]
 
-from trusted.attestation.policy import development_snp_policy, strict_snp_policy
+from trusted.attestation.policies.snp import development_snp_policy, strict_snp_policy
 from trusted.attestation.roots import amd_root
 from trusted.documents import charter as charters
 from trusted.documents import plan as plans
@@ -29,7 +29,7 @@ OUTSIDER = Ed25519PrivateKey.from_private_bytes(b"o" * 32)
 SEALING_KEYS = {member: SealingKey.generate() for member in MEMBERS}
 BUNDLE = bytes(range(32))
 MEASUREMENT = b"\x5a" * 48
-SOFTWARE_ROOT = {"format": "snp", "product": "Genoa", "ark_sha256": "ab" * 32}
+SOFTWARE_ROOT = {"format": "snp", "product": "Genoa", "sha256": "ab" * 32}
 
 
 def public(key: Ed25519PrivateKey) -> str:
@@ -49,7 +49,7 @@ def member_json(member: str) -> dict[str, Any]:
 
 def charter_json(**changes: Any) -> dict[str, Any]:
     """A valid development charter of three members, with ``changes`` at its top."""
-    policy = development_snp_policy([MEASUREMENT]).to_json()
+    policy = {"snp": development_snp_policy([MEASUREMENT]).to_json()}
     return {
         "name": "Trial",
         "version": 1,
@@ -67,9 +67,9 @@ def charter_json(**changes: Any) -> dict[str, Any]:
 
 def production_json(**changes: Any) -> dict[str, Any]:
     """A valid production charter, with ``changes`` at its top."""
-    policy = strict_snp_policy([MEASUREMENT], products=["Genoa"]).to_json()
+    policy = {"snp": strict_snp_policy([MEASUREMENT], products=["Genoa"]).to_json()}
     root = amd_root("Genoa")
-    roots = [{"format": "snp", "product": root.product, "ark_sha256": root.ark_sha256.hex()}]
+    roots = [{"format": "snp", "product": root.product, "sha256": root.sha256.hex()}]
     hardware = {"aggregator": copy.deepcopy(policy), "worker": copy.deepcopy(policy)}
     return charter_json(profile="production", roots=roots, **hardware) | changes
 

@@ -134,7 +134,7 @@ def test_an_unknown_field_is_refused(path: str) -> None:
         ("roots", [c.SOFTWARE_ROOT] * 2),
         ("roots.0.format", "tdx"),
         ("roots.0.product", "Rome"),
-        ("roots.0.ark_sha256", "00" * 31),
+        ("roots.0.sha256", "00" * 31),
         ("not_before", "2026-11-20"),
         ("not_before", "2026-13-20T00:00:00Z"),
         ("not_before", "2026-11-20T00:00:00+01"),
@@ -153,9 +153,9 @@ def test_a_value_out_of_bounds_is_refused(path: str, value: object) -> None:
 @pytest.mark.parametrize("role", ["aggregator", "worker"])
 def test_an_unset_knob_refuses(role: str) -> None:
     document = c.charter_json()
-    for knob in document[role]:
+    for knob in document[role]["snp"]:
         with pytest.raises(ProtocolError):
-            Charter.parse(encode_json(c.without(document, f"{role}.{knob}")))
+            Charter.parse(encode_json(c.without(document, f"{role}.snp.{knob}")))
 
 
 @pytest.mark.parametrize(("members", "expected"), [(2, 2), (3, 2), (4, 3), (5, 3), (100, 51)])
@@ -174,14 +174,14 @@ def test_a_software_root_in_production_is_refused() -> None:
     [("assurance", "none"), ("debug", "allow"), ("debug", {"skip": "why"}), ("migration", {"skip": "why"})],
 )
 def test_production_cannot_be_talked_down(role: str, knob: str, value: object) -> None:
-    assert reason_of(c.changed(c.production_json(), f"{role}.{knob}", value)) is Reason.DOCUMENT_RULE
+    assert reason_of(c.changed(c.production_json(), f"{role}.snp.{knob}", value)) is Reason.DOCUMENT_RULE
 
 
 @pytest.mark.parametrize("role", ["aggregator", "worker"])
 @pytest.mark.parametrize("knob", ["assurance", "measurements"])
 def test_assurance_and_measurements_are_never_skipped(role: str, knob: str) -> None:
     with pytest.raises(ProtocolError):
-        Charter.parse(encode_json(c.changed(c.production_json(), f"{role}.{knob}", {"skip": "why"})))
+        Charter.parse(encode_json(c.changed(c.production_json(), f"{role}.snp.{knob}", {"skip": "why"})))
 
 
 def successor(older: VerifiedCharter, **changes: object) -> dict[str, Any]:

@@ -35,22 +35,25 @@ def test_hardware_is_not_called_software() -> None:
 
 
 def test_every_skipped_knob_stands_there_with_its_reason() -> None:
-    document = c.changed(c.charter_json(), "worker.smt", {"skip": "an old machine"})
-    document = c.changed(document, "aggregator.vmpl", {"skip": "a paravisor"})
+    document = c.changed(c.charter_json(), "worker.snp.smt", {"skip": "an old machine"})
+    document = c.changed(document, "aggregator.snp.vmpl", {"skip": "a paravisor"})
     sentences = explain_charter(c.charter(document).document)
     for role, knob, why in (("worker", "smt", "an old machine"), ("aggregator", "vmpl", "a paravisor")):
         lead, end = f"NOT CHECKED for the {role}: {knob} (", f'because "{why}".'
         assert any(sentence.startswith(lead) and sentence.endswith(end) for sentence in sentences)
     told = {sentence.split(": ")[1].split(" ")[0] for sentence in sentences if sentence.startswith("NOT CHECKED")}
     assert told == {
-        knob for role in ("aggregator", "worker") for knob, value in document[role].items() if "skip" in str(value)
+        knob
+        for role in ("aggregator", "worker")
+        for knob, value in document[role]["snp"].items()
+        if "skip" in str(value)
     }
 
 
 def test_every_knob_and_measurement_is_told() -> None:
     sentences = explain_charter(CHARTER.document)
     for role in ("aggregator", "worker"):
-        for knob in CHARTER.document.worker.to_json():
+        for knob in CHARTER.document.worker.to_json()["snp"]:
             if knob != "measurements":
                 assert any(role in sentence and knob in sentence for sentence in sentences), knob
         assert any(role in sentence and c.MEASUREMENT.hex() in sentence for sentence in sentences)

@@ -14,7 +14,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from tests.attestation.vectors import ROOTS, folder
-from trusted.attestation.verify import verify
+from trusted.attestation.appraise import verify
 from trusted.errors import ProtocolError, Reason, TeeError, WireError
 from trusted.evidence.configfs_tsm import ConfigfsTsm, KernelTsmFs, detect, parse_certificate_table
 

@@ -28,9 +28,9 @@ from softtee.program import PROGRAMS, REPOSITORY, Program
 from softtee.scratch import scratch
 from softtee.sealed import append_only, sealed
 from softtee.surroundings import enclave_uid, own_mounts_possible
+from trusted.attestation.appraise import verify
 from trusted.attestation.binding import host_data
 from trusted.attestation.evidence import Evidence
-from trusted.attestation.verify import verify
 from trusted.confinement import Feature, landlock_abi
 from trusted.errors import Reason, TeeError
 from trusted.evidence.boot import Role

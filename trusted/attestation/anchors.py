@@ -25,6 +25,6 @@ _VENDOR_ROOTS: Mapping[EvidenceFormat, frozenset[bytes]] = MappingProxyType(
 )
 
 
-def is_vendor_root(format: EvidenceFormat, ark_sha256: bytes) -> bool:
-    """Whether ``ark_sha256`` (SHA-256 of the root's DER, 32 bytes) is a root key of the format's hardware vendor."""
-    return ark_sha256 in _VENDOR_ROOTS[format]
+def is_vendor_root(format: EvidenceFormat, sha256: bytes) -> bool:
+    """Whether ``sha256`` (of the root's DER, 32 bytes) is a root key of the format's hardware vendor."""
+    return sha256 in _VENDOR_ROOTS[format]

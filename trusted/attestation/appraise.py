@@ -1,4 +1,4 @@
-"""Are the claims good enough: verified evidence against a policy and a binding. Trust zone: every TEE.
+"""Does evidence hold, and are its claims good enough: the one way in, for every platform. Trust zone: every TEE.
 
 ``examine`` explains, ``appraise`` decides; both run the same checks, so an explanation cannot differ from a verdict.
 """
@@ -6,21 +6,18 @@
 from __future__ import annotations
 
 import hmac
-from collections.abc import Iterator
-from dataclasses import dataclass, fields
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
 from datetime import datetime, timedelta
 
-from trusted.attestation.checks import (
-    KNOB_CHECKS,
-    Check,
-    Finding,
-    Subject,
-    Verdict,
-    milan_without_chip_ids,
-)
-from trusted.attestation.policy import AppraisalPolicy
+from trusted.attestation.binding import short_nonce
+from trusted.attestation.evidence import Evidence
+from trusted.attestation.platforms import PLATFORMS, Platform
+from trusted.attestation.policies.check import Check, Finding, Subject, Verdict
+from trusted.attestation.policies.knob import PlatformPolicy
+from trusted.attestation.policies.rules import ReferenceValue, Skip
 from trusted.attestation.result import _APPRAISED, AttestationResult, SkippedKnob
-from trusted.attestation.rules import Skip
+from trusted.attestation.roots import TrustRoot
 from trusted.attestation.verify.verified import VerifiedEvidence
 from trusted.errors import AttestationError, Reason
 from trusted.wire import exactly
@@ -37,17 +34,41 @@ class Expected:
         exactly(self.report_data, 64, "report_data")
         exactly(self.host_data, 32, "host_data")
 
+    @property
+    def short_nonce(self) -> bytes:
+        """What stands for ``report_data`` in formats that hold 32 bytes."""
+        return short_nonce(self.report_data)
 
-def examine(
-    verified: VerifiedEvidence, policy: AppraisalPolicy, expected: Expected, now: datetime
-) -> tuple[Check, ...]:
-    """Every check of an appraisal at ``now``, in order, whether or not an earlier one failed."""
+
+def verify(evidence: Evidence, roots: Sequence[TrustRoot], now: datetime) -> VerifiedEvidence:
+    """The claims of ``evidence``, which holds under one of ``roots`` at ``now`` (UTC). Nobody asks yet if they suffice.
+
+    Raises:
+        AttestationError: the evidence does not hold; see the format's verifier.
+        ValueError: ``now`` is not in UTC.
+    """
+    if now.utcoffset() != timedelta(0):
+        raise ValueError("now: an aware time in UTC expected")
+    trusted = tuple(root for root in roots if root.format is evidence.format)
+    return PLATFORMS[evidence.format].verify(evidence, trusted, now)
+
+
+def examine(verified: VerifiedEvidence, policy: PlatformPolicy, expected: Expected, now: datetime) -> tuple[Check, ...]:
+    """Every check of an appraisal at ``now``, in order, whether or not an earlier one failed.
+
+    Raises:
+        ValueError: ``policy`` is another platform's.
+    """
+    platform = PLATFORMS[verified.claims.format]
+    if not isinstance(policy, platform.policy):
+        raise ValueError("policy: not of the platform that the evidence comes from")
     subject = Subject(verified.claims, verified.root.assurance, now)
-    return (*_binding(verified, expected), _validity(verified, now), _no_cxl(subject), *_knobs(subject, policy))
+    knobs = _knobs(subject, policy, platform)
+    return (*_binding(verified, expected, platform), _validity(verified, now), *platform.always(subject), *knobs)
 
 
 def appraise(
-    verified: VerifiedEvidence, policy: AppraisalPolicy, expected: Expected, now: datetime
+    verified: VerifiedEvidence, policy: PlatformPolicy, expected: Expected, now: datetime
 ) -> AttestationResult:
     """The affirming result, if every check passes or is skipped by the policy.
 
@@ -58,14 +79,14 @@ def appraise(
     for check in checks:
         if check.verdict is Verdict.FAIL:
             raise AttestationError(check.reason, f"{check.claim}: does not meet the policy; {check.remedy}")
-    platform = verified.claims.platform
+    claims = verified.claims
     return AttestationResult(
-        format=verified.claims.format,
-        product=platform.product,
-        hardware_id=platform.hardware_id,
-        instance_key=platform.instance_key,
-        provider=platform.provider,
-        measurement=verified.claims.launch.measurement,
+        format=claims.format,
+        product=claims.product,
+        hardware_id=claims.hardware_id,
+        instance_key=claims.instance_key,
+        provider=claims.provider,
+        measurement=claims.measurement,
         assurance=verified.root.assurance,
         skips=tuple(_skips(policy)),
         policy_digest=policy.digest,
@@ -76,25 +97,28 @@ def appraise(
     )
 
 
-def _binding(verified: VerifiedEvidence, expected: Expected) -> Iterator[Check]:
+def _binding(verified: VerifiedEvidence, expected: Expected, platform: Platform) -> Iterator[Check]:
     """The evidence was made for this conversation, by a guest launched for this charter and plan."""
     claims = verified.claims
+    wanted = expected.report_data if len(claims.report_data) == len(expected.report_data) else expected.short_nonce
     yield Check(
         claim="report_data",
-        expected=expected.report_data.hex(),
+        expected=wanted.hex(),
         actual=claims.report_data.hex(),
-        verdict=_same(expected.report_data, claims.report_data),
+        verdict=_same(wanted, claims.report_data),
         reason=Reason.REPORT_DATA,
         remedy="attest anew for this session: the evidence belongs to another one",
     )
-    yield Check(
-        claim="host_data",
-        expected=expected.host_data.hex(),
-        actual=claims.host_data.hex(),
-        verdict=_same(expected.host_data, claims.host_data),
-        reason=Reason.HOST_DATA,
-        remedy="launch the guest for this role, charter and plan",
-    )
+    host_data = platform.host_data(claims)
+    if host_data is not None:
+        yield Check(
+            claim="host_data",
+            expected=expected.host_data.hex(),
+            actual=host_data.hex(),
+            verdict=_same(expected.host_data, host_data),
+            reason=Reason.HOST_DATA,
+            remedy="launch the guest for this role, charter and plan",
+        )
 
 
 def _same(expected: bytes, actual: bytes) -> Verdict:
@@ -109,43 +133,35 @@ def _validity(verified: VerifiedEvidence, now: datetime) -> Check:
     return Check("not_after", expected, actual, verdict, Reason.CERT_EXPIRED, remedy)
 
 
-def _no_cxl(subject: Subject) -> Check:
-    """No knob allows memory behind CXL, so it is refused."""
-    allowed = "cxl" in subject.claims.launch.guest_flags
-    verdict = Verdict.FAIL if allowed else Verdict.PASS
-    remedy = "launch the guest again with a guest policy that forbids CXL memory"
-    return Check("cxl", "off", "on" if allowed else "off", verdict, Reason.GUEST_POLICY, remedy)
-
-
-def _knobs(subject: Subject, policy: AppraisalPolicy) -> Iterator[Check]:
+def _knobs(subject: Subject, policy: PlatformPolicy, platform: Platform) -> Iterator[Check]:
     """One check for each knob. A knob without a check would be an unset one: that is an error, not a pass."""
-    for knob in fields(policy):
-        check = KNOB_CHECKS[knob.name]
+    for knob in policy.KNOBS:
+        check = platform.checks[knob.name]
         value = getattr(policy, knob.name)
-        finding = _skipped(subject, knob.name, value) if isinstance(value, Skip) else check.look(subject, value)
+        if isinstance(value, Skip):
+            finding = platform.skipped(subject, knob.name) or _not_checked(value)
+        else:
+            finding = check.look(subject, value)
         reason = finding.reason or check.reason
         yield Check(knob.name, finding.expected, finding.actual, finding.verdict, reason, check.remedy)
 
 
-def _skipped(subject: Subject, knob: str, skip: Skip) -> Finding:
-    exception = milan_without_chip_ids(subject) if knob == "chip_ids" else None
-    return exception or Finding(f"not checked: {skip.why}", "not looked at", Verdict.SKIP)
+def _not_checked(skip: Skip) -> Finding:
+    return Finding(f"not checked: {skip.why}", "not looked at", Verdict.SKIP)
 
 
-def _skips(policy: AppraisalPolicy) -> Iterator[SkippedKnob]:
-    for knob in fields(policy):
+def _skips(policy: PlatformPolicy) -> Iterator[SkippedKnob]:
+    for knob in policy.KNOBS:
         value = getattr(policy, knob.name)
         if isinstance(value, Skip):
             yield SkippedKnob(knob.name, value.why)
 
 
-def _expiries(verified: VerifiedEvidence, policy: AppraisalPolicy) -> Iterator[datetime]:
+def _expiries(verified: VerifiedEvidence, policy: PlatformPolicy) -> Iterator[datetime]:
     """When each thing runs out that the result stands on."""
     yield verified.not_after
-    crl = verified.claims.crl
-    if not isinstance(policy.revocation, Skip) and crl.this_update is not None and crl.next_update is not None:
-        yield crl.next_update
-        yield crl.this_update + timedelta(days=policy.revocation.max_age_days)
-    for reference in policy.measurements:
-        if reference.value == verified.claims.launch.measurement and reference.until is not None:
+    yield from PLATFORMS[verified.claims.format].expiries(verified.claims, policy)
+    references: tuple[ReferenceValue, ...] = getattr(policy, "measurements", ())
+    for reference in references:
+        if reference.value == verified.claims.measurement and reference.until is not None:
             yield reference.until

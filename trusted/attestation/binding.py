@@ -27,3 +27,8 @@ def host_data(role: str, charter_digest: bytes, plan_digest: bytes) -> bytes:
     charter = exactly(charter_digest, 32, "charter digest")
     plan = exactly(plan_digest, 32, "plan digest")
     return sha256(pack(_CONFIG_LABEL, role.encode("ascii"), charter, plan))
+
+
+def short_nonce(report_data: bytes) -> bytes:
+    """32 bytes that stand for ``report_data`` (64) where a format holds no more: TPM quotes, GPU reports, tokens."""
+    return sha256(pack("cloister/short-nonce/v1", exactly(report_data, 64, "report_data")))

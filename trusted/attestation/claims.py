@@ -8,8 +8,38 @@ from __future__ import annotations
 from dataclasses import dataclass
 from datetime import datetime
 from enum import Enum, unique
+from typing import Protocol
 
 from trusted.attestation.evidence import EvidenceFormat
+
+
+class PlatformClaims(Protocol):
+    """What every platform's claims can tell, whatever their format. The rest is for that platform's own checks.
+
+    Attributes:
+        format: which evidence it was.
+        report_data: what the guest bound into it: 64 bytes, or 32 where the format holds no more.
+        measurement: the one digest that names what runs.
+        product: the platform's generation or kind.
+        hardware_id: what identifies the machine; empty or all zero when it does not say.
+        instance_key: what the signing key identifies.
+        provider: who the key was given to, when it identifies a provider.
+    """
+
+    @property
+    def format(self) -> EvidenceFormat: ...
+    @property
+    def report_data(self) -> bytes: ...
+    @property
+    def measurement(self) -> bytes: ...
+    @property
+    def product(self) -> str: ...
+    @property
+    def hardware_id(self) -> bytes: ...
+    @property
+    def instance_key(self) -> InstanceKey: ...
+    @property
+    def provider(self) -> str | None: ...
 
 
 @dataclass(frozen=True, slots=True)
@@ -149,8 +179,8 @@ class Platform:
 
 
 @dataclass(frozen=True, slots=True)
-class Claims:
-    """Everything that one piece of verified evidence says.
+class SnpClaims:
+    """Everything that one verified SEV-SNP report says.
 
     Attributes:
         format, report_version: which layout it had.
@@ -167,3 +197,28 @@ class Claims:
     launch: Launch
     platform: Platform
     crl: CrlClaim
+
+    @property
+    def measurement(self) -> bytes:
+        """What was launched, 48 bytes."""
+        return self.launch.measurement
+
+    @property
+    def product(self) -> str:
+        """Processor generation."""
+        return self.platform.product
+
+    @property
+    def hardware_id(self) -> bytes:
+        """What identifies the processor, 64 bytes; all zero when it does not say."""
+        return self.platform.hardware_id
+
+    @property
+    def instance_key(self) -> InstanceKey:
+        """What the signing key identifies."""
+        return self.platform.instance_key
+
+    @property
+    def provider(self) -> str | None:
+        """Who the key was given to, when it identifies a provider."""
+        return self.platform.provider

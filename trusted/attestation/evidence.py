@@ -5,6 +5,7 @@ Endorsements travel with the evidence, so verification needs no network. Nothing
 
 from __future__ import annotations
 
+import re
 from dataclasses import dataclass
 from enum import Enum, unique
 
@@ -17,6 +18,12 @@ MAX_REPORT_BYTES = 32 << 10
 MAX_CERTIFICATES = 8
 MAX_CERTIFICATE_BYTES = 8 << 10
 MAX_CRL_BYTES = 64 << 10
+MAX_PARTS = 8
+MAX_PART_BYTES = 256 << 10
+MAX_EVIDENCE_BYTES = 1 << 19
+
+
+_PART_NAME = re.compile(r"[a-z][a-z0-9-]{0,31}")
 
 
 @unique
@@ -35,12 +42,14 @@ class Evidence:
         report: the signed report as the hardware gave it (SNP: 1184 bytes).
         certificates: DER, leaf first (SNP: CEK, ASK, ARK).
         crl: DER of the vendor's revocation list; empty when none came along.
+        parts: what else the format needs, by name, in the order of names (event log, collateral, a second signature).
     """
 
     format: EvidenceFormat
     report: bytes
     certificates: tuple[bytes, ...]
-    crl: bytes
+    crl: bytes = b""
+    parts: tuple[tuple[str, bytes], ...] = ()
 
     def __post_init__(self) -> None:
         """Hold the bounds, whoever made the object.
@@ -56,11 +65,21 @@ class Evidence:
             raise WireError(Reason.TOO_LARGE, f"evidence.certificates: at most {MAX_CERTIFICATE_BYTES} bytes each")
         if len(self.crl) > MAX_CRL_BYTES:
             raise WireError(Reason.TOO_LARGE, f"evidence.crl: at most {MAX_CRL_BYTES} bytes")
+        if len(self.parts) > MAX_PARTS or any(len(content) > MAX_PART_BYTES for _, content in self.parts):
+            raise WireError(Reason.TOO_LARGE, f"evidence.parts: at most {MAX_PARTS}, of {MAX_PART_BYTES} bytes each")
+        names = [name for name, _ in self.parts]
+        if names != sorted(set(names)) or not all(_PART_NAME.fullmatch(name) for name in names):
+            raise WireError(Reason.MALFORMED, "evidence.parts: distinct names in their order expected")
+
+    def part(self, name: str) -> bytes:
+        """The content of one part; empty when it did not come along."""
+        return dict(self.parts).get(name, b"")
 
     def encode(self) -> bytes:
         """The record of docs/protocol.md §3.1."""
         certificates = length_prefixed(*self.certificates)
-        return pack(_LABEL, self.format.value.encode("ascii"), self.report, certificates, self.crl)
+        parts = length_prefixed(*(item for name, content in self.parts for item in (name.encode("ascii"), content)))
+        return pack(_LABEL, self.format.value.encode("ascii"), self.report, certificates, self.crl, parts)
 
     @classmethod
     def decode(cls, record: bytes) -> Evidence:
@@ -70,11 +89,12 @@ class Evidence:
             WireError: not such a record, or over a bound.
             AttestationError: EVIDENCE_FORMAT, a format that this release does not know.
         """
-        name, report, certificates, crl = unpack(record, _LABEL, 4)
+        name, report, certificates, crl, parts = unpack(record, _LABEL, 5, max_bytes=MAX_EVIDENCE_BYTES)
         known = {kind.value.encode("ascii"): kind for kind in EvidenceFormat}
         if name not in known:
             raise AttestationError(Reason.EVIDENCE_FORMAT, f"evidence.format: one of {_format_names()} expected")
-        return cls(known[name], report, _split(certificates), crl)
+        chain = _split(certificates, "evidence.certificates", MAX_CERTIFICATES)
+        return cls(known[name], report, chain, crl, _named(_split(parts, "evidence.parts", 2 * MAX_PARTS)))
 
     @property
     def digest(self) -> bytes:
@@ -86,17 +106,24 @@ def _format_names() -> str:
     return ", ".join(kind.value for kind in EvidenceFormat)
 
 
-def _split(field: bytes) -> tuple[bytes, ...]:
-    """The length-prefixed certificates in ``field``, none of them cut short and no byte left over."""
-    certificates: list[bytes] = []
+def _split(field: bytes, path: str, most: int) -> tuple[bytes, ...]:
+    """The length-prefixed items in ``field``, none of them cut short and no byte left over."""
+    items: list[bytes] = []
     position = 0
     while position < len(field):
         start = position + 4
         end = start + int.from_bytes(field[position:start], "big")
         if start > len(field) or end > len(field):
-            raise WireError(Reason.MALFORMED, "evidence.certificates: a certificate is cut short")
-        if len(certificates) == MAX_CERTIFICATES:
-            raise WireError(Reason.TOO_LARGE, f"evidence.certificates: at most {MAX_CERTIFICATES}")
-        certificates.append(field[start:end])
+            raise WireError(Reason.MALFORMED, f"{path}: an item is cut short")
+        if len(items) == most:
+            raise WireError(Reason.TOO_LARGE, f"{path}: at most {most} items")
+        items.append(field[start:end])
         position = end
-    return tuple(certificates)
+    return tuple(items)
+
+
+def _named(items: tuple[bytes, ...]) -> tuple[tuple[str, bytes], ...]:
+    """Names and contents in turn."""
+    if len(items) % 2 or any(not name.isascii() for name in items[::2]):
+        raise WireError(Reason.MALFORMED, "evidence.parts: an ASCII name before each content expected")
+    return tuple((name.decode("ascii"), content) for name, content in zip(items[::2], items[1::2], strict=True))

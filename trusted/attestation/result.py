@@ -7,8 +7,8 @@ from datetime import datetime
 
 from trusted.attestation.claims import InstanceKey
 from trusted.attestation.evidence import EvidenceFormat
+from trusted.attestation.policies.rules import write_time
 from trusted.attestation.roots import Assurance
-from trusted.attestation.rules import write_time
 from trusted.errors import AttestationError, Reason
 from trusted.wire import Json
 

@@ -29,21 +29,22 @@ class TrustRoot:
 
     Attributes:
         format: the evidence it may stand behind.
-        product: the one product it may vouch for (``Milan``, ``Genoa``, ``Turin``).
-        ark_sha256: SHA-256 of the root certificate's DER, 32 bytes.
+        product: the one product it may vouch for: for SNP ``Milan``, ``Genoa`` or ``Turin``; elsewhere the
+            platform's name.
+        sha256: of the root certificate's DER (for SNP the ARK), or of the key where there is no certificate, 32 bytes.
     """
 
     format: EvidenceFormat
     product: str
-    ark_sha256: bytes
+    sha256: bytes
 
     def __post_init__(self) -> None:
-        exactly(self.ark_sha256, 32, "ark_sha256")
+        exactly(self.sha256, 32, "sha256")
 
     @property
     def assurance(self) -> Assurance:
         """``hardware`` for a vendor's pinned root; ``none`` for any other, which is a software root."""
-        return Assurance.HARDWARE if is_vendor_root(self.format, self.ark_sha256) else Assurance.NONE
+        return Assurance.HARDWARE if is_vendor_root(self.format, self.sha256) else Assurance.NONE
 
 
 def amd_root(product: str) -> TrustRoot:

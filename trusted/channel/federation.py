@@ -5,11 +5,10 @@ from __future__ import annotations
 from dataclasses import dataclass
 from datetime import datetime
 
-from trusted.attestation.appraise import Expected, appraise
+from trusted.attestation.appraise import Expected, appraise, verify
 from trusted.attestation.binding import host_data, report_data
 from trusted.attestation.evidence import Evidence
 from trusted.attestation.result import AttestationResult
-from trusted.attestation.verify import verify
 from trusted.channel.transcript import AGGREGATOR, WORKER
 from trusted.documents.charter import VerifiedCharter
 from trusted.documents.plan import VerifiedPlan
@@ -33,12 +32,14 @@ class Federation:
         """
         charter = self.charter.document
         policy = {AGGREGATOR: charter.aggregator, WORKER: charter.worker}[role]
-        verified = verify(Evidence.decode(evidence), charter.roots, now)
+        decoded = Evidence.decode(evidence)
+        platform_policy = policy.for_format(decoded.format)
+        verified = verify(decoded, charter.roots, now)
         expected = Expected(
             report_data=report_data(transcript),
             host_data=host_data(role, self.charter.digest, self.plan.digest),
         )
-        return appraise(verified, policy, expected, now)
+        return appraise(verified, platform_policy, expected, now)
 
     def require_valid(self, now: datetime) -> None:
         """Refuse to go on when charter or plan no longer hold.

@@ -12,10 +12,11 @@ from enum import Enum
 from typing import Any
 
 from trusted.attestation.evidence import EvidenceFormat
+from trusted.attestation.policies.knob import PlatformPolicy
+from trusted.attestation.policies.rules import Permission, Skip
 from trusted.attestation.policy import AppraisalPolicy
 from trusted.attestation.products import PRODUCTS
 from trusted.attestation.roots import Assurance, TrustRoot
-from trusted.attestation.rules import Permission, Skip
 from trusted.documents.dsse import KEY_BYTES, Verified, keyid_of, open_envelope, require_threshold, signers
 from trusted.documents.schema import DIGEST_BYTES, Validity, read_line, read_member, rule, unique
 from trusted.errors import DocumentError, Reason
@@ -224,10 +225,18 @@ def _check_production(charter: Charter) -> None:
                 Reason.SOFTWARE_ROOT_IN_PRODUCTION,
                 "charter.roots: a software root; only profile development allows one",
             )
-    for role, policy in (("aggregator", charter.aggregator), ("worker", charter.worker)):
-        rule(policy.debug is Permission.REFUSE, f"charter.{role}.debug", "refuse expected in production")
-        rule(not isinstance(policy.migration, Skip), f"charter.{role}.migration", "no skip in production")
-        rule(policy.assurance is not Assurance.NONE, f"charter.{role}.assurance", "more than none in production")
+    for role, policies in (("aggregator", charter.aggregator), ("worker", charter.worker)):
+        for format, policy in policies.platforms.items():
+            _check_production_policy(policy, f"charter.{role}.{format.value}")
+
+
+def _check_production_policy(policy: PlatformPolicy, name: str) -> None:
+    """Not every platform has each of these knobs; where it has, production may not talk it away."""
+    debug, migration = getattr(policy, "debug", Permission.REFUSE), getattr(policy, "migration", Permission.REFUSE)
+    rule(debug is Permission.REFUSE, f"{name}.debug", "refuse expected in production")
+    rule(not isinstance(migration, Skip), f"{name}.migration", "no skip in production")
+    hardware = getattr(policy, "assurance", Assurance.NONE) is not Assurance.NONE
+    rule(hardware, f"{name}.assurance", "more than none in production")
 
 
 def _read_previous(fields: Fields, version: int) -> bytes | None:
@@ -242,9 +251,9 @@ def _read_root(value: Any) -> TrustRoot:
         return TrustRoot(
             format=EvidenceFormat(fields.choice("format", [kind.value for kind in EvidenceFormat])),
             product=fields.choice("product", list(PRODUCTS)),
-            ark_sha256=fields.octets("ark_sha256", DIGEST_BYTES),
+            sha256=fields.octets("sha256", DIGEST_BYTES),
         )
 
 
 def _write_root(root: TrustRoot) -> dict[str, str]:
-    return {"format": root.format.value, "product": root.product, "ark_sha256": root.ark_sha256.hex()}
+    return {"format": root.format.value, "product": root.product, "sha256": root.sha256.hex()}

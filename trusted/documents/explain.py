@@ -5,16 +5,17 @@ Pure: sentences from parsed documents, and no opinion. Whoever shows them says w
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 
-from trusted.attestation.policy import KNOBS
+from trusted.attestation.platforms import PLATFORMS
+from trusted.attestation.policies.knob import Knob
+from trusted.attestation.policies.rules import ReferenceValue
 from trusted.attestation.roots import Assurance
-from trusted.attestation.rules import ReferenceValue
 from trusted.documents.charter import Charter, Profile
 from trusted.documents.plan import Plan
 from trusted.documents.schema import Validity, write_time
 from trusted.documents.site_policy import SitePolicy
-from trusted.wire import Json
+from trusted.wire import Json, encode_json
 
 NO_HARDWARE = "NO HARDWARE PROTECTION: the operator of a machine under a software root can read everything on it."
 
@@ -59,25 +60,30 @@ def _charter(charter: Charter) -> Iterator[str]:
     yield "Every member whose data a plan touches must sign that plan as well."
     for root in charter.roots:
         kind = "the vendor's own" if root.assurance is Assurance.HARDWARE else "a SOFTWARE root"
-        yield f"Trusts {root.format.value} evidence of {root.product} under {kind} key {root.ark_sha256.hex()}."
+        yield f"Trusts {root.format.value} evidence of {root.product} under {kind} key {root.sha256.hex()}."
     yield from _assurance(charter)
     yield from _proofs(charter)
 
 
 def _proofs(charter: Charter) -> Iterator[str]:
-    """One sentence for each knob; where both roles agree, one for both."""
-    aggregator, worker = charter.aggregator.to_json(), charter.worker.to_json()
-    for role, policy in (("aggregator", charter.aggregator), ("worker", charter.worker)):
-        yield from (f"The {role} may run {_measurement(reference)}." for reference in policy.measurements)
-    for knob in KNOBS:
-        if knob.name == "measurements":
-            continue
-        meaning = knob.meaning.split(": {")[0].split(": [")[0]
-        if aggregator[knob.name] == worker[knob.name]:
-            yield _knob("aggregator and the worker", f"{knob.name} ({meaning})", worker[knob.name])
-        else:
-            yield _knob("aggregator", f"{knob.name} ({meaning})", aggregator[knob.name])
-            yield _knob("worker", f"{knob.name} ({meaning})", worker[knob.name])
+    """For each platform one sentence for each knob; where both roles agree, one for both."""
+    roles = {"aggregator": charter.aggregator.platforms, "worker": charter.worker.platforms}
+    for format, platform in PLATFORMS.items():
+        policies = {role: named[format] for role, named in roles.items() if format in named}
+        for role, policy in policies.items():
+            references: tuple[ReferenceValue, ...] = getattr(policy, "measurements", ())
+            yield from (f"The {role} may run {_measurement(reference)} on {format.value}." for reference in references)
+        for knob in platform.policy.KNOBS if policies else ():
+            if knob.name != "measurements":
+                yield from _knobs(knob, {role: policy.to_json()[knob.name] for role, policy in policies.items()})
+
+
+def _knobs(knob: Knob, values: Mapping[str, Json]) -> Iterator[str]:
+    named = f"{knob.name} ({knob.meaning.split(': {')[0].split(': [')[0]})"
+    if len(values) > 1 and len({encode_json(value) for value in values.values()}) == 1:
+        yield _knob(" and the ".join(values), named, next(iter(values.values())))
+    else:
+        yield from (_knob(role, named, value) for role, value in values.items())
 
 
 def _knob(roles: str, knob: str, value: Json) -> str:

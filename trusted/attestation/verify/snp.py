@@ -17,11 +17,11 @@ from cryptography.hazmat.primitives.asymmetric import ec
 from cryptography.hazmat.primitives.asymmetric.utils import encode_dss_signature
 
 from trusted.attestation.claims import (
-    Claims,
     FirmwareState,
     InstanceKey,
     Launch,
     Platform,
+    SnpClaims,
     Tcb,
     TcbState,
 )
@@ -102,7 +102,7 @@ def verify(evidence: Evidence, roots: Sequence[TrustRoot], now: datetime) -> Ver
     _require_report_signature(report, key)  # 5
     _require_tcb(report, cek, product)  # 6
     platform = _platform(report, product, _provider(report, cek, product))
-    claims = Claims(
+    claims = SnpClaims(
         format=evidence.format,
         report_version=report.version,
         report_data=report.report_data,
@@ -119,7 +119,7 @@ def verify(evidence: Evidence, roots: Sequence[TrustRoot], now: datetime) -> Ver
 def _trusted_root(ark_der: bytes, report: UnverifiedSnpReport, roots: Sequence[TrustRoot]) -> tuple[TrustRoot, Product]:
     """The root whose digest the chain ends in. A version 2 report has the product of its root."""
     digest = sha256(ark_der)
-    matching = [root for root in roots if root.ark_sha256 == digest]
+    matching = [root for root in roots if root.sha256 == digest]
     if not matching:
         raise AttestationError(Reason.TRUST_ANCHOR, "ARK: none of the trusted roots")
     candidates = _FIRST_PRODUCTS if report.product is None else (report.product,)

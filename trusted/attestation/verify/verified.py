@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from datetime import datetime
 
-from trusted.attestation.claims import Claims
+from trusted.attestation.claims import PlatformClaims
 from trusted.attestation.roots import TrustRoot
 
 
@@ -20,7 +20,7 @@ class VerifiedEvidence:
         evidence_digest: SHA-256 of the evidence record.
     """
 
-    claims: Claims
+    claims: PlatformClaims
     root: TrustRoot
     not_after: datetime
     evidence_digest: bytes

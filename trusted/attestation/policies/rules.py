@@ -1,6 +1,6 @@
 """The values that knobs of an appraisal policy take, each with its JSON form. Trust zone: every TEE.
 
-Data and strict reading only; what a value means for claims stands in ``checks.py``.
+Data and strict reading only; what a value means for claims stands in each platform's checks.
 """
 
 from __future__ import annotations
@@ -160,13 +160,13 @@ def write_octets(values: tuple[bytes, ...]) -> list[Json]:
     return [value.hex() for value in values]
 
 
-def read_measurements(fields: Fields, key: str) -> tuple[ReferenceValue, ...]:
-    """One or more of ``{"value": hex of 48 bytes, "until": time or null}``."""
+def read_measurements(fields: Fields, key: str, size: int = MEASUREMENT_BYTES) -> tuple[ReferenceValue, ...]:
+    """One or more of ``{"value": hex of ``size`` bytes, "until": time or null}``."""
     path = fields.path(key)
     references: list[ReferenceValue] = []
     for index, item in enumerate(fields.items(key, max_items=_MAX_ITEMS)):
         with Fields(item, f"{path}[{index}]") as entry:
-            value = entry.octets("value", MEASUREMENT_BYTES)
+            value = entry.octets("value", size)
             until = entry.take("until", str, type(None))
             time = None if until is None else read_time(until, entry.path("until"))
             references.append(ReferenceValue(value, time))
