@@ -31,7 +31,10 @@ class _Stopped(Exception):
 
 
 def run_to_end(enclave: Enclave, log: Path, say: Say) -> int:
-    """Follow ``enclave`` until it ends; Ctrl-C and SIGTERM end it, and it alone. Its exit status."""
+    """Follow ``enclave`` until it ends; Ctrl-C and SIGTERM end it, and it alone.
+
+    Its exit status, 1 where somebody else's signal ended it: a shell would take the number of a signal for our codes.
+    """
     previous = signal.signal(signal.SIGTERM, _stop)
     say = _unrepeated(say)
     seen = 0
@@ -43,7 +46,9 @@ def run_to_end(enclave: Enclave, log: Path, say: Say) -> int:
             except subprocess.TimeoutExpired:
                 continue
             _tell(log, seen, say)
-            return status
+            if status < 0:
+                say(f"The enclave was ended by signal {-status}, from outside: by a person, or for want of memory.")
+            return status if status >= 0 else 1
     except (KeyboardInterrupt, _Stopped):
         enclave.terminate()
         say("Stopped.")
@@ -110,6 +115,8 @@ def sentence_of(entry: Entry) -> str:
             return f"Round {entry.get('round')}: this site's update {entry.get('outcome')}" + _because(reason) + "."
         case "work-failed":
             return f"This round failed here: {reason} {entry.get('detail')}."
+        case "session-lost" if reason == Reason.PEER_REFUSED.code:
+            return f"Refused by the aggregator, which need not be true: {entry.get('detail')}; trying again."
         case "session-lost":
             why = _WAITS.get(str(reason), f"Connection lost{_because(reason)}")
             return f"{why}; trying again."

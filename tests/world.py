@@ -264,9 +264,10 @@ class Net:
             if error.reason is not Reason.PEER_REFUSED:
                 self.up(connection, refusal(error.reason))
             return
+        opened_now = site.channel.state is not opened_before and site.channel.state.value == "open"
         for reply in received.replies:
             self.up(connection, reply)
-        if site.channel.state is not opened_before and site.channel.state.value == "open":
+        if opened_now:
             self.say(connection, {"type": "ready", "has_initial": site.has_initial})
         for message in received.messages:
             self.act(connection, site.participant.take(message, self.now))

@@ -15,7 +15,7 @@ from cryptography.cobblestone import Cobblestone256Decryptor, Cobblestone256Encr
 from cryptography.exceptions import InvalidSignature, InvalidTag
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey, Ed25519PublicKey
 
-from trusted.errors import BlobError, Reason
+from trusted.errors import BlobError, Reason, WireError
 from trusted.wire import Fields, decode_json, encode_json, length_prefixed, pack, sha256
 
 ENCODING = "f32le"
@@ -154,12 +154,20 @@ def open_blob(
     """
     pieces = iter(sealed)
     encoded, signature, rest = _read_prefix(pieces)
-    BlobHeader.decode(encoded).require_is(expected)
+    _decoded(encoded).require_is(expected)
     try:
         Ed25519PublicKey.from_public_bytes(verify_key).verify(signature, _signed(encoded))
     except (InvalidSignature, ValueError):
         raise BlobError(Reason.BLOB_SIGNATURE, "header: not signed by the announced sender") from None
     yield from _opened(rest, pieces, expected, Cobblestone256Decryptor(key.secret, _context(encoded, signature)))
+
+
+def _decoded(encoded: bytes) -> BlobHeader:
+    """The header, or a fault of this blob: whoever stores it can write anything here, and it must cost nobody else."""
+    try:
+        return BlobHeader.decode(encoded)
+    except WireError:
+        raise BlobError(Reason.BLOB_HEADER, "header: not a header of this protocol") from None
 
 
 def _opened(

@@ -18,7 +18,6 @@ class Reason(IntEnum):
     # 1xx: bytes that do not have the form they must have
     MALFORMED = 101
     TOO_LARGE = 102
-    TRAILING_BYTES = 103
     NOT_CANONICAL = 104
     UNKNOWN_FIELD = 105
     MISSING_FIELD = 106
@@ -82,7 +81,6 @@ class Reason(IntEnum):
     OPEN_FAILED = 405
     RECORD = 406
     LEASE_EXPIRED = 407
-    EVICTED = 408
     PEER_REFUSED = 409
     HANDSHAKE_TIMEOUT = 410
     SUPERSEDED = 411
@@ -115,7 +113,6 @@ class Reason(IntEnum):
     # 7xx: the coordinator host, which nobody trusts; these help people, and protect nobody
     NO_AGGREGATOR = 701
     RUN_UNKNOWN = 702
-    ORDER = 703
     ORDER_REPLAYED = 704
     QUOTA = 705
     RUN_STATE = 706

@@ -109,9 +109,11 @@ class SessionLoop:
         self._inbox.put(_StreamEnded())
 
     def _on_frame(self, frame: bytes) -> Closed | None:
-        before = self._channel.state
+        before, now = self._channel.state, datetime.now(UTC)
         try:
-            received = self._channel.receive(frame, datetime.now(UTC))
+            if before is State.OPEN:  # a machine that slept acts on nothing that came while it did
+                self._channel.session.require_lease(now)
+            received = self._channel.receive(frame, now)
             for reply in received.replies:
                 self._frames.send(reply)
             if before is not State.OPEN and self._channel.state is State.OPEN:

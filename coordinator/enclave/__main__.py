@@ -156,15 +156,16 @@ def _serve_connection(
     ended_at: float | None = None
     tick_at = time.monotonic() + _TICK_S
     while ended_at is None or (attached and time.monotonic() - ended_at < _LINGER_S):
+        if time.monotonic() >= tick_at:  # also while messages keep coming: a busy host stops no clock
+            tick_at = time.monotonic() + _TICK_S
+            _perform(door, aggregator.tick(datetime.now(UTC)))
         try:
             message = messages.get(timeout=max(0.0, tick_at - time.monotonic()))
         except queue.Empty:
-            tick_at = time.monotonic() + _TICK_S
-            _perform(door, aggregator.tick(datetime.now(UTC)))
-        else:
-            if message is None:
-                return ended_at
-            _perform(door, _feed(aggregator, message, attached))
+            continue
+        if message is None:
+            return ended_at
+        _perform(door, _feed(aggregator, message, attached))
         if ended_at is None and aggregator.state not in {RunState.WAITING, RunState.RUNNING}:
             ended_at = time.monotonic()
     return ended_at

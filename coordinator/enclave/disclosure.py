@@ -40,5 +40,6 @@ def disclosed(plan: Plan, closed: Round) -> dict[str, float]:
         ]
         if len(reports) >= rule.min_sites:
             total = sum(weight for weight, _ in reports)
-            told[rule.name] = round(sum(weight * value for weight, value in reports) / total, rule.digits)
+            mean = sum(weight / total * value for weight, value in reports)  # nothing leaves float64
+            told[rule.name] = round(mean, rule.digits)
     return told

@@ -30,7 +30,6 @@ _STATUS = {
     Reason.BLOB_UNKNOWN: StatusCode.NOT_FOUND,
     Reason.BLOB_OFFSET: StatusCode.OUT_OF_RANGE,
     Reason.BLOB_TOO_LONG: StatusCode.OUT_OF_RANGE,
-    Reason.ORDER: StatusCode.PERMISSION_DENIED,
     Reason.DOCUMENT_SIGNATURE: StatusCode.PERMISSION_DENIED,
     Reason.ORDER_REPLAYED: StatusCode.ALREADY_EXISTS,
     Reason.QUOTA: StatusCode.RESOURCE_EXHAUSTED,

@@ -94,7 +94,7 @@ class Host:
         reception = Reception(PeerGate(limits.streams_per_peer), self.metrics)
 
         door = DoorServer(aggregators, spool, book, desk, self._clock)
-        listener = stack.enter_context(listen(config.door))
+        listener = stack.enter_context(_open_door(config.door))
         stack.push_async_callback(_cancel, asyncio.create_task(door.serve(listener)))
 
         server = grpc.aio.server(options=_OPTIONS)
@@ -111,6 +111,19 @@ class Host:
             stack.callback(http.shutdown)
         self.ready = HostReady(port, str(config.door), ca_path)
         _log.info("host-ready", extra={"port": port, "door": str(config.door)})
+
+
+def _open_door(address: Address) -> socket.socket:
+    """The door's listening socket.
+
+    Raises:
+        RunError: UNREACHABLE: it cannot be bound.
+    """
+    try:
+        return listen(address)
+    except OSError as error:
+        why = "does another host serve this state folder, or is the path of the socket longer than 107 characters?"
+        raise RunError(Reason.UNREACHABLE, f"host.door: cannot bind ({error.strerror or error}); {why}") from None
 
 
 async def _open_port(server: grpc.aio.Server, address: str, identity: ServerIdentity, stack: AsyncExitStack) -> int:

@@ -2,9 +2,10 @@
 
 import pytest
 
+from softtee.chip import Chip, SoftwareRoot
 from tests.world import World
 
 
 @pytest.fixture(scope="session")
-def world(software_root, chip):
+def world(software_root: SoftwareRoot, chip: Chip) -> World:
     return World(software_root, chip)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import copy
 from collections.abc import Callable
+from typing import TypeVar
 
 import numpy as np
 
@@ -19,6 +20,10 @@ from worker.participant import Train
 VICTIM = 4  # the connection of the last member to join; the first one holds the initial model
 Attack = Callable[[int, bytes], list[bytes]]
 Serve = Callable[[SimpleSite, bytes], bytes]
+Keep = Callable[[int, bytes], bytes]
+
+
+AnyHost = TypeVar("AnyHost", bound="Host")
 
 
 def pass_on(connection: int, frame: bytes) -> list[bytes]:
@@ -27,7 +32,7 @@ def pass_on(connection: int, frame: bytes) -> list[bytes]:
 
 
 class Host(Net):
-    """``Net`` with a record of the wire and three places to attack: frames up, frames down, models on their way."""
+    """``Net`` that records the wire; a test may attack frames up, frames down, models served and updates kept."""
 
     def __init__(self, world: World, store: MemoryStore | None = None) -> None:
         super().__init__(world, store)
@@ -36,6 +41,7 @@ class Host(Net):
         self.attack_up: Attack = pass_on
         self.attack_down: Attack = pass_on
         self.serve: Serve = lambda site, sealed: sealed
+        self.keep: Keep = lambda connection, sealed: sealed
         self.failures: dict[int, list[Reason]] = {}
 
     def to_aggregator(self, connection: int, frame: bytes) -> list[bytes]:
@@ -87,14 +93,21 @@ class Host(Net):
         finally:
             self.store.blobs[task.model_blob] = honest
 
+    def stored(self, connection: int, sealed: bytes) -> bytes:
+        return self.keep(connection, sealed)
+
+    def refused_by(self, connection: int) -> Reason | None:
+        """Why the worker at ``connection`` ended its session, if it did."""
+        error = self.sites[connection].error
+        return None if error is None else error.reason
+
     def refusals(self, connection: int) -> set[Reason]:
         """Why either side ended the session of ``connection``."""
-        error = self.sites[connection].error
-        found = {error.reason} if error is not None else set()
-        return found | ({self.closed[connection]} if connection in self.closed else set())
+        found = (self.refused_by(connection), self.closed.get(connection))
+        return {reason for reason in found if reason is not None}
 
 
-def joined(host: Host, members: tuple[str, ...] | None = None, *, automatic: bool = True) -> Host:
+def joined(host: AnyHost, members: tuple[str, ...] | None = None, *, automatic: bool = True) -> AnyHost:
     """``host`` after its run was started and ``members`` joined, in order; the first holds the initial model."""
     host.start()
     for index, member in enumerate(members or host.world.members):

@@ -1,6 +1,8 @@
-"""A host that calls the aggregator in any order, with anything: nothing raises, nothing leaks, nothing counts wrongly."""
+"""A host that calls the aggregator in any order, with anything: nothing raises, leaks or counts wrongly."""
 
 from __future__ import annotations
+
+from functools import partial
 
 from hypothesis import HealthCheck, settings
 from hypothesis import strategies as st
@@ -42,7 +44,7 @@ class AnyOrder(RuleBasedStateMachine):
         if gathered:
             joined(self.host, automatic=False)
 
-    # --- what only a host can do ---------------------------------------------------------------------------------------
+    # --- what only a host can do ------------------------------------------------------------------------------------
 
     @rule(connection=CONNECTIONS)
     def attach(self, connection: int) -> None:
@@ -95,7 +97,7 @@ class AnyOrder(RuleBasedStateMachine):
         else:
             blobs[name] = flip(blobs[name]) if how == "flip" else blobs[name][: len(blobs[name]) // 2]
 
-    # --- what members do -----------------------------------------------------------------------------------------------
+    # --- what members do --------------------------------------------------------------------------------------------
 
     @rule(member=st.integers(0, 3), connection=CONNECTIONS, automatic=st.booleans())
     def join(self, member: int, connection: int, automatic: bool) -> None:
@@ -132,7 +134,7 @@ class AnyOrder(RuleBasedStateMachine):
         if connection in self.host.sites:
             self.host.say(connection, message)
 
-    # --- what holds whatever happened ----------------------------------------------------------------------------------
+    # --- what holds whatever happened -------------------------------------------------------------------------------
 
     @invariant()
     def the_model_never_stands_in_what_the_host_holds(self) -> None:
@@ -155,9 +157,9 @@ class AnyOrder(RuleBasedStateMachine):
             assert len(counted - lost) >= self.world.plan.document.cohort.minimum
 
 
-def test_no_order_of_calls_raises_or_releases_or_commits_under_the_minimum(world):
+def test_no_order_of_calls_raises_or_releases_or_commits_under_the_minimum(world: World) -> None:
     run_state_machine_as_test(
-        lambda: AnyOrder(world),
+        partial(AnyOrder, world),  # type: ignore[arg-type]  # anything that makes a machine will do
         settings=settings(
             max_examples=40,
             stateful_step_count=30,

@@ -2,14 +2,17 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import pytest
 
 from tests.evil_host.hosts import VICTIM, Host, joined
+from tests.world import World
 from trusted.errors import Reason
 
 
 @pytest.fixture
-def host(world) -> Host:
+def host(world: World) -> Host:
     return joined(Host(world), automatic=False)
 
 
@@ -23,7 +26,7 @@ def asked(host: Host, message: dict[str, object]) -> Reason:
     return site.error.reason
 
 
-def changed(host: Host, **changes: object) -> dict[str, object]:
+def changed(host: Host, **changes: object) -> dict[str, Any]:
     """The open round's task for the victim, with some of it changed."""
     upload = {"blob": host.sites[VICTIM].tasks[-1].upload.hex(), "bytes": _upload_bytes(host)}
     return host.aggregator._run._task | {"upload": upload} | changes
@@ -33,12 +36,12 @@ def _upload_bytes(host: Host) -> int:
     return host.sites[VICTIM].tasks[-1].upload_header.sealed_bytes
 
 
-def test_a_task_beyond_the_plans_rounds_is_refused(host):
+def test_a_task_beyond_the_plans_rounds_is_refused(host: Host) -> None:
     rounds = host.world.plan.document.rounds
     assert asked(host, changed(host, round=3 * rounds + 1)) is Reason.SITE_REFUSES
 
 
-def test_a_task_of_a_round_before_the_last_is_refused(host):
+def test_a_task_of_a_round_before_the_last_is_refused(host: Host) -> None:
     for connection in host.sites:
         host.contribute(connection, host.sites[connection].tasks[-1])
     site = host.sites[VICTIM]
@@ -46,30 +49,30 @@ def test_a_task_of_a_round_before_the_last_is_refused(host):
     assert asked(host, changed(host, round=1)) is Reason.SITE_REFUSES
 
 
-def test_a_model_with_another_header_than_the_plan_implies_is_refused(host):
+def test_a_model_with_another_header_than_the_plan_implies_is_refused(host: Host) -> None:
     model = {**changed(host)["model"], "header_sha256": "00" * 32}
     assert asked(host, changed(host, model=model)) is Reason.BLOB_HEADER
 
 
 @pytest.mark.parametrize("change", [-1, 1, 1 << 30])
-def test_an_upload_of_another_size_than_the_plan_implies_is_refused(host, change):
+def test_an_upload_of_another_size_than_the_plan_implies_is_refused(host: Host, change: int) -> None:
     upload = {"blob": "00" * 16, "bytes": _upload_bytes(host) + change}
     assert asked(host, changed(host, upload=upload)) is Reason.BLOB_LAYOUT
 
 
-def test_a_message_of_another_type_is_refused(host):
+def test_a_message_of_another_type_is_refused(host: Host) -> None:
     assert asked(host, {"type": "send-data"}) is Reason.MALFORMED
 
 
-def test_a_field_that_no_task_has_is_refused(host):
+def test_a_field_that_no_task_has_is_refused(host: Host) -> None:
     assert asked(host, changed(host, also="the data")) is Reason.UNKNOWN_FIELD
 
 
-def test_a_task_without_an_upload_is_refused(host):
+def test_a_task_without_an_upload_is_refused(host: Host) -> None:
     task = changed(host)
     del task["upload"]
     assert asked(host, task) is Reason.MISSING_FIELD
 
 
-def test_a_reason_that_does_not_exist_is_refused(host):
+def test_a_reason_that_does_not_exist_is_refused(host: Host) -> None:
     assert asked(host, {"type": "receipt", "round": 1, "reason": 999}) is Reason.MALFORMED

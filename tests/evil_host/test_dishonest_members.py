@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import pytest
 
+from softtee.chip import Chip, SoftwareRoot
 from tests.evil_host.hosts import Host, counted, finished, joined
 from tests.world import SimpleSite, World
 from trusted.blob import ContentKey
@@ -13,7 +14,7 @@ from trusted.errors import Reason
 
 
 @pytest.fixture
-def sampled(software_root, chip) -> Host:
+def sampled(software_root: SoftwareRoot, chip: Chip) -> Host:
     """Four members, of whom each round samples three."""
     world = World(software_root, chip)
     world.plan = world.make_plan(cohort=Cohort(world.members, 2, 3))
@@ -45,7 +46,7 @@ def finish(host: Host) -> list[set[str]]:
     return counted(finished(host))
 
 
-def test_a_member_that_was_not_sampled_cannot_contribute(sampled):
+def test_a_member_that_was_not_sampled_cannot_contribute(sampled: Host) -> None:
     connection, inside = outsider(sampled), next(site for site in sampled.sites.values() if site.tasks)
     host = sampled
     for blob in (bytes(16), inside.tasks[0].upload):
@@ -54,7 +55,7 @@ def test_a_member_that_was_not_sampled_cannot_contribute(sampled):
     assert host.sites[connection].member not in finish(host)[0]
 
 
-def test_a_member_that_was_not_sampled_gets_no_model_by_saying_ready_again(sampled):
+def test_a_member_that_was_not_sampled_gets_no_model_by_saying_ready_again(sampled: Host) -> None:
     connection = outsider(sampled)
     for _ in range(3):
         sampled.say(connection, {"type": "ready", "has_initial": True})
@@ -62,12 +63,12 @@ def test_a_member_that_was_not_sampled_gets_no_model_by_saying_ready_again(sampl
     assert connection not in sampled.closed
 
 
-def test_a_failure_told_by_an_outsider_loses_nobody(sampled):
+def test_a_failure_told_by_an_outsider_loses_nobody(sampled: Host) -> None:
     sampled.say(outsider(sampled), {"type": "failed", "round": 1, "reason": int(Reason.APP_FAILED)})
     assert len(finish(sampled)[0]) == 3
 
 
-def test_a_member_cannot_answer_for_another(world):
+def test_a_member_cannot_answer_for_another(world: World) -> None:
     """It names the other's upload; the answer costs its own place, and the other still counts."""
     host = joined(Host(world), automatic=False)
     host.say(1, update(host.sites[2].tasks[0].upload))
@@ -75,7 +76,7 @@ def test_a_member_cannot_answer_for_another(world):
     assert finish(host)[0] == {"site-2", "site-3", "site-4"}
 
 
-def test_a_key_that_opens_nothing_costs_its_own_contribution(world):
+def test_a_key_that_opens_nothing_costs_its_own_contribution(world: World) -> None:
     host = joined(Host(world), automatic=False)
     host.contribute(1, host.sites[1].tasks[0], key=ContentKey.generate().secret.hex())
     assert host.sites[1].receipts == [Reason.BLOB_OPEN]
@@ -94,17 +95,19 @@ def test_a_key_that_opens_nothing_costs_its_own_contribution(world):
         ({"metrics": []}, Reason.WRONG_TYPE),
     ],
 )
-def test_an_update_that_is_none_ends_its_senders_session_only(world, change, reason):
+def test_an_update_that_is_none_ends_its_senders_session_only(
+    world: World, change: dict[str, object], reason: Reason
+) -> None:
     host = joined(Host(world), automatic=False)
     host.say(1, update(host.sites[1].tasks[0].upload, **change))
     if "also" in change:  # the fields are read first, so it was answered before the surplus was seen
         assert host.closed == {1: reason}
     else:
         assert (host.closed, host.sites[1].receipts) == ({1: reason}, [])
-    assert {member for member in host.aggregator._admissions.members} == {"site-2", "site-3", "site-4"}
+    assert set(host.aggregator._admissions.members) == {"site-2", "site-3", "site-4"}
 
 
-def test_a_worker_that_challenges_without_end_gets_evidence_of_one_size_and_nothing_else(world):
+def test_a_worker_that_challenges_without_end_gets_evidence_of_one_size_and_nothing_else(world: World) -> None:
     host = joined(Host(world), automatic=False)
     host.attack_down = lambda connection, frame: []
     before = len(host.sent_down[1])

@@ -55,16 +55,18 @@ def require_only_the_victim_lost(host: Host, reason: Reason) -> None:
         (TASK, Reason.RECORD),
     ],
 )
-def test_a_frame_replayed_in_its_own_session_ends_that_session_only(world, place, reason):
+def test_a_frame_replayed_in_its_own_session_ends_that_session_only(
+    world: World, place: tuple[str, int], reason: Reason
+) -> None:
     require_only_the_victim_lost(attacked(world, place, lambda frame: [frame, frame]), reason)
 
 
 @pytest.mark.parametrize("place", [HELLO, JOIN, OFFER, WELCOME, READY])
-def test_a_dropped_handshake_frame_times_out_and_holds_nobody_up(world, place):
+def test_a_dropped_handshake_frame_times_out_and_holds_nobody_up(world: World, place: tuple[str, int]) -> None:
     require_only_the_victim_lost(attacked(world, place, lambda frame: []), Reason.HANDSHAKE_TIMEOUT)
 
 
-def test_a_record_after_a_dropped_one_is_refused(world):
+def test_a_record_after_a_dropped_one_is_refused(world: World) -> None:
     host = attacked(world, TASK, lambda frame: [])
     assert host.sites[VICTIM].tasks == []
     host.pass_time(70)  # the challenge is the next record: its number gives the gap away
@@ -82,7 +84,7 @@ def test_a_record_after_a_dropped_one_is_refused(world):
         (TASK, Reason.RECORD),
     ],
 )
-def test_a_flipped_bit_in_a_frame_ends_that_session_only(world, place, reason):
+def test_a_flipped_bit_in_a_frame_ends_that_session_only(world: World, place: tuple[str, int], reason: Reason) -> None:
     require_only_the_victim_lost(attacked(world, place, lambda frame: [flip(frame)]), reason)
 
 
@@ -92,17 +94,17 @@ def test_a_flipped_bit_in_a_frame_ends_that_session_only(world, place, reason):
     [lambda frame: [frame[:-1]], lambda frame: [frame[: len(frame) // 2]], lambda frame: [b""]],
     ids=["a byte short", "half", "empty"],
 )
-def test_a_truncated_frame_ends_that_session_only(world, place, alter):
+def test_a_truncated_frame_ends_that_session_only(world: World, place: tuple[str, int], alter: Alter) -> None:
     require_only_the_victim_lost(attacked(world, place, alter), Reason.MALFORMED)
 
 
 @pytest.mark.parametrize("place", ALL)
-def test_a_byte_after_a_frame_ends_that_session_only(world, place):
+def test_a_byte_after_a_frame_ends_that_session_only(world: World, place: tuple[str, int]) -> None:
     require_only_the_victim_lost(attacked(world, place, lambda frame: [frame + b"\0"]), Reason.MALFORMED)
 
 
 @pytest.mark.parametrize("place", ALL)
-def test_an_oversized_frame_is_refused_before_it_is_parsed(world, place):
+def test_an_oversized_frame_is_refused_before_it_is_parsed(world: World, place: tuple[str, int]) -> None:
     require_only_the_victim_lost(attacked(world, place, lambda frame: [frame + bytes(1 << 18)]), Reason.TOO_LARGE)
 
 
@@ -116,7 +118,7 @@ def test_an_oversized_frame_is_refused_before_it_is_parsed(world, place):
         (WELCOME, Reason.OPEN_FAILED),
     ],
 )
-def test_a_frame_of_another_members_session_is_refused(world, place, reason):
+def test_a_frame_of_another_members_session_is_refused(world: World, place: tuple[str, int], reason: Reason) -> None:
     """The host delivers, in the victim's session, the frame that stands at the same place in another's."""
     host, (direction, index) = Host(world), place
 
@@ -133,7 +135,7 @@ def test_a_frame_of_another_members_session_is_refused(world, place, reason):
     require_only_the_victim_lost(joined(host), reason)
 
 
-def test_a_task_of_another_members_session_is_refused(world):
+def test_a_task_of_another_members_session_is_refused(world: World) -> None:
     host = Host(world)
     host.attack_down = lambda connection, frame: (
         [] if (connection, len(host.sent_down[connection])) == (VICTIM, 3) else [frame]
@@ -153,7 +155,7 @@ def require_the_others_finish(host: Host) -> None:
     assert counted(finished(host)) == [{host.sites[connection].member for connection in left}] * 2
 
 
-def test_sessions_crossed_for_good_are_both_closed_and_the_others_finish(world):
+def test_sessions_crossed_for_good_are_both_closed_and_the_others_finish(world: World) -> None:
     """From the middle of a round on, the host crosses connections 3 and 4 in both directions."""
     host = joined(Host(world), automatic=False)
     said = {"type": "progress", "round": 1, "stage": "train", "percent": 1}
@@ -165,7 +167,7 @@ def test_sessions_crossed_for_good_are_both_closed_and_the_others_finish(world):
     require_the_others_finish(host)
 
 
-def test_records_in_another_order_are_refused(world):
+def test_records_in_another_order_are_refused(world: World) -> None:
     host = joined(Host(world), automatic=False)
     session = host.sites[VICTIM].channel.session
     said = [{"type": "progress", "round": 1, "stage": "train", "percent": percent} for percent in (10, 20)]
@@ -175,7 +177,7 @@ def test_records_in_another_order_are_refused(world):
     assert host.outcomes("progress") == []
 
 
-def test_an_update_record_delivered_twice_counts_once(world):
+def test_an_update_record_delivered_twice_counts_once(world: World) -> None:
     host = joined(Host(world), automatic=False)
     host.contribute(VICTIM, host.sites[VICTIM].tasks[-1])
     host.perform(host.aggregator.receive(VICTIM, host.sent_up[VICTIM][-1], host.now))
@@ -187,7 +189,7 @@ def test_an_update_record_delivered_twice_counts_once(world):
 
 
 @pytest.mark.parametrize("number", [0, 1, 2, 3, 1 << 63])
-def test_a_forged_record_from_the_host_says_nothing_to_a_worker(world, number):
+def test_a_forged_record_from_the_host_says_nothing_to_a_worker(world: World, number: int) -> None:
     """Task, receipt and closed are records: a host that holds no key can spell none of them."""
     host = joined(Host(world), automatic=False)
     host.down(VICTIM, pack("cloister/record/v1", number.to_bytes(8, "big"), bytes(200)))
@@ -195,14 +197,14 @@ def test_a_forged_record_from_the_host_says_nothing_to_a_worker(world, number):
     assert (host.sites[VICTIM].receipts, host.sites[VICTIM].closed) == ([], None)
 
 
-def test_a_workers_own_words_come_back_as_nothing(world):
+def test_a_workers_own_words_come_back_as_nothing(world: World) -> None:
     """Reflection: the key of one direction opens nothing of the other."""
     host = joined(Host(world), automatic=False)
     host.down(VICTIM, host.sent_up[VICTIM][-1])
     assert Reason.RECORD in host.refusals(VICTIM)
 
 
-def test_a_receipt_of_an_earlier_round_cannot_stand_for_a_later_one(world):
+def test_a_receipt_of_an_earlier_round_cannot_stand_for_a_later_one(world: World) -> None:
     host = joined(Host(world), automatic=False)
     for connection in host.sites:
         host.contribute(connection, host.sites[connection].tasks[-1])
@@ -213,8 +215,8 @@ def test_a_receipt_of_an_earlier_round_cannot_stand_for_a_later_one(world):
     assert Reason.RECORD in host.refusals(VICTIM)
 
 
-@pytest.mark.parametrize("reason", [Reason.EVICTED, Reason.MEASUREMENT, Reason.COHORT_MINIMUM])
-def test_a_forged_refusal_costs_one_session_and_the_site_comes_back(world, reason):
+@pytest.mark.parametrize("reason", [Reason.LEASE_EXPIRED, Reason.MEASUREMENT, Reason.COHORT_MINIMUM])
+def test_a_forged_refusal_costs_one_session_and_the_site_comes_back(world: World, reason: Reason) -> None:
     """A refusal is unauthenticated: it is a hint, it ends this session, and it never says that a run is over."""
     host = joined(Host(world), automatic=False)
     host.down(VICTIM, refusal(reason))
@@ -228,7 +230,7 @@ def test_a_forged_refusal_costs_one_session_and_the_site_comes_back(world, reaso
     assert counted(finished(host)) == [set(world.members)] * 2
 
 
-def test_a_join_that_the_host_held_back_is_stale(world):
+def test_a_join_that_the_host_held_back_is_stale(world: World) -> None:
     """The nonce it answers is too old, also when the host never lets the aggregator's clock tick in between."""
     host, held = Host(world), []
 
@@ -246,7 +248,7 @@ def test_a_join_that_the_host_held_back_is_stale(world):
     assert [fields["member"] for fields in host.outcomes("admitted")] == ["site-1", "site-2", "site-3"]
 
 
-def test_a_join_recorded_in_one_run_admits_nobody_in_the_next(world):
+def test_a_join_recorded_in_one_run_admits_nobody_in_the_next(world: World) -> None:
     first = joined(Host(world), automatic=False)
     second = joined(Host(world), ("site-1", "site-2", "site-3"), automatic=False)
     second.perform(second.aggregator.attach(9, second.now))

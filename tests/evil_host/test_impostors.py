@@ -44,19 +44,19 @@ def refuses(channel: WorkerChannel | AggregatorChannel, frame: bytes) -> Reason:
     [b"\x11" * 48, WORKER_MEASUREMENT, bytes(48)],
     ids=["code that skips verification", "a worker's code", "none"],
 )
-def test_a_genuine_tee_with_other_code_is_no_aggregator(world, measurement):
+def test_a_genuine_tee_with_other_code_is_no_aggregator(world: World, measurement: bytes) -> None:
     """Patched so that it verifies nobody, it has another measurement, and every worker says hello and no more."""
     host = Host(world)
     host.aggregator = Aggregator(world.federation, world.identity("aggregator", measurement=measurement), host.store)
     joined(host)
-    for connection, site in host.sites.items():
-        assert site.error.reason is Reason.MEASUREMENT
+    for connection in host.sites:
+        assert host.refused_by(connection) is Reason.MEASUREMENT
         assert [label_of(frame) for frame in host.sent_up[connection]] == ["cloister/hello/v1", "cloister/refuse/v1"]
     assert host.store.blobs == {}
     assert host.outcomes("admitted") == []
 
 
-def test_members_that_met_an_impostor_go_on_with_the_real_aggregator(world):
+def test_members_that_met_an_impostor_go_on_with_the_real_aggregator(world: World) -> None:
     host = Host(world)
     real = host.aggregator
     host.aggregator = Aggregator(world.federation, world.identity("aggregator", measurement=b"\x11" * 48), host.store)
@@ -70,14 +70,14 @@ def test_members_that_met_an_impostor_go_on_with_the_real_aggregator(world):
     [b"\x11" * 48, AGGREGATOR_MEASUREMENT],
     ids=["code that skips verification", "an aggregator's code"],
 )
-def test_a_genuine_tee_with_other_code_is_no_worker_and_the_others_finish(world, measurement):
+def test_a_genuine_tee_with_other_code_is_no_worker_and_the_others_finish(world: World, measurement: bytes) -> None:
     host = joined(Host(world), ("site-1", "site-2", "site-3"))
     host.join(SimpleSite(world, "site-4", measurement=measurement))
     assert host.closed == {VICTIM: Reason.MEASUREMENT}
     assert counted(finished(host)) == [{"site-1", "site-2", "site-3"}] * 2
 
 
-def test_relayed_evidence_does_not_make_an_aggregator(world):
+def test_relayed_evidence_does_not_make_an_aggregator(world: World) -> None:
     """Genuine evidence of an admitted aggregator, shown by a process that holds keys of its own."""
     genuine = AggregatorChannel(world.federation, world.identity("aggregator"), NOW)
     bystander, victim = world.worker_channel("site-1"), world.worker_channel("site-1")
@@ -88,7 +88,7 @@ def test_relayed_evidence_does_not_make_an_aggregator(world):
     assert refuses(victim, forged) is Reason.REPORT_DATA
 
 
-def test_relayed_evidence_does_not_make_a_worker(world):
+def test_relayed_evidence_does_not_make_a_worker(world: World) -> None:
     """A member's own host shows evidence that its genuine worker once gave, in front of another key."""
     identity = world.identity("worker")
     once = identity.provider.evidence(bytes(64))
@@ -117,20 +117,20 @@ class TwoHandshakes:
 
 
 @pytest.mark.parametrize("field", OFFER_FIELDS)
-def test_every_field_of_an_offer_is_bound_by_its_evidence(world, field):
+def test_every_field_of_an_offer_is_bound_by_its_evidence(world: World, field: str) -> None:
     """Each field, alone, exchanged for the same field of a second genuine offer to the very same hello."""
     middle = TwoHandshakes(world)
     forged = middle.offer(**{field: middle.others[field]})
     assert refuses(middle.worker, forged) is Reason.REPORT_DATA
 
 
-def test_the_man_in_the_middle_with_his_own_keys_learns_nothing(world):
+def test_the_man_in_the_middle_with_his_own_keys_learns_nothing(world: World) -> None:
     """He takes the worker's side with a key of his own; the worker says nothing after its hello."""
     middle, his = TwoHandshakes(world), SealingKey.generate()
     assert refuses(middle.worker, middle.offer(kem_a=his.public)) is Reason.REPORT_DATA
 
 
-def test_the_man_in_the_middle_who_passes_the_offer_on_can_only_pass_the_join_on(world):
+def test_the_man_in_the_middle_who_passes_the_offer_on_can_only_pass_the_join_on(world: World) -> None:
     """The join opens for the proved key alone; sealed again by him it names other frames, and is refused."""
     middle, his = TwoHandshakes(world), SealingKey.generate()
     (join,) = middle.worker.receive(middle.genuine, NOW).replies
@@ -145,7 +145,7 @@ def test_the_man_in_the_middle_who_passes_the_offer_on_can_only_pass_the_join_on
     assert middle.aggregator.peer.member == "site-1"
 
 
-def test_the_man_in_the_middle_with_a_genuine_worker_and_a_stolen_credential_is_refused(world):
+def test_the_man_in_the_middle_with_a_genuine_worker_and_a_stolen_credential_is_refused(world: World) -> None:
     """Attestation alone admits nobody: the credential's key is still missing."""
     stolen, own = world.membership("site-1"), world.membership("site-4")
     membership = type(stolen)(stolen.credential, own.worker_key, stolen.commitment)
@@ -156,7 +156,7 @@ def test_the_man_in_the_middle_with_a_genuine_worker_and_a_stolen_credential_is_
     assert refuses(aggregator, join) is Reason.PEER_SIGNATURE
 
 
-def test_a_worker_of_one_plan_is_refused_at_the_aggregator_of_another(world):
+def test_a_worker_of_one_plan_is_refused_at_the_aggregator_of_another(world: World) -> None:
     other = another_plan(world)
     host = joined(Host(world), ("site-1", "site-2", "site-3"))
     host.join(SimpleSite(other, "site-4"))
@@ -164,7 +164,7 @@ def test_a_worker_of_one_plan_is_refused_at_the_aggregator_of_another(world):
     assert counted(finished(host)) == [{"site-1", "site-2", "site-3"}] * 2
 
 
-def test_a_hello_rewritten_to_name_another_plan_does_not_pass_the_worker(world):
+def test_a_hello_rewritten_to_name_another_plan_does_not_pass_the_worker(world: World) -> None:
     """The host leads a worker of plan A to plan B's aggregator, and changes the hello so that it is let in."""
     other = another_plan(world)
     host = Host(world)
@@ -178,11 +178,11 @@ def test_a_hello_rewritten_to_name_another_plan_does_not_pass_the_worker(world):
     host.attack_up = name_the_other_plan
     joined(host, ("site-1", "site-2", "site-3"))
     host.join(SimpleSite(other, "site-4"))
-    assert host.sites[VICTIM].error.reason is Reason.REPORT_DATA
+    assert host.refused_by(VICTIM) is Reason.REPORT_DATA
     assert counted(finished(host)) == [{"site-1", "site-2", "site-3"}] * 2
 
 
-def test_a_worker_launched_for_another_plan_is_refused(world):
+def test_a_worker_launched_for_another_plan_is_refused(world: World) -> None:
     """Genuine code with the right words, but the platform says that it was started for something else."""
     other = another_plan(world)
     host = joined(Host(world), ("site-1", "site-2", "site-3"))
@@ -191,15 +191,15 @@ def test_a_worker_launched_for_another_plan_is_refused(world):
     assert counted(finished(host)) == [{"site-1", "site-2", "site-3"}] * 2
 
 
-def test_an_aggregator_launched_for_another_plan_is_refused(world):
+def test_an_aggregator_launched_for_another_plan_is_refused(world: World) -> None:
     host = Host(world)
     identity = world.identity("aggregator", plan=another_plan(world).plan)
     host.aggregator = Aggregator(world.federation, identity, host.store)
     joined(host)
-    assert {site.error.reason for site in host.sites.values()} == {Reason.HOST_DATA}
+    assert {host.refused_by(connection) for connection in host.sites} == {Reason.HOST_DATA}
 
 
-def test_living_workers_do_not_repeat_rounds_for_a_restarted_aggregator(world):
+def test_living_workers_do_not_repeat_rounds_for_a_restarted_aggregator(world: World) -> None:
     """A host that starts a run again from its beginning, to take differences, gets no second update of a round."""
     first = joined(Host(world), automatic=False)
     for connection in first.sites:
@@ -211,6 +211,6 @@ def test_living_workers_do_not_repeat_rounds_for_a_restarted_aggregator(world):
         site = SimpleSite(world, old.member, has_initial=index == 0)
         site.participant = old.participant
         second.join(site)
-    assert {site.error.reason for site in second.sites.values()} == {Reason.SITE_REFUSES}
+    assert {second.refused_by(connection) for connection in second.sites} == {Reason.SITE_REFUSES}
     assert second.outcomes("contribution") == []
     assert second.outcomes("round-committed") == []

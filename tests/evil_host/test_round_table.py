@@ -19,7 +19,9 @@ def round_in(state: RoundState) -> Round:
 
 
 @pytest.mark.parametrize(("state", "event"), [pair for pair in PAIRS if pair not in TABLE])
-def test_every_pair_absent_from_the_round_table_raises_and_changes_nothing(state, event):
+def test_every_pair_absent_from_the_round_table_raises_and_changes_nothing(
+    state: RoundState, event: RoundEvent
+) -> None:
     current = round_in(state)
     with pytest.raises(RoundError) as caught:
         current.advance(event)
@@ -28,13 +30,13 @@ def test_every_pair_absent_from_the_round_table_raises_and_changes_nothing(state
 
 
 @pytest.mark.parametrize(("state", "event"), TABLE)
-def test_every_pair_in_the_round_table_leads_where_it_says(state, event):
+def test_every_pair_in_the_round_table_leads_where_it_says(state: RoundState, event: RoundEvent) -> None:
     current = round_in(state)
     current.advance(event)
     assert current.state is TABLE[state, event]
 
 
-def test_the_round_table_is_the_one_of_the_protocol():
+def test_the_round_table_is_the_one_of_the_protocol() -> None:
     """docs/protocol.md §7, row by row; a change here is a change of the protocol."""
     told = {(before.name, after.name) for (before, _), after in TABLE.items()}
     assert told == {
@@ -49,18 +51,18 @@ def test_the_round_table_is_the_one_of_the_protocol():
     }
 
 
-def test_nothing_follows_an_ended_round():
+def test_nothing_follows_an_ended_round() -> None:
     assert not {state for state, _ in TABLE} & ENDED
 
 
-def test_every_state_is_reached_from_open():
+def test_every_state_is_reached_from_open() -> None:
     reached = {RoundState.OPEN}
     for _ in RoundState:
         reached |= {after for (before, _), after in TABLE.items() if before in reached}
     assert reached == set(RoundState)
 
 
-def test_the_minimum_is_what_separates_folding_from_abandoning():
+def test_the_minimum_is_what_separates_folding_from_abandoning() -> None:
     early, late = round_in(RoundState.COLLECTING), round_in(RoundState.COLLECTING)
     early.settle(NOW)
     assert early.state is RoundState.COLLECTING

@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from typing import Any
 
 import numpy as np
 import pytest
 
+from softtee.chip import Chip, SoftwareRoot
 from tests.evil_host.hosts import (
     VICTIM,
     Host,
@@ -58,7 +60,9 @@ def model_of(host: Host) -> bytes:
     ],
     ids=["bit flipped", "a byte short", "header only", "gone", "a byte long"],
 )
-def test_a_damaged_model_costs_its_receiver_only(world, damage, reason):
+def test_a_damaged_model_costs_its_receiver_only(
+    world: World, damage: Callable[[bytes], bytes], reason: Reason
+) -> None:
     host = Host(world)
     host.serve = lambda site, sealed: damage(sealed) if site.member == "site-4" else sealed
     verified = finished(joined(host))
@@ -66,7 +70,7 @@ def test_a_damaged_model_costs_its_receiver_only(world, damage, reason):
     assert counted(verified) == [everybody_but(host, VICTIM)] * 2
 
 
-def test_the_model_of_an_earlier_round_is_refused_by_its_receiver(world):
+def test_the_model_of_an_earlier_round_is_refused_by_its_receiver(world: World) -> None:
     host = joined(Host(world), automatic=False)
     old = model_of(host)
     contribute_all(host)
@@ -76,7 +80,7 @@ def test_the_model_of_an_earlier_round_is_refused_by_its_receiver(world):
     assert counted(finished(host)) == [set(world.members), everybody_but(host, VICTIM)]
 
 
-def test_the_model_of_another_plan_is_refused_by_its_receiver(world):
+def test_the_model_of_another_plan_is_refused_by_its_receiver(world: World) -> None:
     foreign = model_of(joined(Host(another_plan(world)), automatic=False))
     host = Host(world)
     host.serve = lambda site, sealed: foreign if site.member == "site-4" else sealed
@@ -85,7 +89,7 @@ def test_the_model_of_another_plan_is_refused_by_its_receiver(world):
     assert counted(verified) == [everybody_but(host, VICTIM)] * 2
 
 
-def test_an_update_in_place_of_the_model_is_refused_by_its_receiver(world):
+def test_an_update_in_place_of_the_model_is_refused_by_its_receiver(world: World) -> None:
     host = joined(Host(world), automatic=False)
     contribute_all(host, (1, 2, 3))
     update = host.store.blobs[host.sites[1].tasks[-1].upload]
@@ -94,7 +98,7 @@ def test_an_update_in_place_of_the_model_is_refused_by_its_receiver(world):
     assert host.failures == {VICTIM: [Reason.BLOB_KIND]}
 
 
-def test_a_model_sealed_by_somebody_else_under_the_right_header_is_refused(world):
+def test_a_model_sealed_by_somebody_else_under_the_right_header_is_refused(world: World) -> None:
     """The host knows every public field of a header. It has neither the content key nor the attested signing key."""
 
     def forge(site: SimpleSite, sealed: bytes) -> bytes:
@@ -113,29 +117,25 @@ def test_a_model_sealed_by_somebody_else_under_the_right_header_is_refused(world
 
 def refused_update(host: Host, replace_with: Callable[[bytes], bytes]) -> Reason | None:
     """What the victim's receipt says when the host stores something else than its update; the others finish."""
-    host.stored = lambda connection, sealed: replace_with(sealed) if connection == VICTIM else sealed
+    host.keep = lambda connection, sealed: replace_with(sealed) if connection == VICTIM else sealed
     contribute_all(host, (VICTIM,))
-    host.stored = lambda connection, sealed: sealed
+    host.keep = lambda connection, sealed: sealed
     finish_automatically(host, (1, 2, 3))
     assert counted(finished(host))[0] >= everybody_but(host, VICTIM)
     return host.sites[VICTIM].receipts[0]
 
 
-def test_an_update_of_an_earlier_round_in_place_of_this_one_is_refused(world):
-    host = joined(Host(world), automatic=False)
-    contribute_all(host, (1, 2, 3))
-    old: list[bytes] = []
-    host.stored = lambda connection, sealed: old.append(sealed) or sealed
-    contribute_all(host, (VICTIM,))
-    host.stored = lambda connection, sealed: old[0]
+def test_an_update_of_an_earlier_round_in_place_of_this_one_is_refused(world: World) -> None:
+    host, kept = joined(Host(world), automatic=False), dict[int, bytes]()
+    host.keep = lambda connection, sealed: kept.setdefault(connection, sealed) if connection == VICTIM else sealed
+    contribute_all(host)
     contribute_all(host, (VICTIM,))
     assert host.sites[VICTIM].receipts == [None, Reason.BLOB_ROUND]
-    host.stored = lambda connection, sealed: sealed
     finish_automatically(host, (1, 2, 3))
     assert counted(finished(host))[1] == everybody_but(host, VICTIM)
 
 
-def test_an_update_for_another_plan_is_refused(world):
+def test_an_update_for_another_plan_is_refused(world: World) -> None:
     """Same member, same round, same layout: the host feeds one run with what was meant for the other."""
     other = joined(Host(another_plan(world)), automatic=False)
     contribute_all(other, (VICTIM,))
@@ -144,14 +144,14 @@ def test_an_update_for_another_plan_is_refused(world):
     assert refused_update(host, lambda sealed: foreign) is Reason.BLOB_PLAN
 
 
-def test_the_model_in_place_of_an_update_is_refused(world):
+def test_the_model_in_place_of_an_update_is_refused(world: World) -> None:
     host = joined(Host(world), automatic=False)
     model = model_of(host)
     padded = model + bytes(16)
     assert refused_update(host, lambda sealed: padded[: len(sealed)]) is Reason.BLOB_KIND
 
 
-def test_two_halves_of_two_updates_are_no_update(world):
+def test_two_halves_of_two_updates_are_no_update(world: World) -> None:
     """Every chunk is authentic for something; the whole is authentic for nothing."""
     earlier, host = joined(Host(world), automatic=False), joined(Host(world), automatic=False)
     contribute_all(earlier, (VICTIM,))
@@ -160,14 +160,14 @@ def test_two_halves_of_two_updates_are_no_update(world):
     assert refused_update(host, lambda sealed: sealed[:half] + other[half:]) is Reason.BLOB_OPEN
 
 
-def test_a_flipped_bit_in_the_signature_of_an_update_is_refused(world):
+def test_a_flipped_bit_in_the_signature_of_an_update_is_refused(world: World) -> None:
     host = joined(Host(world), automatic=False)
     header = len(host.sites[VICTIM].tasks[-1].upload_header.encode())
     assert refused_update(host, lambda sealed: flip(sealed, 4 + header + 4)) is Reason.BLOB_SIGNATURE
 
 
 @pytest.mark.parametrize("size", [0, 1 << 31], ids=["zero", "two gigabytes"])
-def test_an_update_whose_header_has_no_believable_size_is_refused(world, size):
+def test_an_update_whose_header_has_no_believable_size_is_refused(world: World, size: int) -> None:
     host = joined(Host(world), automatic=False)
     assert refused_update(host, lambda sealed: size.to_bytes(4, "big") + sealed[4:]) is Reason.BLOB_HEADER
 
@@ -179,7 +179,7 @@ class Chatty(MemoryStore):
         return super().read(blob, offset, size_bytes) + b"more"
 
 
-def test_an_answer_longer_than_the_question_is_refused(world):
+def test_an_answer_longer_than_the_question_is_refused(world: World) -> None:
     host = joined(Host(world), automatic=False)
     reading = host.store
     host.aggregator._run._store = Chatty()
@@ -202,7 +202,7 @@ def rolled_back(world: World, swap: Callable[[bytes], bytes], *, connections: tu
     return host
 
 
-def test_an_earlier_upload_of_the_same_round_does_not_open_after_a_later_one_counted(world):
+def test_an_earlier_upload_of_the_same_round_does_not_open_after_a_later_one_counted(world: World) -> None:
     """A worker that came back sealed anew; the host keeps the first blob and rolls its store back to it."""
     host = joined(Host(world), automatic=False)
     task = host.sites[1].tasks[-1]
@@ -217,7 +217,7 @@ def test_an_earlier_upload_of_the_same_round_does_not_open_after_a_later_one_cou
     assert len(host.outcomes("round-committed")) == 1
 
 
-def test_a_round_whose_blobs_are_rolled_back_under_the_minimum_commits_nothing(world):
+def test_a_round_whose_blobs_are_rolled_back_under_the_minimum_commits_nothing(world: World) -> None:
     host = rolled_back(world, flip, connections=(1, 2, 3))
     assert len(host.outcomes("round-abandoned")) == 1
     assert host.outcomes("round-committed") == []
@@ -227,13 +227,13 @@ def test_a_round_whose_blobs_are_rolled_back_under_the_minimum_commits_nothing(w
     np.testing.assert_array_equal(host.sites[4].models[-1], INITIAL)
 
 
-def test_a_blob_that_vanished_after_it_counted_is_excluded(world):
+def test_a_blob_that_vanished_after_it_counted_is_excluded(world: World) -> None:
     host = rolled_back(world, lambda sealed: b"", connections=(1,))
     assert host.outcomes("contribution")[-1]["reason"] == Reason.BLOB_TRUNCATED.code
     assert len(host.outcomes("round-committed")) == 1
 
 
-def test_a_two_faced_update_never_reaches_the_model(world):
+def test_a_two_faced_update_never_reaches_the_model(world: World) -> None:
     """A dishonest member and its host: finite when it is checked, infinite when it is folded, both authentic."""
     host = joined(Host(world), automatic=False)
     site, task, faces = host.sites[1], host.sites[1].tasks[-1], []
@@ -259,23 +259,22 @@ def test_a_two_faced_update_never_reaches_the_model(world):
 # --- the initial model ------------------------------------------------------------------------------------------------
 
 
-def test_a_damaged_initial_model_costs_its_sender_and_another_member_brings_it(world):
-    host = Host(world)
-    honest_say, damaged = host.say, []
+class SpoilsInitial(Host):
+    """A host that alters the first initial model that is uploaded."""
 
-    def say(connection: int, message: dict[str, object]) -> None:
+    def say(self, connection: int, message: dict[str, Any]) -> None:
         if connection == 1 and message["type"] == "initial":
-            name = bytes.fromhex(str(message["blob"]))
-            damaged.append(name)
-            host.store.blobs[name] = flip(host.store.blobs[name])
-        honest_say(connection, message)
+            name = bytes.fromhex(message["blob"])
+            self.store.blobs[name] = flip(self.store.blobs[name])
+        super().say(connection, message)
 
-    host.say = say
+
+def test_a_damaged_initial_model_costs_its_sender_and_another_member_brings_it(world: World) -> None:
+    host = SpoilsInitial(world)
     host.start()
     for index, member in enumerate(world.members):
         host.join(SimpleSite(world, member, has_initial=index < 2))
     assert host.closed == {1: Reason.BLOB_OPEN}
-    assert len(damaged) == 1
     assert counted(finished(host)) == [{"site-2", "site-3", "site-4"}] * 2
 
 
@@ -283,7 +282,7 @@ def test_a_damaged_initial_model_costs_its_sender_and_another_member_brings_it(w
 
 
 @pytest.fixture(scope="module")
-def released(world) -> Host:
+def released(world: World) -> Host:
     host = joined(Host(world))
     finished(host)
     return host
@@ -308,22 +307,22 @@ def resigned(world: World, host: Host, role: str, **identity: object) -> bytes:
     return sign_release(Release(**changed | {"verify_key": signer.verify_key, "boot": signer.boot}), signer)
 
 
-def test_the_release_of_another_plan_is_refused(world, released):
+def test_the_release_of_another_plan_is_refused(world: World, released: Host) -> None:
     other = joined(Host(another_plan(world)))
     finished(other)
     assert refused_release(world, stored_release(other)) is Reason.WRONG_PLAN
 
 
 @pytest.mark.parametrize("cut", [1, 100, 5000])
-def test_a_truncated_release_is_refused(world, released, cut):
+def test_a_truncated_release_is_refused(world: World, released: Host, cut: int) -> None:
     assert refused_release(world, stored_release(released)[:-cut]) is Reason.MALFORMED
 
 
-def test_a_byte_after_a_release_is_refused(world, released):
+def test_a_byte_after_a_release_is_refused(world: World, released: Host) -> None:
     assert refused_release(world, stored_release(released) + b"\0") is Reason.MALFORMED
 
 
-def test_a_release_signed_by_the_host_beside_genuine_evidence_is_refused(world, released):
+def test_a_release_signed_by_the_host_beside_genuine_evidence_is_refused(world: World, released: Host) -> None:
     document, signature, evidence = unpack(stored_release(released), RELEASE, 3, max_bytes=1 << 22)
     claimed = Release.decode(document)
     own = world.identity("aggregator")
@@ -342,11 +341,13 @@ def test_a_release_signed_by_the_host_beside_genuine_evidence_is_refused(world, 
     ],
     ids=["other code", "a worker's TEE"],
 )
-def test_a_release_of_any_other_machine_is_refused(world, released, role, identity, reason):
+def test_a_release_of_any_other_machine_is_refused(
+    world: World, released: Host, role: str, identity: dict[str, Any], reason: Reason
+) -> None:
     assert refused_release(world, resigned(world, released, role, **identity)) is reason
 
 
-def test_a_release_of_an_aggregator_of_another_plan_is_refused(world, released):
+def test_a_release_of_an_aggregator_of_another_plan_is_refused(world: World, released: Host) -> None:
     stored = resigned(world, released, AGGREGATOR, plan=another_plan(world).plan)
     assert refused_release(world, stored) is Reason.HOST_DATA
 
@@ -361,7 +362,7 @@ def opens_release(host: Host, sealed: bytes, header: BlobHeader | None = None) -
     return caught.value.reason
 
 
-def test_the_released_model_cannot_be_altered_cut_or_exchanged(world, released):
+def test_the_released_model_cannot_be_altered_cut_or_exchanged(world: World, released: Host) -> None:
     verified = verify_release(stored_release(released), world.federation, NOW)
     sealed = released.store.blobs[verified.release.blob]
     assert opens_release(released, flip(sealed)) is Reason.BLOB_OPEN
@@ -374,7 +375,7 @@ def test_the_released_model_cannot_be_altered_cut_or_exchanged(world, released):
     assert opens_release(released, again.store.blobs[other.blob]) is Reason.BLOB_SIGNATURE
 
 
-def test_a_key_wrapped_for_one_recipient_does_not_open_as_anothers(software_root, chip):
+def test_a_key_wrapped_for_one_recipient_does_not_open_as_anothers(software_root: SoftwareRoot, chip: Chip) -> None:
     world = World(software_root, chip, plan_changes={"recipients": ("site-1", "site-2")})
     host = joined(Host(world))
     verified = finished(host)

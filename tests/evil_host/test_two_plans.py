@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import numpy as np
 import pytest
 
+from softtee.chip import Chip, SoftwareRoot
 from tests.evil_host.hosts import Host, another_plan, counted, finished, joined, open_release
 from tests.world import INITIAL, NOW, MemoryStore, SimpleSite, World
 from trusted.blob import open_blob
@@ -18,7 +21,7 @@ MEMBERS = 4
 
 
 @pytest.fixture
-def plans(world) -> tuple[Host, Host]:
+def plans(world: World) -> tuple[Host, Host]:
     """Both runs, with one store and every member in both, in the middle of their first round."""
     store = MemoryStore()
     return (
@@ -40,14 +43,16 @@ def frames(host: Host) -> list[bytes]:
     return [frame for sent in (host.sent_up, host.sent_down) for some in sent.values() for frame in some]
 
 
-def test_both_plans_finish_beside_each_other_in_one_store(world, plans):
+def test_both_plans_finish_beside_each_other_in_one_store(world: World, plans: tuple[Host, Host]) -> None:
     for host in plans:
         assert finish(host) == [set(world.members)] * 2
     first, second = (open_release(host, finished(host)) for host in plans)
     np.testing.assert_array_equal(first, second)
 
 
-def test_every_frame_of_one_plan_is_refused_by_the_other_and_disturbs_nobody(world, plans):
+def test_every_frame_of_one_plan_is_refused_by_the_other_and_disturbs_nobody(
+    world: World, plans: tuple[Host, Host]
+) -> None:
     """On connections of its own: a hello is answered to nobody's use, and everything else is refused."""
     for source, target in (plans, plans[::-1]):
         for number, frame in enumerate(frames(source), start=100):
@@ -60,19 +65,21 @@ def test_every_frame_of_one_plan_is_refused_by_the_other_and_disturbs_nobody(wor
 
 
 @pytest.mark.parametrize("direction", ["up", "down"])
-def test_a_frame_of_one_plan_in_a_live_session_of_the_other_ends_that_session_only(world, plans, direction):
+def test_a_frame_of_one_plan_in_a_live_session_of_the_other_ends_that_session_only(
+    world: World, plans: tuple[Host, Host], direction: str
+) -> None:
     source, target = plans
     if direction == "up":
         target.perform(target.aggregator.receive(MEMBERS, source.sent_up[MEMBERS][-1], target.now))
         assert target.closed == {MEMBERS: Reason.RECORD}
     else:
         target.down(MEMBERS, source.sent_down[MEMBERS][-1])
-        assert target.sites[MEMBERS].error.reason is Reason.RECORD
+        assert target.refused_by(MEMBERS) is Reason.RECORD
     assert finish(target) == [{"site-1", "site-2", "site-3"}] * 2
     assert finish(source) == [set(world.members)] * 2
 
 
-def test_streams_of_two_plans_that_the_host_crosses_admit_nobody(world):
+def test_streams_of_two_plans_that_the_host_crosses_admit_nobody(world: World) -> None:
     """From the first byte on, each member's worker talks to the other plan's aggregator."""
     first, second = Host(world), Host(another_plan(world))
     for at, other in ((first, second), (second, first)):
@@ -84,7 +91,7 @@ def test_streams_of_two_plans_that_the_host_crosses_admit_nobody(world):
         assert (host.outcomes("admitted"), host.store.blobs) == ([], {})
 
 
-def test_the_model_of_one_plan_does_not_open_in_the_other(plans):
+def test_the_model_of_one_plan_does_not_open_in_the_other(plans: tuple[Host, Host]) -> None:
     """Not even for the same member, with either plan's key, under either plan's header."""
     (mine, theirs) = (host.sites[1].tasks[-1] for host in plans)
     sealed = plans[1].store.blobs[theirs.model_blob]
@@ -99,27 +106,42 @@ def test_the_model_of_one_plan_does_not_open_in_the_other(plans):
         assert caught.value.reason is reason
 
 
-def test_all_blobs_exchanged_between_two_plans_count_nowhere(world, plans):
+class Holding(Host):
+    """A host that holds back what members say about their updates, until it has done with the blobs."""
+
+    def __init__(self, world: World, store: MemoryStore) -> None:
+        super().__init__(world, store)
+        self.held: list[tuple[int, dict[str, Any]]] = []
+
+    def say(self, connection: int, message: dict[str, Any]) -> None:
+        if message["type"] == "update":
+            self.held.append((connection, message))
+        else:
+            super().say(connection, message)
+
+    def let_go(self) -> None:
+        for connection, message in self.held:
+            super().say(connection, message)
+
+
+def test_all_blobs_exchanged_between_two_plans_count_nowhere(world: World) -> None:
     """Every update of plan A lies under the name of the same member's update of plan B, and the other way round."""
-    held: list[tuple[Host, int, bytes]] = []
-    for host in plans:
-        host.say = lambda connection, message, host=host: held.append((host, connection, message))
-        for connection, site in host.sites.items():
-            host.contribute(connection, site.tasks[-1])
-        del host.say
-    store = plans[0].store.blobs
+    store = MemoryStore()
+    plans = [joined(Holding(each, store), automatic=False) for each in (world, another_plan(world))]
     for connection in plans[0].sites:
-        mine, theirs = (host.sites[connection].tasks[-1].upload for host in plans)
-        store[mine], store[theirs] = store[theirs], store[mine]
-    for host, connection, message in held:
-        host.say(connection, message)
+        mine, theirs = (host.sites[connection].tasks[-1] for host in plans)
+        for host, task in zip(plans, (mine, theirs), strict=True):
+            host.contribute(connection, task)
+        blobs = store.blobs
+        blobs[mine.upload], blobs[theirs.upload] = blobs[theirs.upload], blobs[mine.upload]
     for host in plans:
+        host.let_go()
         assert {site.receipts[0] for site in host.sites.values()} == {Reason.BLOB_PLAN}
         assert host.outcomes("round-committed") == []
         assert len(host.outcomes("round-abandoned")) == 1
 
 
-def test_a_name_of_one_plan_is_no_upload_of_the_other(world, plans):
+def test_a_name_of_one_plan_is_no_upload_of_the_other(world: World, plans: tuple[Host, Host]) -> None:
     source, target = plans
     task = target.sites[MEMBERS].tasks[-1]
     foreign = source.sites[MEMBERS].tasks[-1].upload
@@ -127,19 +149,19 @@ def test_a_name_of_one_plan_is_no_upload_of_the_other(world, plans):
     assert target.sites[MEMBERS].receipts == [Reason.ROUND_STATE]
 
 
-def test_stopping_one_plan_does_not_stop_the_other(world, plans):
+def test_stopping_one_plan_does_not_stop_the_other(world: World, plans: tuple[Host, Host]) -> None:
     plans[0].perform(plans[0].aggregator.stop())
-    assert {site.closed.outcome for site in plans[0].sites.values()} == {"stopped"}
+    assert {site.closed and site.closed.outcome for site in plans[0].sites.values()} == {"stopped"}
     assert finish(plans[1]) == [set(world.members)] * 2
 
 
-def test_evicting_a_member_from_one_plan_leaves_it_in_the_other(world, plans):
-    plans[0].down(MEMBERS, refusal(Reason.EVICTED))
+def test_evicting_a_member_from_one_plan_leaves_it_in_the_other(world: World, plans: tuple[Host, Host]) -> None:
+    plans[0].down(MEMBERS, refusal(Reason.LEASE_EXPIRED))
     plans[0].perform(plans[0].aggregator.detach(MEMBERS, plans[0].now))
     assert finish(plans[1]) == [set(world.members)] * 2
 
 
-def test_the_release_of_one_plan_under_the_name_of_the_other_is_refused(world, plans):
+def test_the_release_of_one_plan_under_the_name_of_the_other_is_refused(world: World, plans: tuple[Host, Host]) -> None:
     for host in plans:
         finish(host)
     store, (mine, theirs) = plans[0].store.blobs, (release_name(host.world.plan.digest) for host in plans)
@@ -150,7 +172,7 @@ def test_the_release_of_one_plan_under_the_name_of_the_other_is_refused(world, p
         assert caught.value.reason is Reason.WRONG_PLAN
 
 
-def test_recipients_of_one_plan_are_none_of_the_other(software_root, chip):
+def test_recipients_of_one_plan_are_none_of_the_other(software_root: SoftwareRoot, chip: Chip) -> None:
     """A member that may open plan A's model may not open plan B's, on the same host, with the same key."""
     world = World(software_root, chip)
     other = another_plan(world)

@@ -1,4 +1,4 @@
-"""What an untrusted host ever sees: order and form of all frames, and no secret anywhere in them, in blobs or in events."""
+"""What an untrusted host ever sees: order and form of all frames, and no secret in any of them, in blobs or events."""
 
 from __future__ import annotations
 
@@ -10,6 +10,7 @@ from typing import Any
 import numpy as np
 import pytest
 
+from softtee.chip import Chip, SoftwareRoot
 from tests.evil_host.hosts import VICTIM, Host, finished, joined, open_release
 from tests.world import LAYOUT, MemoryStore, SimpleSite, World
 from trusted.documents.plan import initial_digest
@@ -36,11 +37,11 @@ class Watched(Host):
     """A whole run whose host keeps everything, while the test knows every secret in it."""
 
     def __init__(self, world: World, initial: np.ndarray) -> None:
-        super().__init__(world, Recording())
-        self.initial = initial
+        self.recording = Recording()
+        super().__init__(world, self.recording)
         self.order: list[tuple[int, str, str]] = []
         self.said: list[dict[str, Any]] = []
-        self.vectors: list[np.ndarray] = [initial]
+        self.vectors = [initial]
 
     def to_aggregator(self, connection: int, frame: bytes) -> list[bytes]:
         self.order.append((connection, "up", label_of(frame)))
@@ -51,19 +52,31 @@ class Watched(Host):
         return super().to_worker(connection, frame)
 
     def stored(self, connection: int, sealed: bytes) -> bytes:
-        self.store.seen.append(sealed)
+        self.recording.seen.append(sealed)
         return sealed
 
     def say(self, connection: int, message: dict[str, Any]) -> None:
         self.said.append(message)
         if message["type"] == "initial":
-            self.store.seen.append(self.store.blobs[bytes.fromhex(message["blob"])])
+            self.recording.seen.append(self.store.blobs[bytes.fromhex(message["blob"])])
         super().say(connection, message)
 
     def everything_the_host_saw(self) -> list[bytes]:
         frames = [frame for sent in (self.sent_up, self.sent_down) for some in sent.values() for frame in some]
         events = [json.dumps({"event": event, **fields}).encode() for event, fields in self.events]
-        return [*frames, *self.store.seen, *self.store.blobs.values(), *events]
+        return [*frames, *self.recording.seen, *self.store.blobs.values(), *events]
+
+
+class CanarySite(SimpleSite):
+    """A site whose updates are patterns that the test keeps."""
+
+    def watched_by(self, host: Watched, canaries: np.random.Generator) -> None:
+        self.host, self.canaries = host, canaries
+
+    def delta(self, model: np.ndarray) -> np.ndarray:
+        made: np.ndarray = self.canaries.standard_normal(model.size).astype("<f4")
+        self.host.vectors += [made, model]
+        return made
 
 
 @pytest.fixture(scope="module")
@@ -72,7 +85,7 @@ def canaries() -> np.random.Generator:
 
 
 @pytest.fixture(scope="module")
-def run(software_root, chip, canaries) -> Watched:
+def run(software_root: SoftwareRoot, chip: Chip, canaries: np.random.Generator) -> Watched:
     """A finished run: initial model, updates, weights and metrics are patterns that occur nowhere else."""
     import tests.world
 
@@ -86,32 +99,27 @@ def run(software_root, chip, canaries) -> Watched:
     honest, tests.world.INITIAL = tests.world.INITIAL, initial
     try:
         host.start()
-        for index, member in enumerate(world.members):
-            host.join(watched_site(host, world, member, index, canaries))
-        host.final = open_release(host, finished(host))
+        for index in range(len(world.members)):
+            host.join(watched_site(host, index, canaries))
+        host.vectors.append(open_release(host, finished(host)))
     finally:
         tests.world.INITIAL = honest
     return host
 
 
-def watched_site(host: Watched, world: World, member: str, index: int, canaries: np.random.Generator) -> SimpleSite:
-    site = SimpleSite(world, member, has_initial=index == 0)
+def watched_site(host: Watched, index: int, canaries: np.random.Generator) -> SimpleSite:
+    world, member = host.world, host.world.members[index]
+    site = CanarySite(world, member, has_initial=index == 0)
+    site.watched_by(host, canaries)
     site.weight = 700_000_001 + 1_357_911 * index
     site.metrics = {"auc": float(canaries.random())}
-
-    def delta(model: np.ndarray) -> np.ndarray:
-        made = canaries.standard_normal(model.size).astype("<f4")
-        host.vectors += [made, model]
-        return made
-
-    site.delta = delta
     return site
 
 
 def secrets_of(run: Watched) -> dict[str, bytes]:
     """Every byte pattern that no host may see, by what it is."""
     found: dict[str, bytes] = {}
-    for number, vector in enumerate([*run.vectors, run.final]):
+    for number, vector in enumerate(run.vectors):
         data = np.ascontiguousarray(vector).tobytes()
         for place in (0, len(data) // 2 // 4 * 4, len(data) - _WINDOW):
             found[f"vector {number} at {place}"] = data[place : place + _WINDOW]
@@ -155,14 +163,14 @@ def leaks(seen: list[bytes], secrets: dict[str, bytes]) -> list[str]:
     return [name for name, secret in secrets.items() if secret in haystack]
 
 
-def test_no_secret_of_a_whole_run_stands_in_any_frame_blob_or_event(run):
+def test_no_secret_of_a_whole_run_stands_in_any_frame_blob_or_event(run: Watched) -> None:
     secrets, seen = secrets_of(run), run.everything_the_host_saw()
     assert len(secrets) > 150
     assert sum(map(len, seen)) > 100_000
     assert leaks(seen, secrets) == []
 
 
-def test_the_search_finds_every_secret_that_is_planted(run):
+def test_the_search_finds_every_secret_that_is_planted(run: Watched) -> None:
     """Positive control: each one, put anywhere into what the host saw, is found by its name."""
     secrets, seen = secrets_of(run), run.everything_the_host_saw()
     for number, (name, secret) in enumerate(secrets.items()):
@@ -172,13 +180,13 @@ def test_the_search_finds_every_secret_that_is_planted(run):
         assert name in leaks([planted], {name: secret})
 
 
-def test_an_unsealed_update_would_be_found(run):
+def test_an_unsealed_update_would_be_found(run: Watched) -> None:
     """Positive control, end to end: the same run with one blob stored in clear."""
     plain = run.vectors[1].tobytes()
     assert [name for name in leaks([*run.everything_the_host_saw(), plain], secrets_of(run)) if "vector 1 " in name]
 
 
-def test_every_session_is_hello_offer_join_welcome_and_then_records_only(run):
+def test_every_session_is_hello_offer_join_welcome_and_then_records_only(run: Watched) -> None:
     for connection in run.sites:
         mine = [(way, label.split("/")[1]) for at, way, label in run.order if at == connection]
         assert mine[:4] == [("up", "hello"), ("down", "offer"), ("up", "join"), ("down", "welcome")]
@@ -186,15 +194,15 @@ def test_every_session_is_hello_offer_join_welcome_and_then_records_only(run):
         assert {label for _, label in mine[4:]} == {"record"}
 
 
-def test_updates_of_all_members_and_rounds_have_one_size(run):
+def test_updates_of_all_members_and_rounds_have_one_size(run: Watched) -> None:
     uploads = {task.upload: task for site in run.sites.values() for task in site.tasks}
     assert len(uploads) == 8
-    sizes = [len(sealed) for sealed in run.store.seen if b'"kind":"update"' in sealed[:200]]
+    sizes = [len(sealed) for sealed in run.recording.seen if b'"kind":"update"' in sealed[:200]]
     assert len(sizes) == 8
     assert len(set(sizes)) == 1
 
 
-def test_disclosed_metrics_are_the_only_numbers_of_sites_in_events(run):
+def test_disclosed_metrics_are_the_only_numbers_of_sites_in_events(run: Watched) -> None:
     allowed = {"session", "member", "assurance", "measurement", "round", "rounds", "outcome", "reason", "waiting_for"}
     for event, fields in run.events:
         assert set(fields) <= allowed | {"bytes", "metrics"}, event
@@ -204,7 +212,7 @@ def test_disclosed_metrics_are_the_only_numbers_of_sites_in_events(run):
 # --- before anybody is verified ---------------------------------------------------------------------------------------
 
 
-def test_before_the_offer_is_verified_a_worker_has_sent_one_hello_of_fixed_length(world):
+def test_before_the_offer_is_verified_a_worker_has_sent_one_hello_of_fixed_length(world: World) -> None:
     host = Host(world)
     host.attack_down = lambda connection, frame: []
     joined(host)
@@ -214,7 +222,7 @@ def test_before_the_offer_is_verified_a_worker_has_sent_one_hello_of_fixed_lengt
         assert hello.endswith(pack("cloister/hello/v1", bytes(32), world.charter.digest, world.plan.digest)[-72:])
 
 
-def test_two_hellos_of_a_member_share_nothing_but_the_digests(world):
+def test_two_hellos_of_a_member_share_nothing_but_the_digests(world: World) -> None:
     """The nonce is fresh, and it stands for nobody: hellos of two members cannot be told apart."""
     first, second = (SimpleSite(world, member).channel.begin() for member in ("site-1", "site-2"))
     assert first[-72:] == second[-72:]
@@ -222,7 +230,7 @@ def test_two_hellos_of_a_member_share_nothing_but_the_digests(world):
     assert first[-104:-72] != second[-104:-72]
 
 
-def test_before_the_join_is_verified_the_aggregator_has_sent_one_offer(world):
+def test_before_the_join_is_verified_the_aggregator_has_sent_one_offer(world: World) -> None:
     """A run is going on and a model is there: whoever says hello gets an offer, and not one byte more."""
     host = joined(Host(world), ("site-1", "site-2", "site-3"), automatic=False)
     for _ in range(13):
@@ -233,7 +241,7 @@ def test_before_the_join_is_verified_the_aggregator_has_sent_one_offer(world):
     assert [label_of(frame) for frame in host.sent_down[VICTIM]] == ["cloister/offer/v1"]
 
 
-def test_before_a_record_proves_the_keys_a_worker_gets_no_task(world):
+def test_before_a_record_proves_the_keys_a_worker_gets_no_task(world: World) -> None:
     """Evidence and credential are good, but nobody has shown yet to hold the session's keys."""
     host = Host(world)
     host.attack_up = lambda connection, frame: [] if label_of(frame) == "cloister/record/v1" else [frame]
@@ -244,7 +252,7 @@ def test_before_a_record_proves_the_keys_a_worker_gets_no_task(world):
     assert host.store.blobs == {}
 
 
-def test_the_aggregator_stores_no_model_before_a_member_is_admitted(world):
+def test_the_aggregator_stores_no_model_before_a_member_is_admitted(world: World) -> None:
     """No blob of it exists while the host only opens connections and throws bytes at it."""
     host = Host(world)
     host.start()
