@@ -18,7 +18,7 @@ test-fast: $(LOCKED)
 lint: $(LOCKED)
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
-	$(BIN)/mypy trusted coordinator worker softtee console protos
+	$(BIN)/mypy trusted coordinator worker softtee console protos benchmarks
 	$(BIN)/lint-imports
 
 format: $(LOCKED)

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import json
 import re
 from collections.abc import Sequence
 from dataclasses import dataclass
 from datetime import timedelta
 from pathlib import Path
+from typing import Any
 
 from cryptography import x509
 from cryptography.hazmat.primitives.serialization import Encoding
@@ -22,7 +24,7 @@ from trusted.attestation.products import PRODUCTS
 from trusted.attestation.roots import TrustRoot, amd_root
 from trusted.documents.charter import Charter, Member, Profile, Thresholds, VerifiedCharter, majority
 from trusted.documents.schema import Validity
-from trusted.wire import decode_json, sha256
+from trusted.wire import sha256
 
 _MAX_CERTIFICATE_BYTES = 1 << 14
 _MAX_POLICY_BYTES = 1 << 18
@@ -113,7 +115,7 @@ def read_policy(
     if (file is None) == (not measurements):
         raise UserError("a role needs measurements or a policy file", "Give one of the two for each role.")
     if file is not None:
-        return AppraisalPolicy.from_json(decode_json(read_bounded(file, _MAX_POLICY_BYTES).strip()))
+        return AppraisalPolicy.from_json(_read_json(file))
     products = sorted({root.product for root in roots})
     if "Milan" in products and not chip_ids:
         hint = "Name each trusted processor with --chip-id, or leave Milan out."
@@ -126,6 +128,21 @@ def read_policy(
         chip_ids=[_octets(text, 64, "a chip id") for text in chip_ids] or None,
     )
     return AppraisalPolicy.of(snp=policy)
+
+
+def _read_json(file: Path) -> Any:
+    """A policy as a person edits it, in any layout: what is signed in the end is the charter in its one spelling."""
+    try:
+        return json.loads(read_bounded(file, _MAX_POLICY_BYTES), object_pairs_hook=_each_once)
+    except (ValueError, RecursionError):
+        hint = "`cloister charter template` prints one; complete it and keep it JSON, with each name once."
+        raise UserError(f"{file}: not a policy in JSON", hint) from None
+
+
+def _each_once(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+    if len(dict(pairs)) != len(pairs):
+        raise ValueError("a name stands twice")
+    return dict(pairs)
 
 
 def _measurement(text: str) -> bytes:

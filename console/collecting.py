@@ -11,7 +11,7 @@ from console.enclaves import required_chip
 from console.tee_options import Tee
 from softtee.chip import Chip
 from trusted.attestation.evidence import Evidence
-from trusted.evidence.configfs_tsm import detect
+from trusted.evidence.detection import detect
 
 _SAMPLE_MEASUREMENT = bytes(48)
 _SAMPLE_HOST_DATA = bytes(32)

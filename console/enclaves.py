@@ -18,10 +18,13 @@ from console.output import UserError
 from softtee.enclave import Enclave
 from softtee.launcher import Launch, launch
 from softtee.surroundings import enclave_uid
+from trusted.attestation.policies.pcr_rules import PcrRule
+from trusted.attestation.policy import AppraisalPolicy
 from trusted.documents.charter import VerifiedCharter
 from trusted.documents.plan import VerifiedPlan
 from trusted.evidence.boot import Boot, Role
-from trusted.evidence.configfs_tsm import detect
+from trusted.evidence.detection import Provisions, detect
+from trusted.evidence.tpm import PcrChoice
 from trusted.wire import Json
 
 
@@ -92,7 +95,18 @@ def hardware_boot(role: Role, papers: Papers, options: Mapping[str, Json]) -> Bo
     Raises:
         TeeError: TEE_DEVICE_MISSING: it is none.
     """
-    return Boot(role, papers.charter.envelope, papers.plan.envelope, dict(options), detect())
+    charter = papers.charter.document
+    source = detect(provisions=provisions_for(charter.aggregator if role is Role.AGGREGATOR else charter.worker))
+    return Boot(role, papers.charter.envelope, papers.plan.envelope, dict(options), source)
+
+
+def provisions_for(policy: AppraisalPolicy) -> Provisions:
+    """What a source of evidence needs to know of the policy that it must meet: which PCRs a TPM is to quote."""
+    for platform in policy.platforms.values():
+        rule = getattr(platform, "pcrs", None)
+        if isinstance(rule, PcrRule):
+            return Provisions(pcrs=PcrChoice(rule.bank, rule.selection))
+    return Provisions()
 
 
 class Stage:

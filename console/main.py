@@ -31,6 +31,7 @@ _COMMANDS = (
     "run",
     "model",
     "attest",
+    "collateral",
     "measure",
     "tee",
     "doctor",

@@ -9,19 +9,17 @@ from datetime import datetime
 from pathlib import Path
 
 from console.charters import read_roots
-from console.documents import present
 from console.explaining import Question
 from console.files import read_bounded
+from console.moment import read_moment
 from console.output import UserError
 from trusted.attestation.anchors import AMD_ROOTS
 from trusted.attestation.binding import host_data
-from trusted.attestation.policies.rules import read_time
 from trusted.attestation.products import PRODUCTS
 from trusted.attestation.roots import TrustRoot, amd_root
 from trusted.documents.charter import VerifiedCharter, verify_charter
 from trusted.documents.dsse import MAX_ENVELOPE_BYTES
 from trusted.documents.plan import verify_plan
-from trusted.errors import WireError
 from trusted.evidence.boot import Role
 
 _REPORT_DATA = re.compile(r"[0-9a-fA-F]{128}")
@@ -43,7 +41,7 @@ def make_question(papers: Papers, software_roots: Sequence[str], report_data: st
         UserError: options that do not go together, or do not read.
         OSError, ProtocolError: charter or plan cannot be read, or do not hold at that time.
     """
-    moment = _moment(at)
+    moment = read_moment(at)
     expected = read_report_data(report_data) if report_data else None
     if papers.charter is None:
         if papers.role is not None or papers.plan is not None:
@@ -84,12 +82,3 @@ def _roots(software_roots: Sequence[str]) -> tuple[TrustRoot, ...]:
     if not software_roots:
         return vendor
     return (*vendor, *(root for product in PRODUCTS for root in read_roots((), software_roots, product)))
-
-
-def _moment(at: str) -> datetime:
-    if not at:
-        return present()
-    try:
-        return read_time(at, "--at")
-    except WireError:
-        raise UserError("--at is no time", "Write it in UTC: 2026-01-31T12:00:00Z.") from None

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime, timedelta
 from typing import Any
@@ -66,6 +66,10 @@ class ChipProvider:
     chip: Chip
     measurement: bytes
     host_data: bytes
+    gpus: Callable[[bytes], tuple[Evidence, ...]] = lambda challenge: ()
+
+    def devices(self, challenge: bytes) -> tuple[Evidence, ...]:
+        return self.gpus(challenge)
 
     def evidence(self, report_data: bytes) -> Evidence:
         return self.chip.attest(report_data=report_data, measurement=self.measurement, host_data=self.host_data)

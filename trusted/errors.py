@@ -58,6 +58,13 @@ class Reason(IntEnum):
     PRODUCT = 231
     FIRMWARE_VERSION = 232
     IMAGE_ID = 233
+    TCB_STATUS = 234
+    ADVISORY = 235
+    RUNTIME_MEASUREMENT = 236
+    EVIDENCE_AGE = 237
+    COLLATERAL_ROLLBACK = 238
+    DEVICE_COUNT = 239
+    DEVICE_DUPLICATE = 240
 
     # 3xx: documents that members sign
     DOCUMENT_SIGNATURE = 301

@@ -14,7 +14,7 @@ from cryptography.exceptions import InvalidSignature
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PublicKey
 
 from trusted import hpke
-from trusted.attestation.binding import report_data
+from trusted.attestation.composite import EvidenceBundle
 from trusted.attestation.result import AttestationResult
 from trusted.blob import BlobHeader, BlobKind, ContentKey
 from trusted.channel import transcript
@@ -112,7 +112,7 @@ def sign_release(release: Release, identity: Identity) -> bytes:
     """The release as it is stored: the document, the aggregator's signature, and fresh evidence over both."""
     document = release.encode()
     signature = identity.signing_key.sign(pack("cloister/release/v1", document))
-    evidence = identity.provider.evidence(report_data(transcript.release(sha256(document))))
+    evidence = EvidenceBundle.collect(identity.provider, transcript.release(sha256(document)))
     return pack(_LABEL, document, signature, evidence.encode())
 
 
@@ -151,5 +151,6 @@ def verify_release(stored: bytes, federation: Federation, now: datetime) -> Veri
         Ed25519PublicKey.from_public_bytes(release.verify_key).verify(signature, pack("cloister/release/v1", document))
     except (InvalidSignature, ValueError):
         raise DocumentError(Reason.DOCUMENT_SIGNATURE, "release: not signed by the key it names") from None
-    result = federation.appraise(AGGREGATOR, evidence, transcript.release(sha256(document)), now)
+    bundle = EvidenceBundle.decode(evidence)
+    result = federation.appraise(AGGREGATOR, bundle, transcript.release(sha256(document)), now)
     return VerifiedRelease(release, result)

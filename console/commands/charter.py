@@ -9,7 +9,7 @@ from typing import Annotated
 import typer
 
 from console.options import Force, Key, PassphraseFd, PassphraseFile, ValidDays, Yes
-from console.output import JsonOption, UserError, reporting
+from console.output import ExitCode, JsonOption, UserError, reporting
 
 app = typer.Typer(no_args_is_help=True, help="Make, show, sign and verify the consortium's charter.")
 
@@ -17,6 +17,15 @@ File = Annotated[Path, typer.Argument(help="The charter (DSSE).", show_default=F
 Previous = Annotated[Path | None, typer.Option(help="The charter that this one replaces.")]
 Files = list[Path]
 Texts = list[str]
+
+
+class FailOn(Enum):
+    """From which weakness on ``lint`` fails."""
+
+    SEVERE = "severe"
+    WARNING = "warning"
+    NOTE = "note"
+    NEVER = "never"
 
 
 class ProfileOption(Enum):
@@ -155,3 +164,51 @@ def verify(file: File, previous: Previous = None, json_output: JsonOption = Fals
             "Compare the digest with the other members by another way than the one that brought the file.",
         )
         report.data |= {"digest": charter.digest.hex(), "signers": sorted(charter.signers)}
+
+
+@app.command(
+    epilog="Exit code 3 when a weakness is as bad as --fail-on. Example: cloister charter lint charter.dsse.json"
+)
+def lint(
+    file: File,
+    fail_on: Annotated[FailOn, typer.Option(help="Fail from this severity on.")] = FailOn.SEVERE,
+    json_output: JsonOption = False,
+) -> None:
+    """Say in plain words what is weak about a charter, the worst first. Nobody's signature is verified."""
+    with reporting(json_output) as report:
+        from console.charter_lint import Severity, lint
+        from console.documents import read_envelope
+        from trusted.documents.charter import PAYLOAD_TYPE, Charter
+
+        found = lint(Charter.parse(read_envelope(file, PAYLOAD_TYPE).payload))
+        for weakness in found:
+            report.say(f"{weakness.severity.value.upper()} {weakness.path}: {weakness.opens}.")
+            report.say(f"  To close it: {weakness.remedy}.")
+        if not found:
+            report.say("Nothing weak was found. That is no proof that nothing is.")
+        report.data |= {"weaknesses": [weakness.to_json() for weakness in found]}
+        bad_enough = fail_on is not FailOn.NEVER and any(
+            weakness.severity.rank >= Severity(fail_on.value).rank for weakness in found
+        )
+    raise typer.Exit(ExitCode.POLICY if bad_enough else ExitCode.OK)
+
+
+@app.command(epilog="Example: cloister charter template snp > worker-policy.json")
+def template(
+    platform: Annotated[str, typer.Argument(help="An evidence format: snp, tdx, …", show_default=False)],
+    json_output: JsonOption = False,
+) -> None:
+    """Print a strict role policy for one platform. What you must fill in says REPLACE; until then it does not read."""
+    with reporting(json_output) as report:
+        import json
+
+        from console.templates import open_questions, template_of
+        from trusted.attestation.evidence import EvidenceFormat
+
+        known = [format.value for format in EvidenceFormat]
+        if platform not in known:
+            raise UserError(f"no such platform: {platform}", f"Give one of {', '.join(known)}.")
+        policy = template_of(EvidenceFormat(platform))
+        if not json_output:
+            typer.echo(json.dumps(policy, indent=2))
+        report.data |= {"policy": policy, "replace": open_questions(policy)}

@@ -22,6 +22,7 @@ class HostConfig:
     ``listen``: ``address:port`` of the one TLS port (0 picks one). ``names``: the DNS names and IP addresses under
     which workers reach it. ``charter``: path of the charter's envelope, by which orders are verified. ``certificate``
     and ``certificate_key``: PEM files of one's own; without them the host makes a CA and a certificate in ``state``.
+    ``collateral_store``: the folder of ``cloister collateral``, whose dates the metrics show.
     """
 
     state: Path
@@ -32,6 +33,7 @@ class HostConfig:
     certificate: Path | None = None
     certificate_key: Path | None = None
     metrics_port: int | None = None
+    collateral_store: Path | None = None
     limits: Limits = field(default_factory=Limits)
 
     @classmethod
@@ -65,6 +67,7 @@ def _read(source: Fields, folder: Path) -> HostConfig:
         certificate=certificate,
         certificate_key=key,
         metrics_port=source.integer("metrics_port", low=0, high=65535) if source.has("metrics_port") else None,
+        collateral_store=_optional_path(source, "collateral_store", folder),
         limits=_read_limits(source),
     )
 

@@ -5,11 +5,13 @@ Labels stay few and public: never a member's norm, loss or metric; a plan shows 
 
 from __future__ import annotations
 
+from pathlib import Path
 from threading import Thread
 from wsgiref.simple_server import WSGIServer
 
 from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, Info, start_http_server
 
+from coordinator.host.collateral import CollateralDates
 from coordinator.host.events import PublicEvent
 
 VERSION = "0.1.0"
@@ -49,6 +51,10 @@ class HostMetrics:
         self._updates_rejected = Counter(
             "cloister_updates_rejected", "Refused contributions.", ["reason"], registry=registry
         )
+
+    def watch_collateral(self, store: Path) -> None:
+        """Show when what lies in ``store`` ends."""
+        self.registry.register(CollateralDates(store))
 
     def observe_event(self, event: PublicEvent) -> None:
         """Count what a public event says."""

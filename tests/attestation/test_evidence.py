@@ -45,7 +45,7 @@ def test_a_record_with_a_byte_more_is_refused() -> None:
         Evidence.decode(EVIDENCE.encode() + b"\x00")
 
 
-@pytest.mark.parametrize("name", [b"", b"SNP", b"tdx", b"snp\x00", b"\xff"])
+@pytest.mark.parametrize("name", [b"", b"SNP", b"sev", b"snp\x00", b"\xff"])
 def test_an_unknown_format_is_refused(name: bytes) -> None:
     with pytest.raises(AttestationError) as error:
         Evidence.decode(pack(LABEL, name, b"", b"", b"", b""))

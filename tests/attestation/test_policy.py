@@ -37,8 +37,7 @@ def refused(value: Any) -> Reason:
 
 def test_the_knobs_are_those_of_the_protocol() -> None:
     text = (Path(__file__).parents[2] / "docs" / "protocol.md").read_text()
-    section = text.split("### 3.3")[1].split("## 4.")[0]
-    listed = section[section.index("`products`") :]
+    listed = text.split("Those of `snp`:")[1].split("\n## ")[0].split("\n### ")[0]
     assert re.findall(r"`([a-z_]+)`", listed) == NAMES
 
 

@@ -132,7 +132,7 @@ def test_an_unknown_field_is_refused(path: str) -> None:
         ("thresholds.plan", 4),
         ("roots", []),
         ("roots", [c.SOFTWARE_ROOT] * 2),
-        ("roots.0.format", "tdx"),
+        ("roots.0.format", "sev"),
         ("roots.0.product", "Rome"),
         ("roots.0.sha256", "00" * 31),
         ("not_before", "2026-11-20"),

@@ -9,6 +9,7 @@ import pytest
 from coordinator.enclave.aggregator import Aggregator
 from tests.evil_host.hosts import VICTIM, Host, another_plan, counted, finished, joined
 from tests.world import AGGREGATOR_MEASUREMENT, NOW, WORKER_MEASUREMENT, SimpleSite, World
+from trusted.attestation.composite import EvidenceBundle
 from trusted.attestation.evidence import Evidence
 from trusted.channel.aggregator import AggregatorChannel
 from trusted.channel.session import Identity
@@ -27,6 +28,9 @@ class Relay:
     """A process outside any TEE that shows evidence which a genuine enclave made for something else."""
 
     evidence_of_another: Evidence
+
+    def devices(self, challenge: bytes) -> tuple[Evidence, ...]:
+        return ()
 
     def evidence(self, report_data: bytes) -> Evidence:
         return self.evidence_of_another
@@ -82,7 +86,7 @@ def test_relayed_evidence_does_not_make_an_aggregator(world: World) -> None:
     genuine = AggregatorChannel(world.federation, world.identity("aggregator"), NOW)
     bystander, victim = world.worker_channel("site-1"), world.worker_channel("site-1")
     (offer,) = genuine.receive(bystander.begin(), NOW).replies
-    evidence = Evidence.decode(unpack(offer, OFFER, 5)[0])
+    evidence = EvidenceBundle.decode(unpack(offer, OFFER, 5)[0]).cpu
     impostor = AggregatorChannel(world.federation, Identity.generate(Relay(evidence)), NOW)
     (forged,) = impostor.receive(victim.begin(), NOW).replies
     assert refuses(victim, forged) is Reason.REPORT_DATA

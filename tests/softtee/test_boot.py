@@ -22,6 +22,9 @@ EVIDENCE = Evidence(EvidenceFormat.SNP, b"r" * 1184, (b"cek", b"ask", b"ark"), b
 class NoEvidence:
     """A provider that a test does not ask."""
 
+    def devices(self, challenge: bytes) -> tuple[Evidence, ...]:
+        return ()
+
     def evidence(self, report_data: bytes) -> Evidence:
         raise NotImplementedError
 

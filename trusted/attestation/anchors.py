@@ -20,8 +20,34 @@ AMD_ROOTS: Mapping[str, bytes] = MappingProxyType(
     }
 )
 
+# SHA-256 over the DER of the Intel SGX Root CA certificate, which heads TDX and SGX alike.
+INTEL_ROOT = bytes.fromhex("44a0196b2b99f889b8e149e95b807a350e7424964399e885a7cbb8ccfab674d3")
+
+# SHA-256 over the DER of AWS_NitroEnclaves_Root-G1, the fingerprint that AWS's documentation names.
+AWS_ROOT = bytes.fromhex("641a0321a3e244efe456463195d606317ed7cdcc3c1756e09893f3c68f79bb5b")
+
+# SHA-256 over the DER of the NVIDIA Device Identity CA, and of the NVIDIA CoRIM signing Root CA behind its reference values.
+# A root's product says which of the two it stands for.
+NVIDIA_DEVICE, NVIDIA_RIM = "NVIDIA GPU", "NVIDIA RIM"
+NVIDIA_ROOTS: Mapping[str, bytes] = MappingProxyType(
+    {
+        NVIDIA_DEVICE: bytes.fromhex("102bf659d5419614c9d8e6aecebc80454eb26b1df6a769ac720b9a690b167b48"),
+        NVIDIA_RIM: bytes.fromhex("12977b5115acb0381179279fffeb5a8c4d264971ebb32298023a465fa41df5d1"),
+    }
+)
+
 _VENDOR_ROOTS: Mapping[EvidenceFormat, frozenset[bytes]] = MappingProxyType(
-    {EvidenceFormat.SNP: frozenset(AMD_ROOTS.values())}
+    {
+        EvidenceFormat.SNP: frozenset(AMD_ROOTS.values()),
+        EvidenceFormat.TDX: frozenset({INTEL_ROOT}),
+        EvidenceFormat.SGX: frozenset({INTEL_ROOT}),
+        EvidenceFormat.NITRO: frozenset({AWS_ROOT}),
+        EvidenceFormat.CCA: frozenset(),  # each platform's maker has its own keys, and none has published any
+        EvidenceFormat.NVIDIA_GPU: frozenset(NVIDIA_ROOTS.values()),
+        EvidenceFormat.TPM: frozenset(),  # a maker's word about a key says nothing of who can read the memory
+        EvidenceFormat.AZURE_VTPM: frozenset(AMD_ROOTS.values()),
+        EvidenceFormat.GCP_CS: frozenset(),  # Google's key set changes: members pin the one of the day
+    }
 )
 
 

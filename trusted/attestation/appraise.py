@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import hmac
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from datetime import datetime, timedelta
 
 from trusted.attestation.binding import short_nonce
@@ -15,9 +15,10 @@ from trusted.attestation.evidence import Evidence
 from trusted.attestation.platforms import PLATFORMS, Platform
 from trusted.attestation.policies.check import Check, Finding, Subject, Verdict
 from trusted.attestation.policies.knob import PlatformPolicy
-from trusted.attestation.policies.rules import ReferenceValue, Skip
+from trusted.attestation.policies.rules import Demand, Permission, ReferenceValue, Skip
 from trusted.attestation.result import _APPRAISED, AttestationResult, SkippedKnob
 from trusted.attestation.roots import TrustRoot
+from trusted.attestation.trust_vector import trust_vector
 from trusted.attestation.verify.verified import VerifiedEvidence
 from trusted.errors import AttestationError, Reason
 from trusted.wire import exactly
@@ -89,12 +90,20 @@ def appraise(
         measurement=claims.measurement,
         assurance=verified.root.assurance,
         skips=tuple(_skips(policy)),
+        vector=trust_vector(Subject(claims, verified.root.assurance, now), checks, _lenient(policy)),
         policy_digest=policy.digest,
         evidence_digest=verified.evidence_digest,
         issued=now,
         expires=min(_expiries(verified, policy)),
+        devices=(),
         token=_APPRAISED,
     )
+
+
+def with_devices(result: AttestationResult, devices: tuple[AttestationResult, ...]) -> AttestationResult:
+    """``result`` of a TEE together with those of the devices that it holds: it stands no longer than any of them."""
+    expires = min((result.expires, *(device.expires for device in devices)))
+    return replace(result, devices=devices, expires=expires, token=_APPRAISED)
 
 
 def _binding(verified: VerifiedEvidence, expected: Expected, platform: Platform) -> Iterator[Check]:
@@ -157,11 +166,17 @@ def _skips(policy: PlatformPolicy) -> Iterator[SkippedKnob]:
             yield SkippedKnob(knob.name, value.why)
 
 
+def _lenient(policy: PlatformPolicy) -> frozenset[str]:
+    """The knobs that let through what they are about: a check that passes for that reason vouches for nothing."""
+    loose = (Permission.ALLOW, Demand.ANY)
+    return frozenset(knob.name for knob in policy.KNOBS if getattr(policy, knob.name) in loose)
+
+
 def _expiries(verified: VerifiedEvidence, policy: PlatformPolicy) -> Iterator[datetime]:
     """When each thing runs out that the result stands on."""
     yield verified.not_after
     yield from PLATFORMS[verified.claims.format].expiries(verified.claims, policy)
-    references: tuple[ReferenceValue, ...] = getattr(policy, "measurements", ())
-    for reference in references:
+    references: tuple[ReferenceValue, ...] | Skip = getattr(policy, "measurements", ())
+    for reference in () if isinstance(references, Skip) else references:
         if reference.value == verified.claims.measurement and reference.until is not None:
             yield reference.until

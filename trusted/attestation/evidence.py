@@ -31,6 +31,14 @@ class EvidenceFormat(Enum):
     """The evidence formats that ``trusted.attestation.verify`` knows. The value is the wire's spelling."""
 
     SNP = "snp"
+    TDX = "tdx"
+    SGX = "sgx"
+    NITRO = "nitro"
+    CCA = "cca"
+    NVIDIA_GPU = "nvidia-gpu"
+    TPM = "tpm"
+    AZURE_VTPM = "azure-vtpm"
+    GCP_CS = "gcp-cs"
 
 
 @dataclass(frozen=True, slots=True)
@@ -93,8 +101,8 @@ class Evidence:
         known = {kind.value.encode("ascii"): kind for kind in EvidenceFormat}
         if name not in known:
             raise AttestationError(Reason.EVIDENCE_FORMAT, f"evidence.format: one of {_format_names()} expected")
-        chain = _split(certificates, "evidence.certificates", MAX_CERTIFICATES)
-        return cls(known[name], report, chain, crl, _named(_split(parts, "evidence.parts", 2 * MAX_PARTS)))
+        chain = split_items(certificates, "evidence.certificates", MAX_CERTIFICATES)
+        return cls(known[name], report, chain, crl, _named(split_items(parts, "evidence.parts", 2 * MAX_PARTS)))
 
     @property
     def digest(self) -> bytes:
@@ -106,8 +114,12 @@ def _format_names() -> str:
     return ", ".join(kind.value for kind in EvidenceFormat)
 
 
-def _split(field: bytes, path: str, most: int) -> tuple[bytes, ...]:
-    """The length-prefixed items in ``field``, none of them cut short and no byte left over."""
+def split_items(field: bytes, path: str, most: int) -> tuple[bytes, ...]:
+    """The length-prefixed items in ``field``, at most ``most``, none of them cut short and no byte left over.
+
+    Raises:
+        WireError: MALFORMED, TOO_LARGE; ``path`` leads its text.
+    """
     items: list[bytes] = []
     position = 0
     while position < len(field):

@@ -12,12 +12,31 @@ from types import MappingProxyType
 from typing import Any
 
 from trusted.attestation.evidence import Evidence, EvidenceFormat
-from trusted.attestation.policies import snp_checks
+from trusted.attestation.policies import (
+    azure_vtpm_checks,
+    cca_checks,
+    gcp_cs_checks,
+    intel_checks,
+    nitro_checks,
+    nvidia_checks,
+    sgx_checks,
+    snp_checks,
+    tdx_checks,
+    tpm_checks,
+)
+from trusted.attestation.policies.azure_vtpm import AzureVtpmPolicy
+from trusted.attestation.policies.cca import CcaPolicy
 from trusted.attestation.policies.check import Check, Finding, KnobCheck, Subject
+from trusted.attestation.policies.gcp_cs import GcpCsPolicy
 from trusted.attestation.policies.knob import PlatformPolicy
+from trusted.attestation.policies.nitro import NitroPolicy
+from trusted.attestation.policies.nvidia import NvidiaPolicy
+from trusted.attestation.policies.sgx import SgxPolicy
 from trusted.attestation.policies.snp import SnpPolicy
+from trusted.attestation.policies.tdx import TdxPolicy
+from trusted.attestation.policies.tpm import TpmPolicy
 from trusted.attestation.roots import TrustRoot
-from trusted.attestation.verify import snp
+from trusted.attestation.verify import azure, cca, dcap, gcp, nitro, nvidia, snp, tpm
 from trusted.attestation.verify.verified import VerifiedEvidence
 
 Verifier = Callable[[Evidence, Sequence[TrustRoot], datetime], VerifiedEvidence]
@@ -68,6 +87,62 @@ PLATFORMS: Mapping[EvidenceFormat, Platform] = MappingProxyType(
             always=snp_checks.always,
             skipped=snp_checks.skipped,
             expiries=snp_checks.expiries,
+        ),
+        EvidenceFormat.TDX: Platform(
+            verify=dcap.verify_tdx,
+            policy=TdxPolicy,
+            checks=tdx_checks.KNOB_CHECKS,
+            host_data=lambda claims: claims.host_data,
+            expiries=intel_checks.expiries,
+        ),
+        EvidenceFormat.SGX: Platform(
+            verify=dcap.verify_sgx,
+            policy=SgxPolicy,
+            checks=sgx_checks.KNOB_CHECKS,
+            host_data=lambda claims: None,
+            expiries=intel_checks.expiries,
+        ),
+        EvidenceFormat.NITRO: Platform(
+            verify=nitro.verify,
+            policy=NitroPolicy,
+            checks=nitro_checks.KNOB_CHECKS,
+            host_data=lambda claims: None,
+        ),
+        EvidenceFormat.CCA: Platform(
+            verify=cca.verify,
+            policy=CcaPolicy,
+            checks=cca_checks.KNOB_CHECKS,
+            host_data=lambda claims: claims.host_data,
+        ),
+        EvidenceFormat.NVIDIA_GPU: Platform(
+            verify=nvidia.verify,
+            policy=NvidiaPolicy,
+            checks=nvidia_checks.KNOB_CHECKS,
+            host_data=lambda claims: None,
+            skipped=nvidia_checks.skipped,
+            expiries=nvidia_checks.expiries,
+        ),
+        EvidenceFormat.TPM: Platform(
+            verify=tpm.verify,
+            policy=TpmPolicy,
+            checks=tpm_checks.KNOB_CHECKS,
+            host_data=lambda claims: None,
+        ),
+        EvidenceFormat.AZURE_VTPM: Platform(
+            verify=azure.verify,
+            policy=AzureVtpmPolicy,
+            checks=azure_vtpm_checks.KNOB_CHECKS,
+            host_data=lambda claims: None,
+            always=azure_vtpm_checks.always,
+            expiries=azure_vtpm_checks.expiries,
+        ),
+        EvidenceFormat.GCP_CS: Platform(
+            verify=gcp.verify,
+            policy=GcpCsPolicy,
+            checks=gcp_cs_checks.KNOB_CHECKS,
+            host_data=lambda claims: None,
+            always=gcp_cs_checks.always,
+            expiries=gcp_cs_checks.expiries,
         ),
     }
 )

@@ -6,9 +6,10 @@ Evidence of a platform that is not named is refused, whatever it says.
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
+from trusted.attestation.device_policy import DEVICE_FORMATS, NO_DEVICES, DeviceRules, read_devices, write_devices
 from trusted.attestation.evidence import EvidenceFormat
 from trusted.attestation.platforms import PLATFORMS
 from trusted.attestation.policies.knob import PlatformPolicy
@@ -18,9 +19,15 @@ from trusted.wire import Fields, Json, encode_json, sha256
 
 @dataclass(frozen=True, slots=True)
 class AppraisalPolicy:
-    """``platforms``: what evidence of each format must say."""
+    """What a role must prove.
+
+    Attributes:
+        platforms: what a TEE's evidence of each format must say.
+        devices: which devices the TEE must hold besides, and what those must say; empty: none, and none is accepted.
+    """
 
     platforms: Mapping[EvidenceFormat, PlatformPolicy]
+    devices: DeviceRules = field(default_factory=lambda: NO_DEVICES)
 
     @classmethod
     def of(cls, **platforms: PlatformPolicy) -> AppraisalPolicy:
@@ -29,24 +36,32 @@ class AppraisalPolicy:
 
     @classmethod
     def from_json(cls, value: Any, name: str = "policy") -> AppraisalPolicy:
-        """The policy in the JSON object ``value``, ``{format: {knob: value}}``; ``name`` leads the errors.
+        """The policy in the JSON object ``value``, ``{format: {knob: value}}`` and perhaps ``devices``.
+
+        Args:
+            value: the object.
+            name: leads the errors.
 
         Raises:
             WireError: no platform, one that nobody knows, or a platform's policy that does not read.
         """
         with Fields(value, name) as fields:
             platforms: dict[EvidenceFormat, PlatformPolicy] = {}
+            devices = (
+                read_devices(fields.mapping("devices"), fields.path("devices")) if fields.has("devices") else NO_DEVICES
+            )
             for format in EvidenceFormat:
-                if fields.has(format.value):
+                if fields.has(format.value) and format not in DEVICE_FORMATS:
                     entry = fields.mapping(format.value)
                     platforms[format] = PLATFORMS[format].policy.from_json(entry, fields.path(format.value))
         if not platforms:
             raise WireError(Reason.POLICY_UNSET, f"{name}: at least one platform expected")
-        return cls(platforms)
+        return cls(platforms, devices)
 
     def to_json(self) -> dict[str, Json]:
         """The JSON object that :meth:`from_json` reads."""
-        return {format.value: dict(policy.to_json()) for format, policy in self.platforms.items()}
+        platforms: dict[str, Json] = {format.value: dict(policy.to_json()) for format, policy in self.platforms.items()}
+        return platforms | ({"devices": write_devices(self.devices)} if self.devices else {})
 
     def for_format(self, format: EvidenceFormat) -> PlatformPolicy:
         """The policy for evidence of this format.

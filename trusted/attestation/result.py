@@ -9,6 +9,7 @@ from trusted.attestation.claims import InstanceKey
 from trusted.attestation.evidence import EvidenceFormat
 from trusted.attestation.policies.rules import write_time
 from trusted.attestation.roots import Assurance
+from trusted.attestation.trust_vector import TrustVector
 from trusted.errors import AttestationError, Reason
 from trusted.wire import Json
 
@@ -36,9 +37,11 @@ class AttestationResult:
         measurement: what runs, 48 bytes.
         assurance: what stands behind the root; ``none`` means NO HARDWARE PROTECTION.
         skips: what the policy left unchecked.
+        vector: the same in AR4SI's claims, for results that travel (``ear.py``).
         policy_digest, evidence_digest: SHA-256 of what was applied, and to what.
         issued: when it was appraised.
         expires: when certificates, revocation list or reference value run out, whichever is first.
+        devices: the results of the devices that the TEE holds (docs/protocol.md §3.1).
     """
 
     format: EvidenceFormat
@@ -49,10 +52,12 @@ class AttestationResult:
     measurement: bytes
     assurance: Assurance
     skips: tuple[SkippedKnob, ...]
+    vector: TrustVector
     policy_digest: bytes
     evidence_digest: bytes
     issued: datetime
     expires: datetime
+    devices: tuple[AttestationResult, ...]
     token: InitVar[object]
 
     def __post_init__(self, token: object) -> None:
@@ -85,4 +90,5 @@ class AttestationResult:
             "evidence": self.evidence_digest.hex(),
             "issued": write_time(self.issued),
             "expires": write_time(self.expires),
+            "devices": [device.to_json() for device in self.devices],
         }

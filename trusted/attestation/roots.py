@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from enum import Enum, unique
 
-from trusted.attestation.anchors import AMD_ROOTS, is_vendor_root
+from trusted.attestation.anchors import AMD_ROOTS, NVIDIA_ROOTS, is_vendor_root
 from trusted.attestation.evidence import EvidenceFormat
 from trusted.wire import exactly
 
@@ -56,3 +56,8 @@ def amd_root(product: str) -> TrustRoot:
     if product not in AMD_ROOTS:
         raise ValueError(f"product: one of {', '.join(AMD_ROOTS)} expected")
     return TrustRoot(EvidenceFormat.SNP, product, AMD_ROOTS[product])
+
+
+def nvidia_roots() -> tuple[TrustRoot, ...]:
+    """NVIDIA's own roots: for its devices, and for its reference values."""
+    return tuple(TrustRoot(EvidenceFormat.NVIDIA_GPU, product, digest) for product, digest in NVIDIA_ROOTS.items())

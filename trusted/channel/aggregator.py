@@ -14,7 +14,7 @@ from cryptography.exceptions import InvalidSignature
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PublicKey
 
 from trusted import hpke
-from trusted.attestation.binding import report_data
+from trusted.attestation.composite import EvidenceBundle
 from trusted.attestation.result import AttestationResult
 from trusted.channel.federation import Federation
 from trusted.channel.records import SessionSecrets
@@ -48,7 +48,7 @@ class _Join:
     """The opened join body: claims of the worker, none verified yet but that it knew our fresh key."""
 
     secret: bytes
-    evidence: bytes
+    evidence: EvidenceBundle
     prover: Prover
     credential: bytes
     commitment: bytes
@@ -67,7 +67,7 @@ class _Join:
         )
         return cls(
             secret=exactly(secret, 32, "join.secret_w"),
-            evidence=evidence,
+            evidence=EvidenceBundle.decode(evidence),
             prover=prover,
             credential=credential,
             commitment=exactly(commitment, 32, "join.commitment"),
@@ -146,8 +146,8 @@ class AggregatorChannel:
         identity = self._identity
         prover = Prover(AGGREGATOR, self._kem.public, identity.verify_key, identity.boot)
         transcript = admission(prover, self._challenge, charter, plan, sha256(frame))
-        evidence = identity.provider.evidence(report_data(transcript)).encode()
-        fields = (evidence, prover.kem, prover.verify, self._nonce, prover.boot)
+        evidence = EvidenceBundle.collect(identity.provider, transcript)
+        fields = (evidence.encode(), prover.kem, prover.verify, self._nonce, prover.boot)
         return self._note(pack(Kind.OFFER.value, *fields))
 
     def _verify_join(self, frame: bytes, now: datetime) -> bytes:
@@ -162,7 +162,7 @@ class AggregatorChannel:
         context = hello + offer + join.commitment
         transcript = admission(join.prover, self._challenge, charter, plan, context)
         result = self._federation.appraise(WORKER, join.evidence, transcript, now)
-        credential = self._verify_member(join, transcript, now)
+        credential = self._verify_member(join, transcript.over(join.evidence.devices), now)
         self._note(frame)
         return self._note(self._welcome(join, credential, result, now))
 

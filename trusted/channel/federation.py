@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from datetime import datetime
 
-from trusted.attestation.appraise import Expected, appraise, verify
-from trusted.attestation.binding import host_data, report_data
-from trusted.attestation.evidence import Evidence
+from trusted.attestation.binding import host_data
+from trusted.attestation.collateral import FloorKeeper, endorsements_of
+from trusted.attestation.composite import Bound, EvidenceBundle, OpenTranscript, appraise_bundle
 from trusted.attestation.result import AttestationResult
 from trusted.channel.transcript import AGGREGATOR, WORKER
 from trusted.documents.charter import VerifiedCharter
@@ -17,29 +17,32 @@ from trusted.errors import ChannelError, Reason
 
 @dataclass(frozen=True, slots=True)
 class Federation:
-    """The charter and the plan that both sides of a session must hold, verified."""
+    """The charter and the plan that both sides of a session must hold, verified.
+
+    ``floors`` is this process's memory of the endorsements that it has seen, so that none of them goes backwards.
+    """
 
     charter: VerifiedCharter
     plan: VerifiedPlan
+    floors: FloorKeeper = field(default_factory=FloorKeeper, compare=False, repr=False)
 
-    def appraise(self, role: str, evidence: bytes, transcript: bytes, now: datetime) -> AttestationResult:
-        """The affirming result for a peer that says it runs ``role`` and is bound to ``transcript``.
+    def appraise(
+        self, role: str, bundle: EvidenceBundle, transcript: OpenTranscript, now: datetime
+    ) -> AttestationResult:
+        """The affirming result for a peer that says it runs ``role``, with its devices, and is bound to ``transcript``.
 
-        The peer, and every host between, may be lying about all of ``evidence``.
+        The peer, and every host between, may be lying about all of ``bundle``.
 
         Raises:
-            WireError, AttestationError: what it fails to prove.
+            AttestationError: what it fails to prove.
         """
         charter = self.charter.document
         policy = {AGGREGATOR: charter.aggregator, WORKER: charter.worker}[role]
-        decoded = Evidence.decode(evidence)
-        platform_policy = policy.for_format(decoded.format)
-        verified = verify(decoded, charter.roots, now)
-        expected = Expected(
-            report_data=report_data(transcript),
-            host_data=host_data(role, self.charter.digest, self.plan.digest),
-        )
-        return appraise(verified, platform_policy, expected, now)
+        bound = Bound(transcript, host_data(role, self.charter.digest, self.plan.digest))
+        result = appraise_bundle(bundle, policy, charter.roots, bound=bound, now=now)
+        for found, part in zip((result, *result.devices), (bundle.cpu, *bundle.devices), strict=True):
+            self.floors.see(endorsements_of(part), found.hardware_id)
+        return result
 
     def require_valid(self, now: datetime) -> None:
         """Refuse to go on when charter or plan no longer hold.

@@ -14,7 +14,7 @@ from typing import Any
 
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 
-from trusted.attestation.binding import report_data
+from trusted.attestation.composite import EvidenceBundle
 from trusted.attestation.result import AttestationResult
 from trusted.channel.federation import Federation
 from trusted.channel.records import Direction, RecordLayer, SessionSecrets
@@ -134,7 +134,7 @@ class Session:
             nonce = fields.octets("nonce", _NONCE_BYTES)
         role = AGGREGATOR if self._peer.role == WORKER else WORKER
         transcript = reattestation(role, self._identity.verify_key, nonce, self._binding)
-        evidence = self._identity.provider.evidence(report_data(transcript))
+        evidence = EvidenceBundle.collect(self._identity.provider, transcript)
         return self.send({"type": "evidence", "nonce": nonce.hex(), "evidence": evidence.encode().hex()})
 
     def _take_evidence(self, message: dict[str, Any], now: datetime) -> None:
@@ -145,4 +145,5 @@ class Session:
         if self._nonce is None or not hmac.compare_digest(nonce, self._nonce):
             raise ChannelError(Reason.NONCE, "evidence: answers no open challenge of this side")
         transcript = reattestation(self._peer.role, self._peer.verify_key, self._nonce, self._binding)
-        self.grant_lease(self._federation.appraise(self._peer.role, evidence, transcript, now), now)
+        bundle = EvidenceBundle.decode(evidence)
+        self.grant_lease(self._federation.appraise(self._peer.role, bundle, transcript, now), now)

@@ -1,13 +1,14 @@
 """What evidence is bound to: the transcripts T1, T2, T3 of docs/protocol.md §4. Trust zone: every TEE.
 
 Everything that must not be swapped, relayed or replayed stands in one of these, and its hash in the report data.
+Each is open for the digests of the devices' evidence, which answers a challenge made of the rest.
 """
 
 from __future__ import annotations
 
 from dataclasses import dataclass
 
-from trusted.wire import length_prefixed, pack
+from trusted.attestation.composite import OpenTranscript
 
 AGGREGATOR = "aggregator"
 WORKER = "worker"
@@ -31,10 +32,9 @@ class Challenge:
     nonce_a: bytes
 
 
-def admission(prover: Prover, challenge: Challenge, charter: bytes, plan: bytes, context: bytes) -> bytes:
+def admission(prover: Prover, challenge: Challenge, charter: bytes, plan: bytes, context: bytes) -> OpenTranscript:
     """T1 or T2. ``context`` is H(hello) for the aggregator; H(hello) ‖ H(offer) ‖ commitment for a worker."""
-    return pack(
-        "cloister/transcript/v1",
+    before = (
         prover.role.encode("ascii"),
         challenge.nonce_w,
         challenge.nonce_a,
@@ -43,9 +43,8 @@ def admission(prover: Prover, challenge: Challenge, charter: bytes, plan: bytes,
         prover.boot,
         charter,
         plan,
-        length_prefixed(),
-        context,
     )
+    return OpenTranscript(before, (context,))
 
 
 @dataclass(frozen=True, slots=True)
@@ -58,21 +57,12 @@ class SessionBinding:
     handshake: bytes
 
 
-def reattestation(role: str, verify: bytes, nonce: bytes, binding: SessionBinding) -> bytes:
+def reattestation(role: str, verify: bytes, nonce: bytes, binding: SessionBinding) -> OpenTranscript:
     """T3: the prover with key ``verify`` still runs what it ran, now, in this very session."""
-    return pack(
-        "cloister/transcript/v1",
-        role.encode("ascii"),
-        binding.session_id,
-        nonce,
-        verify,
-        binding.charter,
-        binding.plan,
-        length_prefixed(),
-        binding.handshake,
-    )
+    before = (role.encode("ascii"), binding.session_id, nonce, verify, binding.charter, binding.plan)
+    return OpenTranscript(before, (binding.handshake,))
 
 
-def release(document_sha256: bytes) -> bytes:
+def release(document_sha256: bytes) -> OpenTranscript:
     """R: the aggregator released exactly this document (docs/protocol.md §6.3)."""
-    return pack("cloister/transcript/v1", b"release", document_sha256)
+    return OpenTranscript((b"release", document_sha256))

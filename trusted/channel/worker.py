@@ -13,7 +13,7 @@ from secrets import token_bytes
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 
 from trusted import hpke
-from trusted.attestation.binding import report_data
+from trusted.attestation.composite import EvidenceBundle
 from trusted.attestation.result import AttestationResult
 from trusted.channel.federation import Federation
 from trusted.channel.records import SessionSecrets
@@ -105,7 +105,7 @@ class WorkerChannel:
         challenge = Challenge(self._nonce, exactly(nonce_a, 32, "offer.nonce_a"))
         charter, plan = self._federation.charter.digest, self._federation.plan.digest
         transcript = admission(prover, challenge, charter, plan, sha256(self._frames[0]))
-        self.aggregator = self._federation.appraise(AGGREGATOR, evidence, transcript, now)
+        self.aggregator = self._federation.appraise(AGGREGATOR, EvidenceBundle.decode(evidence), transcript, now)
         self._peer_key = verify
         self._note(frame)
         return self._note(self._join(kem, challenge))
@@ -116,16 +116,17 @@ class WorkerChannel:
         prover = Prover(WORKER, self._kem.public, identity.verify_key, identity.boot)
         charter, plan = self._federation.charter.digest, self._federation.plan.digest
         transcript = admission(prover, challenge, charter, plan, hello + offer + member.commitment)
+        evidence = EvidenceBundle.collect(identity.provider, transcript)
         body = pack(
             "cloister/join-body/v1",
             self._secret,
-            identity.provider.evidence(report_data(transcript)).encode(),
+            evidence.encode(),
             prover.kem,
             prover.verify,
             prover.boot,
             member.credential,
             member.commitment,
-            member.worker_key.sign(pack("cloister/possession/v1", transcript)),
+            member.worker_key.sign(pack("cloister/possession/v1", transcript.over(evidence.devices))),
         )
         return pack(Kind.JOIN.value, hpke.seal(kem_a, body, b"join", hello, offer))
 

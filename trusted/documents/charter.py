@@ -228,6 +228,8 @@ def _check_production(charter: Charter) -> None:
     for role, policies in (("aggregator", charter.aggregator), ("worker", charter.worker)):
         for format, policy in policies.platforms.items():
             _check_production_policy(policy, f"charter.{role}.{format.value}")
+        for format, rule_of in policies.devices.items():
+            _check_production_policy(rule_of.policy, f"charter.{role}.devices.{format.value}")
 
 
 def _check_production_policy(policy: PlatformPolicy, name: str) -> None:
@@ -248,9 +250,11 @@ def _read_previous(fields: Fields, version: int) -> bytes | None:
 
 def _read_root(value: Any) -> TrustRoot:
     with Fields(value, "charter.roots") as fields:
+        format = EvidenceFormat(fields.choice("format", [kind.value for kind in EvidenceFormat]))
+        is_snp = format is EvidenceFormat.SNP
         return TrustRoot(
-            format=EvidenceFormat(fields.choice("format", [kind.value for kind in EvidenceFormat])),
-            product=fields.choice("product", list(PRODUCTS)),
+            format=format,
+            product=fields.choice("product", list(PRODUCTS)) if is_snp else read_line(fields, "product", max_length=32),
             sha256=fields.octets("sha256", DIGEST_BYTES),
         )
 

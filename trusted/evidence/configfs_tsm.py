@@ -1,9 +1,10 @@
-"""Evidence from the kernel's configfs-tsm (Linux >= 6.7) in a real SEV-SNP guest. Trust zone: every TEE.
+"""Evidence from the kernel's configfs-tsm (Linux >= 6.7) in a real confidential VM. Trust zone: every TEE.
 
 One directory for each request under ``/sys/kernel/config/tsm/report``: write ``inblob``, read ``outblob`` and
-``auxblob``, and compare ``generation`` so that another process's request is never taken for ours. The host supplies the
-certificate table and may lie about it; peers verify the chain. A missing device is an error and never a mode: nothing
-here falls back.
+``auxblob``, and compare ``generation`` so that another process's request is never taken for ours. The kernel names the
+provider: SEV-SNP is read here, others by a maker that the caller passes, because they need more than the kernel gives.
+The host supplies the certificate table and may lie about it; peers verify the chain. A missing device is an error and
+never a mode: nothing here falls back.
 Sources: Linux ``Documentation/ABI/testing/configfs-tsm-report``; AMD GHCB 56421, ``cert_table``.
 """
 
@@ -16,8 +17,10 @@ import os
 import secrets
 import struct
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
 from pathlib import Path
+from types import MappingProxyType
 from typing import Protocol
 
 from trusted.attestation.evidence import Evidence, EvidenceFormat
@@ -42,6 +45,19 @@ _ARK = bytes.fromhex("c0b406a4a803495297433fb6014cd0ae")
 _CRL = bytes.fromhex("92f81bc358114d3d97ffd19f88dc67ea")
 _ENTRY = struct.Struct("<16sII")  # GUID, offset, length
 _MAX_ENTRIES = 16
+
+
+@dataclass(frozen=True, slots=True)
+class TsmReport:
+    """What one request gave: the signed report, and what the host added to it."""
+
+    outblob: bytes
+    auxblob: bytes
+
+
+# Makes evidence of a provider's report; raises TeeError.
+EvidenceMaker = Callable[[TsmReport], Evidence]
+_NO_MAKERS: Mapping[bytes, EvidenceMaker] = MappingProxyType({})
 
 
 class TsmFs(Protocol):
@@ -99,8 +115,8 @@ class KernelTsmFs:
         (self._directory / name).rmdir()
 
 
-def detect(directory: Path = REPORT_DIRECTORY) -> ConfigfsTsm:
-    """The evidence source of this machine.
+def detect(directory: Path = REPORT_DIRECTORY, *, makers: Mapping[bytes, EvidenceMaker] = _NO_MAKERS) -> ConfigfsTsm:
+    """The evidence source of this machine, with ``makers`` for providers other than SEV-SNP's.
 
     Raises:
         TeeError: TEE_DEVICE_MISSING, and what was looked for. There is no other answer, and no stand-in.
@@ -108,27 +124,35 @@ def detect(directory: Path = REPORT_DIRECTORY) -> ConfigfsTsm:
     if not directory.is_dir():
         raise TeeError(
             Reason.TEE_DEVICE_MISSING,
-            f"no {directory}: this is no confidential VM with SEV-SNP on Linux 6.7 or later, or configfs is not "
-            "mounted (mount -t configfs none /sys/kernel/config; modprobe sev-guest)",
+            f"no {directory}: this is no confidential VM with SEV-SNP or TDX on Linux 6.7 or later, or configfs is not "
+            "mounted (mount -t configfs none /sys/kernel/config; modprobe sev-guest or tdx-guest)",
         )
-    return ConfigfsTsm(KernelTsmFs(directory))
+    return ConfigfsTsm(KernelTsmFs(directory), makers=makers)
 
 
 class ConfigfsTsm:
-    """SNP evidence through ``fs``. One request for each call; calls do not share state."""
+    """Evidence through ``fs``. One request for each call; calls do not share state."""
 
-    def __init__(self, fs: TsmFs, *, pause: Callable[[float], None] = time.sleep) -> None:
-        """``pause`` waits between attempts, in seconds."""
+    def __init__(
+        self,
+        fs: TsmFs,
+        *,
+        makers: Mapping[bytes, EvidenceMaker] = _NO_MAKERS,
+        pause: Callable[[float], None] = time.sleep,
+    ) -> None:
+        """``makers``: by the kernel's name of the provider, besides SEV-SNP's; ``pause`` waits between attempts, in
+        seconds."""
         self._fs = fs
+        self._makers = {_SNP_PROVIDER: snp_evidence, **makers}
         self._pause = pause
 
     def evidence(self, report_data: bytes) -> Evidence:
-        """A fresh report that carries ``report_data``, exactly 64 bytes, with the certificates that the host supplied.
+        """A fresh report that carries ``report_data``, exactly 64 bytes, with what endorses it.
 
         Raises:
             WireError: ``report_data`` has another length.
             TeeError: TEE_DEVICE_MISSING, no such device; TEE_REPORT, it stays busy, another process keeps interfering,
-                it is no SNP guest, or the host supplied no certificates.
+                its provider is one that nothing here can read, or the endorsements are missing.
         """
         exactly(report_data, 64, "report_data")
         for attempt in range(_ATTEMPTS):
@@ -136,11 +160,25 @@ class ConfigfsTsm:
                 self._pause(_PAUSE_S * attempt)
             found = self._attempt(report_data)
             if found is not None:
-                return _snp(*found)
+                return self._evidence(*found)
         raise TeeError(Reason.TEE_REPORT, f"configfs-tsm: busy or interfered with in {_ATTEMPTS} attempts")
 
-    def _attempt(self, report_data: bytes) -> tuple[bytes, bytes, bytes] | None:
-        """``provider``, ``outblob`` and ``auxblob`` of one request; None if another attempt may succeed."""
+    def _evidence(self, provider: bytes, report: TsmReport) -> Evidence:
+        maker = self._makers.get(provider)
+        if maker is None:
+            known = ", ".join(name.decode("ascii") for name in sorted(self._makers))
+            hint = (
+                "a TDX guest needs Intel's collateral: name its file" if provider == b"tdx_guest" else "not supported"
+            )
+            raise TeeError(Reason.TEE_REPORT, f"configfs-tsm provider: one of {known} expected; {hint}")
+        return maker(report)
+
+    def devices(self, challenge: bytes) -> tuple[Evidence, ...]:
+        """None: what holds devices adds them (``devices.py``)."""
+        return ()
+
+    def _attempt(self, report_data: bytes) -> tuple[bytes, TsmReport] | None:
+        """``provider`` and report of one request; None if another attempt may succeed."""
         name = f"cloister-{secrets.token_hex(8)}"
         try:
             self._fs.make(name)
@@ -159,7 +197,7 @@ class ConfigfsTsm:
             return None
         finally:
             self._remove(name)
-        return (provider, outblob, auxblob) if undisturbed else None
+        return (provider, TsmReport(outblob, auxblob)) if undisturbed else None
 
     def _generation(self, name: str) -> int:
         text = self._fs.read(name, "generation").strip()
@@ -188,19 +226,22 @@ def _only_transient(error: OSError, what: str) -> None:
     raise TeeError(Reason.TEE_REPORT, f"configfs-tsm {what}: {name}") from None
 
 
-def _snp(provider: bytes, outblob: bytes, auxblob: bytes) -> Evidence:
-    if provider != _SNP_PROVIDER:
-        raise TeeError(Reason.TEE_REPORT, "configfs-tsm provider: sev_guest expected; no other TEE is supported yet")
-    if len(outblob) != _SNP_REPORT_BYTES:
+def snp_evidence(report: TsmReport) -> Evidence:
+    """A report and its certificate table as evidence; ``sev_guest.py`` gets the same two from its ioctl.
+
+    Raises:
+        TeeError: TEE_REPORT.
+    """
+    if len(report.outblob) != _SNP_REPORT_BYTES:
         raise TeeError(Reason.TEE_REPORT, f"configfs-tsm outblob: {_SNP_REPORT_BYTES} bytes expected")
     try:
-        table = parse_certificate_table(auxblob)
+        table = parse_certificate_table(report.auxblob)
         leaf = table.get(_VCEK) or table.get(_VLEK)
         chain = (leaf, table.get(_ASK), table.get(_ARK))
         if None in chain:
             raise WireError(Reason.MISSING_FIELD, "auxblob: VCEK or VLEK, ASK and ARK expected")
         certificates = tuple(_to_der(entry) for entry in chain if entry is not None)
-        return Evidence(EvidenceFormat.SNP, outblob, certificates, _to_der(table.get(_CRL, b"")))
+        return Evidence(EvidenceFormat.SNP, report.outblob, certificates, _to_der(table.get(_CRL, b"")))
     except WireError as error:
         hint = "the host must be configured to supply the certificate chain (SNP_SET_EXT_CONFIG)"
         raise TeeError(Reason.TEE_REPORT, f"configfs-tsm {error.detail}; {hint}") from None

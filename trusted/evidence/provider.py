@@ -17,3 +17,11 @@ class EvidenceProvider(Protocol):
             TeeError: the platform gave none. The caller fails; it never goes on without.
         """
         ...
+
+    def devices(self, challenge: bytes) -> tuple[Evidence, ...]:
+        """Evidence of each device that this TEE holds, answering ``challenge``, exactly 64 bytes; empty without any.
+
+        Raises:
+            TeeError: a device gave none. The caller fails; it never leaves a device out.
+        """
+        ...

@@ -46,6 +46,10 @@ class PlatformEvidence:
         except ProtocolError:
             raise TeeError(Reason.TEE_REPORT, "platform: the answer is no evidence container") from None
 
+    def devices(self, challenge: bytes) -> tuple[Evidence, ...]:
+        """None: what holds devices adds them (``devices.py``)."""
+        return ()
+
     def close(self) -> None:
         """Give up the descriptor. A forked child that must not speak for this enclave (a trainer) calls this first."""
         self._platform.close()

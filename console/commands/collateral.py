@@ -1,0 +1,67 @@
+"""``cloister collateral``: the vendors' statements, kept for machines without a network. Trust zone: operator."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from console.output import ExitCode, JsonOption, reporting
+
+app = typer.Typer(no_args_is_help=True, help="Keep revocation lists and other collateral for sites without a network.")
+
+Store = Annotated[Path, typer.Option(help="The folder that holds it.", show_default=False)]
+
+
+@app.command(name="import", epilog="Example: cloister collateral import genoa.crl collateral.json --store ./collateral")
+def import_(
+    files: Annotated[
+        list[Path], typer.Argument(help="CRLs, Intel's collateral, certificates, OCSP, RIMs, JWKS.", show_default=False)
+    ],
+    store: Store,
+    json_output: JsonOption = False,
+) -> None:
+    """Keep files that somebody fetched from the vendors. Older ones than are there already are refused.
+
+    Nothing is verified here: every verifier checks every signature whenever it uses one.
+    """
+    with reporting(json_output) as report:
+        from console.collateral import import_files, platform_of
+        from trusted.evidence.collateral_store import CollateralStore
+
+        imported = import_files(files, CollateralStore(store))
+        for path, endorsements in imported:
+            for endorsement in endorsements:
+                report.say(f"{path.name}: {endorsement.kind.value} of {endorsement.name} ({platform_of(endorsement)})")
+        report.say(f"Next: cloister collateral status --store {store}")
+        report.data |= {"imported": {str(path): [item.name for item in found] for path, found in imported}}
+
+
+@app.command(
+    epilog="Exit code 3 when something ends within --warn-days, 4 when something has expired or nothing is there. "
+    "Example: cloister collateral status --store ./collateral"
+)
+def status(
+    store: Store,
+    warn_days: Annotated[int, typer.Option(min=0, max=366, help="Warn this many days ahead.")] = 7,
+    at: Annotated[str, typer.Option(help="As of this time: YYYY-MM-DDTHH:MM:SSZ.")] = "",
+    json_output: JsonOption = False,
+) -> None:
+    """Say what is there, for which platform, and until when."""
+    with reporting(json_output) as report:
+        from console.collateral import Standing, status_of, worst
+        from console.moment import read_moment
+        from trusted.evidence.collateral_store import CollateralStore
+
+        lines = status_of(CollateralStore(store), read_moment(at), warn_days)
+        for line in lines:
+            left = "does not end" if line.days is None else f"{line.days} days left"
+            said = line.endorsement
+            report.say(f"{line.standing.value.upper()}: {said.kind.value} of {said.name}: {left} ({line.platform})")
+        if not lines:
+            report.say("Nothing is there. Fetch what your platform needs and use `cloister collateral import`.")
+        standing = Standing.EXPIRED if not lines else worst(lines)
+        report.data |= {"standing": standing.value, "endorsements": [line.to_json() for line in lines]}
+        code = {Standing.GOOD: ExitCode.OK, Standing.ENDS_SOON: ExitCode.POLICY}.get(standing, ExitCode.ATTESTATION)
+    raise typer.Exit(code)
