@@ -7,7 +7,7 @@ from typing import Annotated
 
 import typer
 
-from console.output import JsonOption, reporting
+from console.output import JsonOption, UserError, reporting
 from trusted.evidence.boot import Role
 
 
@@ -26,7 +26,10 @@ def command(
         from softtee.digests import DigestCache
         from softtee.measure import default_state, measure
 
-        measured = measure(role, cache=DigestCache(default_state(), rehash=rehash))
+        try:
+            measured = measure(role, cache=DigestCache(default_state(), rehash=rehash))
+        except ValueError as error:  # its words for what is missing, or changed while it was read
+            raise UserError(f"nothing was measured: {error}", "Run `cloister doctor` on this machine.") from None
         report.say(f"{role.value} {measured.value.hex()}")
         report.rows((name, f"{value[:24]}…") for name, value in asdict(measured.parts).items())
         report.data |= {"role": role.value, "measurement": measured.value.hex(), "parts": asdict(measured.parts)}
