@@ -21,7 +21,7 @@ from softtee.digests import DigestCache
 from softtee.measure import default_state, measure
 from tests.canary.needles import Pattern, secret_needle
 from tests.canary.sites import COLUMNS, LISTED_METRIC, NAMES, RECIPIENT, ROWS, initial_model, write_app
-from trusted.attestation.policy import development_snp_policy
+from trusted.attestation.policies.snp import development_snp_policy
 from trusted.documents import charter as charter_document
 from trusted.documents import plan as plan_document
 from trusted.documents import site_policy as site_policy_document
@@ -100,7 +100,8 @@ def agree(folder: Folder, root: SoftwareRoot) -> Papers:
 def _write_charter(folder: Folder, root: SoftwareRoot) -> None:
     cache = DigestCache(default_state())
     aggregator, worker = (
-        development_snp_policy([measure(role, cache=cache).value]) for role in (Role.AGGREGATOR, Role.WORKER)
+        AppraisalPolicy.of(snp=development_snp_policy([measure(role, cache=cache).value]))
+        for role in (Role.AGGREGATOR, Role.WORKER)
     )
     people = charters.read_members([folder.member(name) / keyfiles.MEMBER_FILE for name in NAMES])
     identity = charters.Identity("Canaries", Profile.DEVELOPMENT, people, valid_days=1, previous=None)

@@ -16,7 +16,7 @@ from tests.attestation.vectors import SNP_NAMES, folder, load, pem_chain
 from tests.console.conftest import Answer, Cloister, Consortium
 from trusted.attestation.binding import host_data
 from trusted.attestation.evidence import Evidence
-from trusted.attestation.policy import KNOBS
+from trusted.attestation.policies.snp import KNOBS
 
 WORKER = b"\xa5" * 48  # the measurement in Consortium.charter_options
 REPORT_DATA = bytes(range(64))
@@ -58,7 +58,7 @@ class Attested:
 def attested(consortium: Consortium, cloister: Cloister, chip: Chip, software_root: SoftwareRoot) -> Attested:
     """Charter and plan signed by everybody; the charter trusts ``software_root``."""
     charter, plan = consortium / "charter.dsse.json", consortium / "plan.dsse.json"
-    new = ["--profile", "development", "--software-root", software_root.ark_sha256.hex(), "--out", charter, "--force"]
+    new = ["--profile", "development", "--software-root", software_root.sha256.hex(), "--out", charter, "--force"]
     assert cloister("charter", "new", *consortium.charter_options, *new).code == 0
     for member in ("bank-c", "hospital-a", "lab-b"):
         assert cloister("charter", "sign", charter, "--key", consortium.key(member), "--yes").code == 0
@@ -238,7 +238,7 @@ def test_a_bare_report_with_its_files_is_worth_as_much_as_its_container(
     for name, content in files.items():
         (tmp_path / name).write_bytes(content)
     options = [option for number in (2, 0, 1) for option in ("--cert", tmp_path / str(number))]
-    root = ["--software-root", software_root.ark_sha256.hex()]
+    root = ["--software-root", software_root.sha256.hex()]
     answer = cloister("attest", "explain", tmp_path / "report", *options, "--crl", tmp_path / "crl", *root)
     assert (answer.data["verdict"], verdict_of(answer, "revocation")) == ("verified", "pass")
     (tmp_path / "container").write_bytes(evidence.encode())
