@@ -22,6 +22,7 @@ from softtee.measure import default_state, measure
 from tests.canary.needles import Pattern, secret_needle
 from tests.canary.sites import COLUMNS, LISTED_METRIC, NAMES, RECIPIENT, ROWS, initial_model, write_app
 from trusted.attestation.policies.snp import development_snp_policy
+from trusted.attestation.policy import AppraisalPolicy
 from trusted.documents import charter as charter_document
 from trusted.documents import plan as plan_document
 from trusted.documents import site_policy as site_policy_document
