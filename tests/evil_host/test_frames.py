@@ -12,7 +12,7 @@ from tests.world import SimpleSite, World
 from trusted.channel.aggregator import HANDSHAKE_LIMIT
 from trusted.channel.refusal import refusal
 from trusted.errors import Reason
-from trusted.wire import pack
+from trusted.wire import MAX_RECORD_BYTES, pack
 
 HELLO, JOIN, READY = ("up", 0), ("up", 1), ("up", 2)
 OFFER, WELCOME, TASK = ("down", 0), ("down", 1), ("down", 2)
@@ -105,7 +105,7 @@ def test_a_byte_after_a_frame_ends_that_session_only(world: World, place: tuple[
 
 @pytest.mark.parametrize("place", ALL)
 def test_an_oversized_frame_is_refused_before_it_is_parsed(world: World, place: tuple[str, int]) -> None:
-    require_only_the_victim_lost(attacked(world, place, lambda frame: [frame + bytes(1 << 18)]), Reason.TOO_LARGE)
+    require_only_the_victim_lost(attacked(world, place, lambda frame: [frame + bytes(MAX_RECORD_BYTES)]), Reason.TOO_LARGE)
 
 
 @pytest.mark.parametrize(
