@@ -5,7 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 
 from console.enclaves import Papers, Stage, Surroundings, hardware_boot, required_chip, start_in_software
-from console.output import Report
+from console.output import Report, UserError
 from console.running import NO_HARDWARE_PROTECTION, run_to_end
 from console.tee_options import Tee
 from coordinator.door import Address, Family
@@ -25,6 +25,8 @@ def serve_aggregator(papers: Papers, door: str, *, tee: Tee, chip: Path | None, 
 
         return main(hardware_boot(Role.AGGREGATOR, papers, options))
     unix = address.family is Family.UNIX
+    if unix and not Path(address.host).parent.is_dir():
+        raise UserError(f"{door}: no such folder", "Give --door as `cloister coordinator serve` printed it.")
     with Stage(log.parent) as stage:
         folder = Path(address.host).parent if unix else stage.folder
         around = Surroundings(required_chip(chip), log, writable=(folder,), network=address.family is Family.TCP)

@@ -2,15 +2,51 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
+from dataclasses import fields, is_dataclass
+from datetime import datetime
+from enum import Enum
 
-from trusted.attestation.claims import Launch, Platform, SnpClaims
+from trusted.attestation.claims import Launch, Platform, PlatformClaims, SnpClaims
 from trusted.attestation.policies.rules import write_time
 from trusted.wire import Json
 
 
-def claims_json(claims: SnpClaims) -> dict[str, Json]:
+def claims_json(claims: PlatformClaims) -> dict[str, Json]:
     """Every claim by its name; the same values that :func:`claims_rows` shows."""
+    if isinstance(claims, SnpClaims):
+        return _snp(claims)
+    return {key: value for name, item in _items(claims) for key, value in _flat(name, item)}
+
+
+def _items(claims: object) -> list[tuple[str, object]]:
+    return [(field.name, getattr(claims, field.name)) for field in fields(claims)]  # type: ignore[arg-type]
+
+
+def _flat(name: str, value: object) -> list[tuple[str, Json]]:
+    """A platform's claims as its verifier names them: records flattened, bytes in hexadecimal."""
+    if is_dataclass(value) and not isinstance(value, type):
+        return [entry for inner, item in _items(value) for entry in _flat(f"{name}_{inner}", item)]
+    return [(name, _plain(value))]
+
+
+def _plain(value: object) -> Json:
+    if isinstance(value, bytes):
+        return value.hex()
+    if isinstance(value, datetime):
+        return write_time(value)
+    if isinstance(value, Enum):
+        return str(value.value)
+    if isinstance(value, Mapping):
+        return {str(key): _plain(item) for key, item in value.items()}
+    if isinstance(value, frozenset):
+        return sorted((_plain(item) for item in value), key=str)
+    if isinstance(value, tuple | list):
+        return [_plain(item) for item in value]
+    return value if isinstance(value, bool | int | float | str | None) else str(value)
+
+
+def _snp(claims: SnpClaims) -> dict[str, Json]:
     crl = claims.crl
     issued = None if crl.this_update is None else write_time(crl.this_update)
     return {
@@ -26,7 +62,7 @@ def claims_json(claims: SnpClaims) -> dict[str, Json]:
     }
 
 
-def claims_rows(claims: SnpClaims) -> list[tuple[str, str]]:
+def claims_rows(claims: PlatformClaims) -> list[tuple[str, str]]:
     """Name and value of every claim, in words."""
     return [(name.replace("_", " "), _words(value)) for name, value in claims_json(claims).items()]
 

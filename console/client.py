@@ -8,10 +8,12 @@ from __future__ import annotations
 import json
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
+from datetime import UTC, datetime
 from typing import Any
 
 import grpc
 
+from coordinator.host.events import public_event
 from coordinator.host.run_status import RunStatus
 from protos.v1 import cloister_pb2, cloister_pb2_grpc
 from trusted.errors import Reason, RunError
@@ -84,7 +86,7 @@ class HostClient:
                 after += 1
                 if event.number != after:
                     raise RunError(Reason.MALFORMED, "event.number: the next number expected; the host lost events")
-                yield WatchedEvent(event.number, _fields(event.json))
+                yield WatchedEvent(event.number, shown_fields(event.json, plan))
         except grpc.RpcError as error:
             raise refusal_of(error) from None
         finally:
@@ -109,11 +111,19 @@ def _status(message: Any) -> RunStatus:
     return RunStatus.decode(message.json)
 
 
-def _fields(text: str) -> Mapping[str, Any]:
+def shown_fields(text: str, plan: bytes) -> Mapping[str, Any]:
+    """The fields of an event that have the form which a host must give them; whatever else it wrote is dropped.
+
+    The host's own allow-list is applied once more here, because a host that lies need not have applied it: nothing else
+    stands between its words and a person's terminal.
+
+    Raises:
+        RunError: MALFORMED: no JSON object.
+    """
     try:
         value = json.loads(text)
     except (ValueError, RecursionError):
         value = None
     if not isinstance(value, dict):
         raise RunError(Reason.MALFORMED, "event: a JSON object expected; is this a Cloister host?")
-    return value
+    return public_event(value, plan=plan, now=datetime.now(UTC)).fields

@@ -8,6 +8,7 @@ from __future__ import annotations
 from pathlib import Path
 
 from console.enclaves import required_chip
+from console.output import UserError
 from console.tee_options import Tee
 from softtee.chip import Chip
 from trusted.attestation.evidence import Evidence
@@ -23,9 +24,13 @@ def collect(tee: Tee, chip: Path | None, report_data: bytes) -> Evidence:
 
     Raises:
         TeeError: there is no such device, or it gives no report.
-        UserError, OSError, ValueError: there is no such chip.
+        UserError, OSError: there is no such chip.
     """
     if tee is Tee.HARDWARE:
         return detect().evidence(report_data)
-    maker = Chip.load(required_chip(chip))
+    try:
+        maker = Chip.load(required_chip(chip))
+    except ValueError:
+        hint = "Make one: cloister tee chip --root ./tee-root --out ./chip-1"
+        raise UserError(f"{chip}: not a software chip", hint) from None
     return maker.attest(report_data=report_data, measurement=_SAMPLE_MEASUREMENT, host_data=_SAMPLE_HOST_DATA)

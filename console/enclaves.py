@@ -58,24 +58,26 @@ def start_in_software(role: Role, papers: Papers, options: Mapping[str, Json], a
     """Measure, confine and start an enclave that has NO HARDWARE PROTECTION.
 
     Raises:
-        TeeError, ValueError, OSError: it could not be started; nothing runs.
+        TeeError, UserError, OSError: it could not be started; nothing runs.
     """
     around.log.parent.mkdir(parents=True, exist_ok=True)
-    return launch(
-        Launch(
-            role=role,
-            charter=papers.charter.envelope,
-            plan=papers.plan.envelope,
-            charter_digest=papers.charter.digest,
-            plan_digest=papers.plan.digest,
-            chip_directory=around.chip,
-            log=around.log,
-            options=options,
-            readable=around.readable,
-            writable=around.writable,
-            network=around.network,
-        )
+    start = Launch(
+        role=role,
+        charter=papers.charter.envelope,
+        plan=papers.plan.envelope,
+        charter_digest=papers.charter.digest,
+        plan_digest=papers.plan.digest,
+        chip_directory=around.chip,
+        log=around.log,
+        options=options,
+        readable=around.readable,
+        writable=around.writable,
+        network=around.network,
     )
+    try:
+        return launch(start)
+    except ValueError as error:  # the launcher's words for what it cannot measure, load or bind
+        raise UserError(f"no enclave was started: {error}", "Run `cloister doctor`; check the chip's folder.") from None
 
 
 def required_chip(chip: Path | None) -> Path:

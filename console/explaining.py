@@ -15,14 +15,18 @@ from types import MappingProxyType
 from console.explained_rows import NOT_CHECKED, NOTHING, Row, Standing
 from console.verification_steps import Step, failed_at, step_of
 from trusted.attestation.appraise import Expected, examine, verify
-from trusted.attestation.claims import CrlClaim, CrlStatus, SnpClaims
-from trusted.attestation.evidence import Evidence
+from trusted.attestation.binding import short_nonce
+from trusted.attestation.claims import CrlClaim, CrlStatus, PlatformClaims, SnpClaims
+from trusted.attestation.evidence import Evidence, EvidenceFormat
 from trusted.attestation.formats import snp
+from trusted.attestation.platforms import PLATFORMS
 from trusted.attestation.policies.check import Check
 from trusted.attestation.policy import AppraisalPolicy
 from trusted.attestation.roots import Assurance, TrustRoot
 from trusted.attestation.verify.verified import VerifiedEvidence
 from trusted.errors import AttestationError, Reason
+
+_REPORT_DATA_BYTES = 64
 
 
 @unique
@@ -69,7 +73,7 @@ class Explanation:
         return Conclusion.AFFIRMING if self.appraised else Conclusion.VERIFIED
 
     @property
-    def claims(self) -> SnpClaims | None:
+    def claims(self) -> PlatformClaims | None:
         """The verified claims."""
         return None if self.verified is None else self.verified.claims
 
@@ -87,7 +91,8 @@ class Explanation:
 def explain(evidence: Evidence, question: Question) -> Explanation:
     """Everything there is to say about ``evidence``, which anybody may have written."""
     try:
-        snp.parse(evidence.report)
+        if evidence.format is EvidenceFormat.SNP:  # so that a fault of form is not taken for one of binding
+            snp.parse(evidence.report)
     except AttestationError as error:
         return Explanation((*failed_at(Step.FORM, error),), None, question.policy is not None)
     try:
@@ -113,7 +118,9 @@ def _appraised(verified: VerifiedEvidence, policy: AppraisalPolicy, question: Qu
     """The checks of an admission. What nobody told to expect is filled in to run them, and then not counted."""
     claims = verified.claims
     given = {"report_data": question.report_data, "host_data": question.host_data}
-    expected = Expected(question.report_data or claims.report_data, question.host_data or claims.host_data)
+    host_data = PLATFORMS[claims.format].host_data(claims)
+    carried = claims.report_data if len(claims.report_data) == _REPORT_DATA_BYTES else bytes(_REPORT_DATA_BYTES)
+    expected = Expected(question.report_data or carried, question.host_data or host_data or bytes(32))
     for check in examine(verified, policy.for_format(verified.claims.format), expected, question.at):
         if check.claim in given and given[check.claim] is None:
             yield _unbound(check.claim, check.actual)
@@ -125,10 +132,12 @@ def _compared(verified: VerifiedEvidence, question: Question) -> Iterator[Row]:
     """Without a policy: whatever binding was given, and nothing else."""
     claims = verified.claims
     bindings = (
-        ("report_data", question.report_data, claims.report_data, Reason.REPORT_DATA),
-        ("host_data", question.host_data, claims.host_data, Reason.HOST_DATA),
+        ("report_data", _as_long_as(claims.report_data, question.report_data), claims.report_data, Reason.REPORT_DATA),
+        ("host_data", question.host_data, PLATFORMS[claims.format].host_data(claims), Reason.HOST_DATA),
     )
     for claim, expected, actual, reason in bindings:
+        if actual is None:
+            continue  # this platform has no such field
         if expected is None:
             yield _unbound(claim, actual.hex())
         elif expected == actual:
@@ -136,8 +145,14 @@ def _compared(verified: VerifiedEvidence, question: Question) -> Iterator[Row]:
         else:
             remedy = "this evidence was made for another session, role, charter or plan"
             yield Row(claim, expected.hex(), actual.hex(), Standing.FAIL, reason, remedy)
-    yield _revocation(claims.crl)
+    if isinstance(claims, SnpClaims):
+        yield _revocation(claims.crl)
     yield Row("policy", "a charter's policy", NOTHING, Standing.NOT_CHECKED, remedy="give --charter and --role")
+
+
+def _as_long_as(carried: bytes, report_data: bytes | None) -> bytes | None:
+    """What ``report_data`` is in a format that holds only 32 bytes of it."""
+    return report_data if report_data is None or len(carried) == len(report_data) else short_nonce(report_data)
 
 
 def _revocation(crl: CrlClaim) -> Row:

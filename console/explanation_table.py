@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import Any
 
 from console.claims_in_words import claims_json, claims_rows
@@ -11,6 +12,7 @@ from console.hints import runbook_for
 from console.output import Report
 from console.running import NO_HARDWARE_PROTECTION
 from trusted.attestation.roots import Assurance
+from trusted.wire import Json
 
 _MAX_CELL = 44
 _LABELS = {Standing.PASS: "pass", Standing.FAIL: "FAIL", Standing.SKIP: "skip", Standing.NOT_CHECKED: "not checked"}
@@ -69,11 +71,15 @@ def _warnings(explanation: Explanation) -> list[str]:
         said.append(
             f"Binding NOT checked ({', '.join(explanation.unbound)}): this may be somebody else's evidence, replayed."
         )
-    if explanation.claims is not None and explanation.claims.launch.debug:
+    if explanation.claims is not None and _debugged(claims_json(explanation.claims)):
         said.append("Debug is ON: the host can read all of this guest's memory.")
     if explanation.assurance is Assurance.NONE:
         said.append(f"{NO_HARDWARE_PROTECTION}: this evidence comes from software.")
     return said
+
+
+def _debugged(claims: Mapping[str, Json]) -> bool:
+    return any(value is True and (name == "debug" or name.endswith("_debug")) for name, value in claims.items())
 
 
 def _last_line(explanation: Explanation) -> str:

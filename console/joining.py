@@ -51,6 +51,8 @@ def join_run(papers: Papers, files: SiteFiles, route: Route, *, tee: Tee, chip: 
     Raises:
         ProtocolError, UserError, OSError: it could not be started; nothing has been sent to anybody.
     """
+    if not files.folder.is_dir():
+        raise UserError(f"{files.folder}: no such folder", "Give --site as `cloister member credential --out` made it.")
     with Stage(files.log.parent) as stage:
         options = stage_site(stage, papers, files, route)
         if tee is Tee.HARDWARE:

@@ -38,6 +38,9 @@ _COMMANDS = (
 )
 
 
+_TYPER_STOPPED = 130  # what typer makes of Ctrl-C when it is not in standalone mode
+
+
 class _Shell(TyperGroup):
     """The outermost group: errors of usage become exit code 2, and JSON where JSON was asked for."""
 
@@ -53,10 +56,16 @@ class _Shell(TyperGroup):
         except click.UsageError as error:
             sys.exit(_usage(error, json_output=json_output))
         except (click.Abort, KeyboardInterrupt):
-            failure = Failure("CLI-004", "stopped", "Nothing was written after this point.", ExitCode.FAILURE)
-            print_failure(failure, json_output=json_output)
-            sys.exit(ExitCode.FAILURE)
+            sys.exit(_stopped(json_output=json_output))
+        if code == _TYPER_STOPPED:
+            sys.exit(_stopped(json_output=json_output))
         sys.exit(code if isinstance(code, int) else ExitCode.OK)
+
+
+def _stopped(*, json_output: bool) -> int:
+    failure = Failure("CLI-004", "stopped", "Nothing was written after this point.", ExitCode.FAILURE)
+    print_failure(failure, json_output=json_output)
+    return int(ExitCode.FAILURE)
 
 
 def _usage(error: click.UsageError, *, json_output: bool) -> int:

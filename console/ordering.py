@@ -82,6 +82,12 @@ def status_json(status: RunStatus) -> dict[str, Any]:
     return value
 
 
+def _waited_for(status: RunStatus) -> str:
+    if status.waiting_for:
+        return ", ".join(status.waiting_for)
+    return "nobody" if status.state.is_over or status.aggregator == "present" else "an aggregator of this plan"
+
+
 def say_status(report: Report, status: RunStatus) -> None:
     """Say how a run stands, and why it waits."""
     report.rows(
@@ -90,7 +96,7 @@ def say_status(report: Report, status: RunStatus) -> None:
             ("state", status.state.value),
             ("rounds", f"{status.committed} of {status.rounds or '?'} done"),
             ("aggregator", status.aggregator),
-            ("waiting for", ", ".join(status.waiting_for) or "nobody"),
+            ("waiting for", _waited_for(status)),
             ("bytes", f"{status.bytes_in} in, {status.bytes_out} out"),
         ]
     )

@@ -5,7 +5,8 @@ Drawn from the host's public events, which prove nothing; proof is in the releas
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from dataclasses import replace
 
 from rich.console import Console, Group, RenderableType
@@ -27,20 +28,24 @@ def watch_run(desk: Desk, *, quiet: bool = False, console: Console | None = None
     Raises:
         ProtocolError: the host refuses, or stays out of reach.
     """
-    console = console or Console()
     status = RunStatus(desk.plan.digest.hex(), rounds=desk.plan.document.rounds)
-    with Live(
-        _draw(status, desk), console=console, refresh_per_second=8, transient=False, auto_refresh=not quiet
-    ) as live:
-        if quiet:
-            live.stop()
+    with _drawing(_draw(status, desk), None if quiet else console or Console()) as draw:
         for event in _events(desk):
             status = _with_bytes(status.after(event.fields), desk, event)
-            if not quiet:
-                live.update(_draw(status, desk))
+            draw(_draw(status, desk))
             if status.state.is_over:
-                return status
+                break
     return status
+
+
+@contextmanager
+def _drawing(first: RenderableType, console: Console | None) -> Iterator[Callable[[RenderableType], None]]:
+    """What draws a newer picture over the last one; nothing is drawn without a ``console``."""
+    if console is None:
+        yield lambda picture: None
+        return
+    with Live(first, console=console, refresh_per_second=8) as live:
+        yield live.update
 
 
 def _events(desk: Desk) -> Iterator[WatchedEvent]:

@@ -9,6 +9,11 @@ import pytest
 from softtee.chip import Chip, SoftwareRoot
 
 
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Tests that fork come first: a worker forks before it has threads, and other tests may leave some behind."""
+    items.sort(key=lambda item: item.path.name != "test_trainer_process.py")
+
+
 @pytest.fixture(scope="session")
 def now() -> datetime:
     """One time for the whole test run, to the second."""

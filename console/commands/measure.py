@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from console.output import JsonOption, Report, reporting
+from console.output import JsonOption, Report, UserError, reporting
 from trusted.evidence.boot import Role
 
 if TYPE_CHECKING:
@@ -63,7 +63,10 @@ def _installed(role: Role, *, rehash: bool, fragment: bool, json_output: bool) -
         from softtee.digests import DigestCache
         from softtee.measure import default_state, measure
 
-        measured = measure(role, cache=DigestCache(default_state(), rehash=rehash))
+        try:
+            measured = measure(role, cache=DigestCache(default_state(), rehash=rehash))
+        except ValueError as error:  # its words for what is missing, or changed while it was read
+            raise UserError(f"nothing was measured: {error}", "Run `cloister doctor` on this machine.") from None
         parts = asdict(measured.parts)
         report.data |= {"role": role.value, "measurement": measured.value.hex(), "parts": parts}
         if fragment:

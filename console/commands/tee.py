@@ -8,7 +8,7 @@ from typing import Annotated
 import typer
 
 from console.options import Force
-from console.output import JsonOption, reporting
+from console.output import JsonOption, UserError, reporting
 
 app = typer.Typer(no_args_is_help=True, help="Make a software TEE for trials. It has NO HARDWARE PROTECTION.")
 Out = Annotated[Path, typer.Option(help="Folder for the private files.", show_default=False)]
@@ -26,8 +26,11 @@ def root(
         from console.documents import present
         from console.files import refuse_existing
         from softtee.chip import SoftwareRoot
+        from trusted.attestation.products import PRODUCTS
 
         refuse_existing(out, force=force)
+        if product not in PRODUCTS:
+            raise UserError(f"no such product: {product}", f"Give one of {', '.join(PRODUCTS)}.")
         made = SoftwareRoot.create(now=present(), product=product)
         made.save(out)
         report.say(
@@ -51,7 +54,10 @@ def chip(
         from softtee.chip import SoftwareRoot
 
         refuse_existing(out, force=force)
-        made = SoftwareRoot.load(root).issue_chip(now=present())
+        try:
+            made = SoftwareRoot.load(root).issue_chip(now=present())
+        except ValueError:
+            raise UserError(f"{root}: not a software root", "Make one: cloister tee root --out ./tee-root") from None
         made.save(out)
         report.say(f"Made a chip in {out}. Whoever reads this folder can forge its evidence.")
         report.data |= {"folder": str(out), "chip_id": made.chip_id.hex()}

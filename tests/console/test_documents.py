@@ -88,7 +88,7 @@ def test_an_empty_passphrase_is_refused(tmp_path: Path, cloister: Cloister) -> N
 def test_milan_is_trusted_only_chip_by_chip(consortium: Consortium, cloister: Cloister) -> None:
     new = ["charter", "new", *consortium.charter_options, "--vendor-root", "Milan", "--out", consortium / "m.json"]
     assert "--chip-id" in cloister(*new).error["hint"]
-    assert cloister(*new, "--chip-id", "01" * 64).data["charter"]["worker"]["chip_ids"] == ["01" * 64]
+    assert cloister(*new, "--chip-id", "01" * 64).data["charter"]["worker"]["snp"]["chip_ids"] == ["01" * 64]
 
 
 def test_a_key_that_others_may_read_is_not_used(consortium: Consortium, cloister: Cloister) -> None:
@@ -177,7 +177,7 @@ def test_a_software_root_is_refused_in_production(consortium: Consortium, cloist
     refused = cloister(*new, "--software-root", "ab" * 32)
     assert (refused.code, refused.error["code"]) == (3, "DOC-310")
     assert not (consortium / "p.json").exists()
-    assert cloister(*new, "--vendor-root", "Genoa").data["charter"]["worker"]["assurance"] == "hardware"
+    assert cloister(*new, "--vendor-root", "Genoa").data["charter"]["worker"]["snp"]["assurance"] == "hardware"
 
 
 def test_the_folder_of_a_software_root_names_its_root(

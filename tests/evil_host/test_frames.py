@@ -105,9 +105,8 @@ def test_a_byte_after_a_frame_ends_that_session_only(world: World, place: tuple[
 
 @pytest.mark.parametrize("place", ALL)
 def test_an_oversized_frame_is_refused_before_it_is_parsed(world: World, place: tuple[str, int]) -> None:
-    require_only_the_victim_lost(
-        attacked(world, place, lambda frame: [frame + bytes(MAX_RECORD_BYTES)]), Reason.TOO_LARGE
-    )
+    host = attacked(world, place, lambda frame: [frame + bytes(MAX_RECORD_BYTES)])
+    require_only_the_victim_lost(host, Reason.TOO_LARGE)
 
 
 @pytest.mark.parametrize(

@@ -73,6 +73,7 @@ def proxy() -> Iterator[ConnectProxy]:
     """A proxy that lets everything through."""
     made = ConnectProxy()
     yield made
+    made.listener.shutdown(socket.SHUT_RDWR)  # wakes the thread that waits in accept
     made.listener.close()
 
 

@@ -26,7 +26,7 @@ INTEL_ROOT = bytes.fromhex("44a0196b2b99f889b8e149e95b807a350e7424964399e885a7cb
 # SHA-256 over the DER of AWS_NitroEnclaves_Root-G1, the fingerprint that AWS's documentation names.
 AWS_ROOT = bytes.fromhex("641a0321a3e244efe456463195d606317ed7cdcc3c1756e09893f3c68f79bb5b")
 
-# SHA-256 over the DER of the NVIDIA Device Identity CA, and of the NVIDIA CoRIM signing Root CA behind its reference values.
+# SHA-256 over the DER of the NVIDIA Device Identity CA, and of the NVIDIA CoRIM signing Root CA (reference values).
 # A root's product says which of the two it stands for.
 NVIDIA_DEVICE, NVIDIA_RIM = "NVIDIA GPU", "NVIDIA RIM"
 NVIDIA_ROOTS: Mapping[str, bytes] = MappingProxyType(

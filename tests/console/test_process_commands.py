@@ -1,0 +1,184 @@
+"""The commands as processes: a federation of three sites that trains, loses one, releases; and what is refused.
+
+One federation for the whole file, because starting torch in each enclave is what takes the time.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import pytest
+from safetensors import safe_open
+from safetensors.numpy import load_file
+
+from tests.console.conftest import Answer
+from tests.console.processes import OTHER, RECIPIENT, SITES, Consortium, Running, allow, cloister, establish, until
+
+pytestmark = pytest.mark.slow
+
+LOST = "site-3"
+ROUNDS = 3
+_TIMING = ["--minimum", 2, "--lease-s", 5, "--reattest-s", 3, "--round-s", 120]
+_START_S = 120.0
+
+
+@dataclass
+class Story:
+    """What happened, once it is over."""
+
+    consortium: Consortium
+    workers: dict[str, Running]
+    intruder: Running
+    watched: Running
+    attested: set[str]
+    waited_for: list[str]
+
+
+@pytest.fixture(scope="module")
+def consortium(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Consortium]:
+    """A federation with a host that serves; its processes end with the tests, however those end."""
+    plans = {"main": ["--rounds", ROUNDS, *_TIMING], "other": ["--rounds", 50, *_TIMING]}
+    made = establish(tmp_path_factory.mktemp("federation"), plans)
+    allow(made, "site-1", "main", "other")
+    allow(made, "site-2", "main")
+    allow(made, "site-3", "main")
+    try:
+        listen = ["--state", made / "host", "--listen", "127.0.0.1:0"]
+        host = made.start("host", "coordinator", "serve", *made.charter, *listen)
+        made.coordinator = f"127.0.0.1:{host.until_said(r'Serving on 127[.]0[.]0[.]1:([0-9]+)')}"
+        yield made
+    finally:
+        made.end()
+
+
+@pytest.fixture(scope="module")
+def story(consortium: Consortium) -> Story:
+    """The run of the plan ``main``: an intruder is refused, one worker dies in round 1, the rest finish."""
+    consortium.serve("main")
+    intruder = consortium.join(LOST, "main", chip="other-chip", name="intruder")
+    intruder.until_said(r"(ATT-203 TRUST_ANCHOR)", _START_S)
+    intruder.end()
+    workers = {site: consortium.join(site, "main") for site in SITES}
+    until("three attested sites", lambda: consortium.attested("main") == set(SITES), _START_S)
+    attested = consortium.attested("main")
+    # A frozen worker is in the cohort and cannot answer: so it dies in the middle of a round, whatever the timing.
+    enclave = int(workers[LOST].until_said(r"process ([0-9]+)"))
+    os.kill(enclave, signal.SIGSTOP)
+    try:
+        assert consortium.order("start", "main", RECIPIENT).code == 0
+        watched = consortium.start("watch", "run", "watch", *consortium.papers("main"), *consortium.host, "--json")
+        until("the round waits for the frozen site", lambda: consortium.status("main").get("waiting_for") == [LOST])
+        waited_for = [LOST]
+    finally:
+        os.kill(enclave, signal.SIGKILL)
+    watched.ended(_START_S)
+    return Story(consortium, workers, intruder, watched, attested, waited_for)
+
+
+def test_a_lost_worker_costs_its_own_contribution_and_the_run_finishes(story: Story) -> None:
+    envelope = json.loads(story.watched.output.read_text().splitlines()[-1])
+    run = envelope["data"]["run"]
+    assert (envelope["status"], run["state"], run["committed"]) == ("ok", "finished", ROUNDS)
+    for site in set(SITES) - {LOST}:
+        assert story.workers[site].ended() == 0
+        assert f"Round {ROUNDS}: this site's update counted." in story.workers[site].said
+        assert f"finished after {ROUNDS} rounds" in story.workers[site].said
+    assert "this site's update" not in story.workers[LOST].said
+
+
+def test_the_operator_of_a_killed_enclave_is_told(story: Story) -> None:
+    assert story.workers[LOST].ended() == 1
+    assert "ended by signal 9" in story.workers[LOST].said
+
+
+def test_a_chip_of_another_root_is_refused_and_named(story: Story) -> None:
+    assert "Admitted" not in story.intruder.said
+    assert "ATT-203 TRUST_ANCHOR" in story.intruder.said
+
+
+def test_everybody_was_attested_and_told_that_nothing_protects_them(story: Story) -> None:
+    assert story.attested == set(SITES)
+    for worker in story.workers.values():
+        assert "NO HARDWARE PROTECTION" in worker.said
+        assert "confined by" in worker.said
+
+
+def opened(story: Story, member: str, key: str, out: Path) -> Answer:
+    consortium = story.consortium
+    sealing = ["--member", member, "--key", consortium / key / "sealing-key.pem", "--out", out]
+    return cloister("model", "open", *consortium.papers("main"), *consortium.host, *sealing)
+
+
+def test_the_recipient_opens_the_model_with_its_provenance(story: Story, tmp_path: Path) -> None:
+    out = tmp_path / "model.safetensors"
+    answer = opened(story, RECIPIENT, RECIPIENT, out)
+    assert (answer.code, answer.data["assurance"], answer.data["rounds"]) == (0, "none", str(ROUNDS))
+    with safe_open(out, "numpy") as file:
+        metadata = file.metadata()
+    assert (metadata["assurance"], metadata["protection"]) == ("none", "NO HARDWARE PROTECTION")
+    initial, final = load_file(story.consortium / "initial.safetensors"), load_file(out)
+    assert {name: tensor.shape for name, tensor in final.items()} == {name: t.shape for name, t in initial.items()}
+    assert any(not np.array_equal(initial[name], final[name]) for name in final)
+    assert out.stat().st_mode & 0o777 == 0o600
+
+
+def test_a_member_who_is_no_recipient_is_refused(story: Story, tmp_path: Path) -> None:
+    refused = opened(story, OTHER, OTHER, tmp_path / "model.safetensors")
+    assert refused.code == 3
+    assert not (tmp_path / "model.safetensors").exists()
+
+
+def test_another_members_key_does_not_open_the_model(story: Story, tmp_path: Path) -> None:
+    assert opened(story, RECIPIENT, OTHER, tmp_path / "model.safetensors").code == 5
+    assert not (tmp_path / "model.safetensors").exists()
+
+
+def test_a_plan_that_the_site_does_not_list_never_leaves_it(consortium: Consortium) -> None:
+    worker = consortium.join(LOST, "other")
+    assert worker.ended(_START_S) == 1
+    assert "DOC-311 SITE_REFUSES" in worker.said
+    assert "docs/runbook.md#doc-311" in worker.said
+    assert "Admitted" not in worker.said
+
+
+def test_a_stopped_run_ends_its_aggregator_and_its_workers_and_releases_nothing(
+    consortium: Consortium, tmp_path: Path
+) -> None:
+    aggregator, worker = consortium.serve("other"), consortium.join("site-1", "other")
+    worker.until_said("Admitted", _START_S)
+    assert consortium.order("start", "other", "site-2").code == 0
+    assert consortium.order("stop", "other", "site-3").code == 0
+    assert worker.ended() == 0
+    assert "The run is over: stopped" in worker.said
+    assert aggregator.ended() == 0
+    assert consortium.status("other")["state"] == "stopped"
+    key = ["--member", RECIPIENT, "--key", consortium / RECIPIENT / "sealing-key.pem", "--out", tmp_path / "m"]
+    answer = cloister("model", "open", *consortium.papers("other"), *consortium.host, *key)
+    assert "released no model" in answer.error["message"]
+
+
+def test_an_order_needs_a_members_key(consortium: Consortium, tmp_path: Path) -> None:
+    assert cloister("member", "keygen", "stranger", "--out", tmp_path / "s").code == 0
+    key = ["--key", tmp_path / "s" / "signing-key.pem"]
+    refused = cloister("run", "start", *consortium.papers("main"), *consortium.host, *key)
+    assert (refused.code, refused.error["code"]) == (3, "DOC-305")
+
+
+def test_doctor_sees_a_coordinator_that_serves(consortium: Consortium, tmp_path: Path) -> None:
+    answer = cloister("doctor", *consortium.host, "--state", tmp_path, "--site", consortium / "site-1")
+    checks = {check["name"]: check for check in answer.data["checks"]}
+    assert [checks[f"coordinator {step}"]["severity"] for step in ("tcp", "tls", "health")] == ["ok"] * 3
+    assert checks["site folder"]["severity"] == "ok"
+
+
+def test_doctor_names_the_issuer_of_a_certificate_that_does_not_hold(consortium: Consortium, tmp_path: Path) -> None:
+    answer = cloister("doctor", "--coordinator", consortium.coordinator, "--state", tmp_path)
+    tls = next(check for check in answer.data["checks"] if check["name"] == "coordinator tls")
+    assert (answer.code, tls["severity"]) == (1, "problem")
+    assert "issued by CN=" in tls["found"]
