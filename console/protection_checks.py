@@ -5,27 +5,14 @@ from __future__ import annotations
 import json
 import subprocess
 import sys
-from collections.abc import Mapping
 from pathlib import Path
-from types import MappingProxyType
 
 from console.diagnosis import Finding, ok, warning
 from softtee.program import REPOSITORY
 from softtee.surroundings import own_mounts_possible
 from trusted.confinement import Feature, landlock_abi
-from trusted.evidence.configfs_tsm import REPORT_DIRECTORY
+from trusted.evidence.detection import survey
 
-# What else a confidential machine may show. This release takes evidence from configfs-tsm alone.
-_OTHER_DEVICES: Mapping[str, str] = MappingProxyType(
-    {
-        "/dev/sev-guest": "an SEV-SNP guest whose kernel has no configfs-tsm (Linux 6.7 or later has it)",
-        "/dev/tdx_guest": "an Intel TDX guest",
-        "/dev/nsm": "an AWS Nitro enclave",
-        "/dev/attestation/quote": "Gramine on Intel SGX",
-        "/dev/sev": "a host that can start SEV-SNP guests, which is no such guest itself",
-        "/dev/kvm": "a host that can start virtual machines",
-    }
-)
 _CONFINED_TIMEOUT_S = 30
 # In a child, because a limit cannot be taken back. It tells what truly took effect, not what the kernel may offer.
 _CONFINE = """
@@ -48,18 +35,18 @@ _NEEDED = (
 
 def tee_device(root: Path = Path("/")) -> Finding:
     """Whether this machine can attest with hardware; ``root`` is where to look."""
-    name = "tee device"
-    supported = root / REPORT_DIRECTORY.relative_to("/")
-    if supported.is_dir():
-        return ok(name, f"{REPORT_DIRECTORY}: use --tee hardware; `cloister attest collect --tee hardware` tries it")
-    present = [device for device in _OTHER_DEVICES if (root / device.lstrip("/")).exists()]
-    looked = f"none; looked for {', '.join((str(REPORT_DIRECTORY), *_OTHER_DEVICES))}"
-    seen = "; ".join(f"{device}: {_OTHER_DEVICES[device]}" for device in present)
+    name, looked = "tee device", survey(root)
+    present = [source for source in looked if source.present]
+    if present:
+        best = present[0]
+        others = f"; also {', '.join(source.name for source in present[1:])}" if present[1:] else ""
+        found = f"{best.name} at {best.looked_for}: {best.detail}{others}"
+        return ok(name, f"{found}. `cloister attest collect --tee hardware` tries it")
     advice = (
-        "This machine proves nothing about itself: real data needs a confidential virtual machine (SEV-SNP). "
+        "This machine proves nothing about itself: real data needs a confidential virtual machine or an enclave. "
         "For trials, --tee software works here with NO HARDWARE PROTECTION."
     )
-    return warning(name, f"no {REPORT_DIRECTORY}; {seen}" if seen else looked, advice)
+    return warning(name, f"none; looked for {', '.join(source.looked_for for source in looked)}", advice)
 
 
 def software_tee() -> Finding:

@@ -66,14 +66,12 @@ def test_a_laptop_without_a_tee_is_warned_and_told_what_that_means(tmp_path: Pat
     assert "NO HARDWARE PROTECTION" in found.advice
 
 
-def test_a_tee_of_another_kind_is_named_and_not_taken_for_ours(tmp_path: Path) -> None:
+def test_the_tee_that_is_there_is_named(tmp_path: Path) -> None:
     (tmp_path / "dev").mkdir()
     (tmp_path / "dev" / "nsm").touch()
     found = tee_device(tmp_path)
-    assert found.severity is Severity.WARNING
-    assert "an AWS Nitro enclave" in found.found
-    (tmp_path / "sys" / "kernel" / "config" / "tsm" / "report").mkdir(parents=True)
-    assert tee_device(tmp_path).severity is Severity.OK
+    assert found.severity is Severity.OK
+    assert "nsm at /dev/nsm" in found.found
 
 
 def test_the_lock_of_this_repository_reads() -> None:
