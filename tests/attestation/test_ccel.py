@@ -11,13 +11,13 @@ from hypothesis import strategies as st
 
 from trusted.attestation.formats.ccel import (
     EV_EVENT_TAG,
-    MAX_EVENTS,
     MAX_LOG_BYTES,
     encode_event,
     parse,
     replay,
     used_bytes,
 )
+from trusted.attestation.formats.tcg_event_log import MAX_EVENTS
 from trusted.errors import AttestationError, Reason
 
 EV_NO_ACTION, EV_SEPARATOR = 3, 4

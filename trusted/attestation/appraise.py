@@ -14,7 +14,7 @@ from trusted.attestation.binding import short_nonce
 from trusted.attestation.evidence import Evidence
 from trusted.attestation.platforms import PLATFORMS, Platform
 from trusted.attestation.policies.check import Check, Finding, Subject, Verdict
-from trusted.attestation.policies.knob import PlatformPolicy
+from trusted.attestation.policies.knob import KnobbedPolicy, PlatformPolicy
 from trusted.attestation.policies.rules import Demand, Permission, ReferenceValue, Skip
 from trusted.attestation.result import _APPRAISED, AttestationResult, SkippedKnob
 from trusted.attestation.roots import TrustRoot
@@ -159,11 +159,14 @@ def _not_checked(skip: Skip) -> Finding:
     return Finding(f"not checked: {skip.why}", "not looked at", Verdict.SKIP)
 
 
-def _skips(policy: PlatformPolicy) -> Iterator[SkippedKnob]:
+def _skips(policy: PlatformPolicy, within: str = "") -> Iterator[SkippedKnob]:
+    """Every knob that is not used; those of a policy within a policy under both names."""
     for knob in policy.KNOBS:
-        value = getattr(policy, knob.name)
+        value, name = getattr(policy, knob.name), f"{within}{knob.name}"
         if isinstance(value, Skip):
-            yield SkippedKnob(knob.name, value.why)
+            yield SkippedKnob(name, value.why)
+        elif isinstance(value, KnobbedPolicy):
+            yield from _skips(value, f"{name}.")
 
 
 def _lenient(policy: PlatformPolicy) -> frozenset[str]:

@@ -11,22 +11,18 @@ import hashlib
 import struct
 from dataclasses import dataclass
 
+from trusted.attestation.formats import tcg_event_log
+from trusted.attestation.formats.tcg_event_log import UnverifiedEventLog
 from trusted.errors import AttestationError, Reason
 
 MAX_LOG_BYTES = 256 << 10
 RTMR_COUNT = 4
 RTMR_BYTES = 48
-MAX_EVENTS = 4096
 EV_EVENT_TAG = 0x6
 _EV_NO_ACTION = 0x3
 _SHA384 = 0x000C
-_SIGNATURE = b"Spec ID Event03\0"
-_FIRST = struct.Struct("<II20sI")  # register, type, SHA-1 digest, size: the one event in the old form
-_SPEC_ID = struct.Struct("<16sIBBBBI")  # signature, platform class, versions and sizes, number of algorithms
-_ALGORITHM = struct.Struct("<HH")
 _EVENT = struct.Struct("<III")  # register, type, number of digests
 _SIZE = struct.Struct("<I")
-_MAX_ALGORITHMS = 8
 _MR_COUNT = RTMR_COUNT + 1
 
 
@@ -66,7 +62,10 @@ def parse(log: bytes) -> tuple[UnverifiedEvent, ...]:
     Raises:
         AttestationError: RUNTIME_MEASUREMENT: no such log, or one over a bound.
     """
-    return _read(log)[0]
+    parsed = _read(log)
+    if parsed.algorithms.get(_SHA384) != RTMR_BYTES:
+        raise _refused("digests by SHA-384 expected")
+    return tuple(_event(event) for event in parsed.events)
 
 
 def replay(events: tuple[UnverifiedEvent, ...]) -> Replay:
@@ -97,73 +96,23 @@ def used_bytes(log: bytes) -> bytes:
     Raises:
         AttestationError: as :func:`parse`.
     """
-    return log[: _read(log)[1]]
+    return log[: _read(log).used_bytes]
 
 
-def _read(log: bytes) -> tuple[tuple[UnverifiedEvent, ...], int]:
-    """The events, and where the last one ends."""
+def _read(log: bytes) -> UnverifiedEventLog:
     if len(log) > MAX_LOG_BYTES:
         raise _refused(f"at most {MAX_LOG_BYTES} bytes expected")
-    position, sizes = _first(log)
-    # Firmware fills its table with one byte before it logs. The data of the last event may end in that byte too, but
-    # no event begins so: no register has such a number, and none has the type 0 and no digest.
-    filler = log[-1:] if log[-1:] in (b"\xff", b"\0") else b""
-    last = len(log.rstrip(filler)) if filler else len(log)
-    events: list[UnverifiedEvent] = []
-    while position < last:
-        if len(events) == MAX_EVENTS:
-            raise _refused(f"at most {MAX_EVENTS} events expected")
-        event, position = _event(log, position, sizes)
-        events.append(event)
-    return tuple(events), position
+    try:
+        return tcg_event_log.parse(log, table=True)
+    except AttestationError as error:
+        raise _refused(error.detail) from None
 
 
-def _first(log: bytes) -> tuple[int, dict[int, int]]:
-    """Where the events begin, and the size of each algorithm's digest: from the log's own first entry."""
-    if len(log) < _FIRST.size:
-        raise _refused("a first event expected")
-    _, kind, digest, size = _FIRST.unpack_from(log)
-    body = log[_FIRST.size : _FIRST.size + size]
-    if kind != _EV_NO_ACTION or any(digest) or len(body) != size or size < _SPEC_ID.size + 1:
-        raise _refused("the event that names the log's form expected first")
-    signature, *_, count = _SPEC_ID.unpack_from(body)
-    if signature != _SIGNATURE or not 0 < count <= _MAX_ALGORITHMS:
-        raise _refused("the crypto-agile form (Spec ID Event03) expected")
-    vendor_at = _SPEC_ID.size + count * _ALGORITHM.size
-    if len(body) < vendor_at + 1 or len(body) != vendor_at + 1 + body[vendor_at]:
-        raise _refused("algorithms and vendor information of exactly their length expected")
-    pairs = [_ALGORITHM.unpack_from(body, _SPEC_ID.size + place * _ALGORITHM.size) for place in range(count)]
-    sizes = dict(pairs)
-    if len(sizes) != count or sizes.get(_SHA384) != RTMR_BYTES:
-        raise _refused("digests by SHA-384 expected")
-    return _FIRST.size + size, sizes
-
-
-def _event(log: bytes, position: int, sizes: dict[int, int]) -> tuple[UnverifiedEvent, int]:
-    register, kind, count = _EVENT.unpack(_take(log, position, _EVENT.size))
-    position += _EVENT.size
-    if register >= _MR_COUNT:
+def _event(event: tcg_event_log.UnverifiedEvent) -> UnverifiedEvent:
+    if event.index >= _MR_COUNT:
         raise _refused("MRTD or one of the four RTMRs expected")
-    if count != len(sizes):
-        raise _refused("one digest by each of the log's algorithms expected")
-    digests: dict[int, bytes] = {}
-    for _ in range(count):
-        (algorithm,) = struct.unpack("<H", _take(log, position, 2))
-        if algorithm not in sizes or algorithm in digests:
-            raise _refused("one digest by each of the log's algorithms expected")
-        digests[algorithm] = _take(log, position + 2, sizes[algorithm])
-        position += 2 + sizes[algorithm]
-    (size,) = _SIZE.unpack(_take(log, position, _SIZE.size))
-    position += _SIZE.size
-    data = _take(log, position, size)
-    event = UnverifiedEvent(register - 1 if register else None, kind, digests[_SHA384], data)
-    return event, position + size
-
-
-def _take(log: bytes, position: int, size: int) -> bytes:
-    if position + size > len(log):
-        raise _refused("an event is cut short")
-    return log[position : position + size]
+    register = event.index - 1 if event.index else None
+    return UnverifiedEvent(register, event.type, event.digests[_SHA384], event.data)
 
 
 def _refused(rule: str) -> AttestationError:

@@ -46,6 +46,11 @@ class Cursor:
             raise self.error(f"{field}: {value:#x} expected")
 
     @property
+    def position(self) -> int:
+        """How many bytes have been read."""
+        return self._position
+
+    @property
     def left(self) -> int:
         """How many bytes are still unread."""
         return len(self._data) - self._position

@@ -18,7 +18,7 @@ from trusted.attestation.formats.cursor import Cursor
 from trusted.errors import AttestationError, Reason
 
 MAX_EVENT_LOG_BYTES = 4 << 20
-_MAX_EVENTS = 4096
+MAX_EVENTS = 4096
 _MAX_EVENT_BYTES = 1 << 20
 _MAX_ALGORITHMS = 8
 _MAX_DIGEST_BYTES = 64
@@ -69,10 +69,11 @@ class UnverifiedEvent:
 
 @dataclass(frozen=True, slots=True)
 class UnverifiedEventLog:
-    """A well-formed log that anybody may have written."""
+    """A well-formed log that anybody may have written. ``used_bytes``: where its last event ends."""
 
     algorithms: Mapping[int, int]
     events: tuple[UnverifiedEvent, ...]
+    used_bytes: int
 
     def replay(self, bank: Bank, *, startup_locality: bool = True) -> Mapping[int, bytes]:
         """The value of each register that the log touches, by index, if it began as zeros.
@@ -108,8 +109,11 @@ class UnverifiedEventLog:
                 yield content[0]
 
 
-def parse(log: bytes) -> UnverifiedEventLog:
-    """The events in ``log``, which ends with its last event.
+def parse(log: bytes, *, table: bool = False) -> UnverifiedEventLog:
+    """The events in ``log``, which ends with its last event; in a ``table`` an unused rest may follow.
+
+    Firmware fills its table with one byte, all ones or all zeros, before it logs. The data of the last event may end in
+    that byte too, but no event begins so: no register has such a number, and none has the type 0 and no digest.
 
     Raises:
         AttestationError: EVIDENCE_FORMAT.
@@ -117,18 +121,22 @@ def parse(log: bytes) -> UnverifiedEventLog:
     if len(log) > MAX_EVENT_LOG_BYTES:
         raise AttestationError(Reason.EVIDENCE_FORMAT, f"event log: at most {MAX_EVENT_LOG_BYTES} bytes expected")
     cursor = Cursor(log, "event log", "little")
-    algorithms = _header(cursor)
+    # A TPM log names no register first; the tables of confidential guests name the first that is extended.
+    algorithms = _header(cursor, indices=(0, 1) if table else (0,))
     events: list[UnverifiedEvent] = []
-    while cursor.left:
-        if len(events) == _MAX_EVENTS:
-            raise cursor.error(f"events: at most {_MAX_EVENTS} expected")
+    filler = log[-1:] if table and log[-1:] in (b"\xff", b"\0") else b""
+    last = len(log.rstrip(filler)) if filler else len(log)
+    while cursor.position < last:
+        if len(events) == MAX_EVENTS:
+            raise cursor.error(f"events: at most {MAX_EVENTS} expected")
         events.append(_event(cursor, algorithms))
-    return UnverifiedEventLog(MappingProxyType(algorithms), tuple(events))
+    return UnverifiedEventLog(MappingProxyType(algorithms), tuple(events), cursor.position)
 
 
-def _header(cursor: Cursor) -> dict[int, int]:
+def _header(cursor: Cursor, *, indices: tuple[int, ...]) -> dict[int, int]:
     """The first event, in the older form: which algorithms the others carry, and how long their digests are."""
-    cursor.expect(4, 0, "header index")
+    if cursor.number(4, "header index") not in indices:
+        raise cursor.error("header index: 0 expected, or 1 in a table")
     cursor.expect(4, _EV_NO_ACTION, "header type")
     if any(cursor.octets(_SHA1_BYTES, "header digest")):
         raise cursor.error("header digest: zeros expected")
