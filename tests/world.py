@@ -84,6 +84,7 @@ class World:
     members: tuple[str, ...] = MEMBERS
     plan_changes: dict[str, Any] = field(default_factory=dict)
     charter_changes: dict[str, Any] = field(default_factory=dict)
+    now: datetime = NOW
 
     def __post_init__(self) -> None:
         self.signing = {member: Ed25519PrivateKey.generate() for member in self.members}
@@ -104,7 +105,7 @@ class World:
             version=1,
             previous=None,
             profile=Profile.DEVELOPMENT,
-            validity=Validity(NOW - timedelta(days=1), NOW + timedelta(days=30)),
+            validity=Validity(self.now - timedelta(days=1), self.now + timedelta(days=30)),
             members=members,
             thresholds=Thresholds(quorum, quorum),
             roots=(self.root.trust_root,),
@@ -112,7 +113,7 @@ class World:
             worker=policy(WORKER_MEASUREMENT),
         )
         document = replace(document, **self.charter_changes)
-        return charters.verify_charter(envelope(document, charters.PAYLOAD_TYPE, self.signing.values()), NOW)
+        return charters.verify_charter(envelope(document, charters.PAYLOAD_TYPE, self.signing.values()), self.now)
 
     def make_plan(self, **changes: Any) -> VerifiedPlan:
         data = INITIAL.tobytes()
@@ -120,7 +121,7 @@ class World:
             name="plan",
             purpose="tests",
             charter=self.charter.digest,
-            validity=Validity(NOW - timedelta(days=1), NOW + timedelta(days=20)),
+            validity=Validity(self.now - timedelta(days=1), self.now + timedelta(days=20)),
             app=App.read({"kind": "flower", "bundle_sha256": "00" * 32, "config": {}}),
             initial_sha256=initial_digest(LAYOUT, data),
             layout=LAYOUT,
@@ -134,7 +135,7 @@ class World:
             recipients=(self.members[0],),
         )
         document = replace(document, **changes)
-        return plans.verify_plan(envelope(document, plans.PAYLOAD_TYPE, self.signing.values()), self.charter, NOW)
+        return plans.verify_plan(envelope(document, plans.PAYLOAD_TYPE, self.signing.values()), self.charter, self.now)
 
     def provider(
         self, role: str, *, measurement: bytes | None = None, plan: VerifiedPlan | None = None
@@ -150,7 +151,7 @@ class World:
             member=member,
             charter=self.charter.digest,
             worker_key=self.worker_keys[member].public_key().public_bytes_raw(),
-            validity=Validity(NOW - timedelta(days=1), NOW + timedelta(days=10)),
+            validity=Validity(self.now - timedelta(days=1), self.now + timedelta(days=10)),
         )
         signed = envelope(document, credentials.PAYLOAD_TYPE, [self.signing[signed_by or member]])
         return Membership(signed, self.worker_keys[member], b"\xcc" * 32)
@@ -166,10 +167,10 @@ class World:
             bundles=(self.plan.document.app.bundle_sha256,),
             max_rounds=100,
             columns=self.plan.document.dataset.columns,
-            not_after=NOW + timedelta(days=10),
+            not_after=self.now + timedelta(days=10),
         )
         signed = envelope(document, site_policies.PAYLOAD_TYPE, [self.signing[member]])
-        verified = site_policies.verify_site_policy(signed, self.charter, NOW)
+        verified = site_policies.verify_site_policy(signed, self.charter, self.now)
         return Participant(self.federation, site_policies.effective(self.charter, self.plan, verified))
 
 
@@ -228,7 +229,7 @@ class Net:
         self.sites: dict[int, SimpleSite] = {}
         self.events: list[tuple[str, dict[str, Any]]] = []
         self.closed: dict[int, Reason] = {}
-        self.now = NOW
+        self.now = world.now
 
     # what a host may do with a frame or an update on its way
     def to_aggregator(self, connection: int, frame: bytes) -> list[bytes]:

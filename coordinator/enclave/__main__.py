@@ -11,7 +11,7 @@ import queue
 import sys
 import threading
 import time
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from datetime import UTC, datetime
 from secrets import token_bytes
 
@@ -33,10 +33,16 @@ _TICK_S = 1.0
 _REDIAL_S = 1.0
 _LINGER_S = 30.0  # after the end: time for members to hear of it and for recipients to be told
 
+Clock = Callable[[], datetime]
+
+
+def _utc_now() -> datetime:
+    return datetime.now(UTC)
+
 
 def main(boot: Boot) -> int:
     """Serve one plan until its run ends. The exit status is 0 when the run finished or was stopped."""
-    now = datetime.now(UTC)
+    now = _utc_now()
     charter = verify_charter(boot.charter, now)
     federation = Federation(charter, verify_plan(boot.plan, charter, now))
     with Fields(boot.options, "options") as options:
@@ -122,8 +128,11 @@ def _pump(control: DoorConnection, messages: queue.SimpleQueue[DoorMessage | Non
     messages.put(None)
 
 
-def serve(door: Door, aggregator: Aggregator) -> None:
-    """Feed the aggregator until its run has ended and everybody had time to hear of it."""
+def serve(door: Door, aggregator: Aggregator, *, clock: Clock = _utc_now) -> None:
+    """Feed the aggregator until its run has ended and everybody had time to hear of it.
+
+    ``clock`` gives the time in UTC at which it judges; how long this shell itself waits is another matter.
+    """
     attached: set[int] = set()
     ended_at: float | None = None
     silent = False
@@ -140,17 +149,22 @@ def serve(door: Door, aggregator: Aggregator) -> None:
             continue
         silent = False
         try:
-            ended_at = _serve_connection(door, messages, aggregator, attached)
+            ended_at = _serve_connection(door, messages, aggregator, attached=attached, clock=clock)
         except (OSError, ProtocolError) as error:
             _note("door-broken", detail=str(error))
-        now = datetime.now(UTC)
+        now = clock()
         for connection in list(attached):
             aggregator.detach(connection, now)
         attached.clear()
 
 
 def _serve_connection(
-    door: Door, messages: queue.SimpleQueue[DoorMessage | None], aggregator: Aggregator, attached: set[int]
+    door: Door,
+    messages: queue.SimpleQueue[DoorMessage | None],
+    aggregator: Aggregator,
+    *,
+    attached: set[int],
+    clock: Clock,
 ) -> float | None:
     """Serve one pair of connections; when it returns, the run has ended (and when), or the host is gone (None)."""
     ended_at: float | None = None
@@ -158,21 +172,20 @@ def _serve_connection(
     while ended_at is None or (attached and time.monotonic() - ended_at < _LINGER_S):
         if time.monotonic() >= tick_at:  # also while messages keep coming: a busy host stops no clock
             tick_at = time.monotonic() + _TICK_S
-            _perform(door, aggregator.tick(datetime.now(UTC)))
+            _perform(door, aggregator.tick(clock()))
         try:
             message = messages.get(timeout=max(0.0, tick_at - time.monotonic()))
         except queue.Empty:
             continue
         if message is None:
             return ended_at
-        _perform(door, _feed(aggregator, message, attached))
+        _perform(door, _feed(aggregator, message, attached, now=clock()))
         if ended_at is None and aggregator.state not in {RunState.WAITING, RunState.RUNNING}:
             ended_at = time.monotonic()
     return ended_at
 
 
-def _feed(aggregator: Aggregator, message: DoorMessage, attached: set[int]) -> tuple[Effect, ...]:
-    now = datetime.now(UTC)
+def _feed(aggregator: Aggregator, message: DoorMessage, attached: set[int], *, now: datetime) -> tuple[Effect, ...]:
     if message.kind is DoorKind.ATTACHED:
         attached.add(message.channel)
         return aggregator.attach(message.channel, now)
