@@ -21,7 +21,7 @@ from trusted.attestation.evidence import EvidenceFormat
 from trusted.attestation.policies.snp import strict_snp_policy
 from trusted.attestation.policy import AppraisalPolicy
 from trusted.attestation.products import PRODUCTS
-from trusted.attestation.roots import TrustRoot, amd_root
+from trusted.attestation.roots import VENDOR_ROOTS, TrustRoot
 from trusted.documents.charter import Charter, Member, Profile, Thresholds, VerifiedCharter, majority
 from trusted.documents.schema import Validity
 from trusted.wire import sha256
@@ -85,15 +85,15 @@ def default_thresholds(charter: int | None, plan: int | None, members: int) -> T
 
 
 def read_roots(vendor_products: Sequence[str], software_roots: Sequence[str], product: str) -> tuple[TrustRoot, ...]:
-    """AMD's own roots of ``vendor_products``, and software roots that vouch for ``product``.
+    """The vendors' own roots of ``vendor_products``, and software roots that vouch for ``product``.
 
     Raises:
         UserError: no root at all, a product that nobody knows, or a root that is none of file, folder and digest.
     """
-    for name in (*vendor_products, product):
-        if name not in PRODUCTS:
-            raise UserError(f"no such product: {name}", f"Give one of {', '.join(PRODUCTS)}.")
-    vendor = [amd_root(name) for name in vendor_products]
+    for name, known in (*((name, VENDOR_ROOTS) for name in vendor_products), (product, PRODUCTS)):
+        if name not in known:
+            raise UserError(f"no such product: {name}", f"Give one of {', '.join(known)}.")
+    vendor = [root for name in vendor_products for root in VENDOR_ROOTS[name]]
     software = [TrustRoot(EvidenceFormat.SNP, product, _root_digest(root)) for root in software_roots]
     if not vendor and not software:
         hint = "Add --vendor-root Genoa, or --software-root for a development charter."
@@ -116,7 +116,10 @@ def read_policy(
         raise UserError("a role needs measurements or a policy file", "Give one of the two for each role.")
     if file is not None:
         return AppraisalPolicy.from_json(_read_json(file))
-    products = sorted({root.product for root in roots})
+    products = sorted({root.product for root in roots if root.format is EvidenceFormat.SNP})
+    if not products:
+        hint = "Take `cloister charter template PLATFORM`, complete it, and give it with --worker-policy."
+        raise UserError("measurements alone make a policy for SEV-SNP, and no root is for that", hint)
     if "Milan" in products and not chip_ids:
         hint = "Name each trusted processor with --chip-id, or leave Milan out."
         raise UserError("Milan chip keys can be extracted in software, so no other Milan chip is trusted", hint)

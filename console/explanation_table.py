@@ -29,6 +29,12 @@ def show_explanation(report: Report, explanation: Explanation) -> None:
     report.data |= explanation_json(explanation)
 
 
+def show_verdict(report: Report, explanation: Explanation) -> None:
+    """Print the warnings and the verdict, and nothing else."""
+    report.say(*_warnings(explanation), _last_line(explanation))
+    report.data |= explanation_json(explanation)
+
+
 def explanation_json(explanation: Explanation) -> dict[str, Any]:
     """``checks``, ``claims`` (empty when nothing verified), ``verdict``, ``assurance`` and what was not bound."""
     return {

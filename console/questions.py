@@ -13,10 +13,9 @@ from console.explaining import Question
 from console.files import read_bounded
 from console.moment import read_moment
 from console.output import UserError
-from trusted.attestation.anchors import AMD_ROOTS
 from trusted.attestation.binding import host_data
 from trusted.attestation.products import PRODUCTS
-from trusted.attestation.roots import TrustRoot, amd_root
+from trusted.attestation.roots import VENDOR_ROOTS, TrustRoot
 from trusted.documents.charter import VerifiedCharter, verify_charter
 from trusted.documents.dsse import MAX_ENVELOPE_BYTES
 from trusted.documents.plan import verify_plan
@@ -78,7 +77,7 @@ def _host_data(papers: Papers, charter: VerifiedCharter, moment: datetime) -> by
 
 def _roots(software_roots: Sequence[str]) -> tuple[TrustRoot, ...]:
     """The vendor's pinned roots, and any software root for whichever product its evidence claims."""
-    vendor = tuple(amd_root(product) for product in AMD_ROOTS)
+    vendor = tuple(root for roots in VENDOR_ROOTS.values() for root in roots)
     if not software_roots:
         return vendor
     return (*vendor, *(root for product in PRODUCTS for root in read_roots((), software_roots, product)))

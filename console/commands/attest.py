@@ -2,15 +2,19 @@
 
 from __future__ import annotations
 
+from dataclasses import dataclass
 from enum import Enum
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
 from console.options import Force
 from console.output import ExitCode, JsonOption, reporting
 from console.tee_options import Chip, TeeChoice
+
+if TYPE_CHECKING:
+    from console.explaining import Explanation
 
 app = typer.Typer(no_args_is_help=True, help="Collect evidence, and explain it claim by claim.")
 
@@ -22,42 +26,100 @@ class RoleOption(Enum):
     WORKER = "worker"
 
 
+File = Annotated[
+    Path, typer.Argument(help="An evidence container, or a bare SNP report with --cert.", show_default=False)
+]
+Certificates = Annotated[list[Path], typer.Option(help="DER or PEM; repeat for chip, ASK and ARK.")]
+Crl = Annotated[Path | None, typer.Option(help="The vendor's revocation list for a bare report.")]
+Charter = Annotated[Path | None, typer.Option(help="Appraise under this charter's policy and roots.")]
+RoleChoice = Annotated[RoleOption | None, typer.Option(help="Whose policy of the charter.")]
+Plan = Annotated[Path | None, typer.Option(help="The plan that the machine was launched for.")]
+ReportData = Annotated[str, typer.Option(help="The 64 bytes that the session asked for, hex.")]
+SoftwareRoots = Annotated[list[str], typer.Option(help="Without a charter: also trust this one.")]
+At = Annotated[str, typer.Option(help="Verify as of this time: YYYY-MM-DDTHH:MM:SSZ.")]
+
+
 @app.command(
     epilog="Example: cloister attest explain evidence.bin --charter charter.dsse.json --role worker "
     "--plan plan.dsse.json"
 )
 def explain(
-    file: Annotated[
-        Path, typer.Argument(help="An evidence container, or a bare SNP report with --cert.", show_default=False)
-    ],
-    cert: Annotated[list[Path], typer.Option(help="DER or PEM; repeat for chip, ASK and ARK.")] = [],  # noqa: B006
-    crl: Annotated[Path | None, typer.Option(help="The vendor's revocation list for a bare report.")] = None,
-    charter: Annotated[Path | None, typer.Option(help="Appraise under this charter's policy and roots.")] = None,
-    role: Annotated[RoleOption | None, typer.Option(help="Whose policy of the charter.")] = None,
-    plan: Annotated[Path | None, typer.Option(help="The plan that the machine was launched for.")] = None,
-    report_data: Annotated[str, typer.Option(help="The 64 bytes that the session asked for, hex.")] = "",
-    software_root: Annotated[list[str], typer.Option(help="Without a charter: also trust this one.")] = [],  # noqa: B006
-    at: Annotated[str, typer.Option(help="Verify as of this time: YYYY-MM-DDTHH:MM:SSZ.")] = "",
+    file: File,
+    cert: Certificates = [],  # noqa: B006
+    crl: Crl = None,
+    charter: Charter = None,
+    role: RoleChoice = None,
+    plan: Plan = None,
+    report_data: ReportData = "",
+    software_root: SoftwareRoots = [],  # noqa: B006
+    at: At = "",
     json_output: JsonOption = False,
 ) -> None:
     """Say for each claim what was expected, what the evidence says, the verdict, and what to do about a failure.
 
     With a charter the verdict is `affirming` or `refused`; without, the evidence is only `verified` against the
-    vendor's pinned roots. Exit code 4 when refused; with --json the object then still has status ok and all checks.
+    vendors' pinned roots. Exit code 4 when refused; with --json the object then still has status ok and all checks.
     """
     with reporting(json_output) as report:
-        from console.evidence_files import read_evidence
-        from console.explaining import Conclusion, explain
         from console.explanation_table import show_explanation
-        from console.questions import Papers, make_question
-        from trusted.evidence.boot import Role
 
-        papers = Papers(charter, plan, None if role is None else Role(role.value))
-        question = make_question(papers, software_root, report_data, at)
-        explanation = explain(read_evidence(file, cert, crl), question)
+        explanation = _explained(_Given(file, cert, crl, charter, role, plan, report_data, software_root, at))
         show_explanation(report, explanation)
-        code = ExitCode.ATTESTATION if explanation.conclusion is Conclusion.REFUSED else ExitCode.OK
-    raise typer.Exit(code)
+    raise typer.Exit(_exit_code(explanation))
+
+
+@app.command(epilog="Example: cloister attest verify evidence.bin --charter charter.dsse.json --role worker")
+def verify(
+    file: File,
+    cert: Certificates = [],  # noqa: B006
+    crl: Crl = None,
+    charter: Charter = None,
+    role: RoleChoice = None,
+    plan: Plan = None,
+    report_data: ReportData = "",
+    software_root: SoftwareRoots = [],  # noqa: B006
+    at: At = "",
+    json_output: JsonOption = False,
+) -> None:
+    """The verdict alone, for scripts: exit code 0, or 4 when refused. `attest explain` says why."""
+    with reporting(json_output) as report:
+        from console.explanation_table import show_verdict
+
+        explanation = _explained(_Given(file, cert, crl, charter, role, plan, report_data, software_root, at))
+        show_verdict(report, explanation)
+    raise typer.Exit(_exit_code(explanation))
+
+
+@dataclass(frozen=True, slots=True)
+class _Given:
+    """The options of ``explain`` and ``verify``."""
+
+    file: Path
+    cert: list[Path]
+    crl: Path | None
+    charter: Path | None
+    role: RoleOption | None
+    plan: Path | None
+    report_data: str
+    software_root: list[str]
+    at: str
+
+
+def _explained(given: _Given) -> Explanation:
+    from console.evidence_files import read_evidence
+    from console.explaining import explain as explain_evidence
+    from console.questions import Papers, make_question
+    from trusted.evidence.boot import Role
+
+    papers = Papers(given.charter, given.plan, None if given.role is None else Role(given.role.value))
+    question = make_question(papers, given.software_root, given.report_data, given.at)
+    return explain_evidence(read_evidence(given.file, given.cert, given.crl), question)
+
+
+def _exit_code(explanation: Explanation) -> ExitCode:
+    from console.explaining import Conclusion
+
+    return ExitCode.ATTESTATION if explanation.conclusion is Conclusion.REFUSED else ExitCode.OK
 
 
 @app.command(epilog="Example: cloister attest collect --tee software --chip ./chip-1 --out evidence.bin")

@@ -43,7 +43,7 @@ def new(  # one parameter for each field of the document
     name: Annotated[str, typer.Option(help="The consortium's name.", show_default=False)],
     member: Annotated[Files, typer.Option(help="A member.json; repeat for each member.", show_default=False)],
     profile: Annotated[ProfileOption, typer.Option(help="production needs hardware.")] = ProfileOption.PRODUCTION,
-    vendor_root: Annotated[Texts, typer.Option(help="Trust AMD's root for Milan, Genoa or Turin.")] = [],  # noqa: B006
+    vendor_root: Annotated[Texts, typer.Option(help="Milan, Genoa, Turin, TDX, SGX, Nitro, Azure, NVIDIA.")] = [],  # noqa: B006
     software_root: Annotated[Texts, typer.Option(help="Trust this ark.der, folder or SHA-256.")] = [],  # noqa: B006
     product: Annotated[str, typer.Option(help="The product that the software roots play.")] = "Genoa",
     aggregator_measurement: Annotated[Texts, typer.Option(help="48 bytes of hex, or its file.")] = [],  # noqa: B006

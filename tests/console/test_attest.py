@@ -313,3 +313,13 @@ def test_old_evidence_is_explained_at_its_own_time(attested: Attested, cloister:
     answer = cloister("attest", "explain", path, "--software-root", attested_root(attested), "--at", early)
     assert [check["reason"] for check in failed(answer).values()] == ["ATT-206"]
     assert cloister("attest", "explain", path, *attested.papers, "--at", early).error["code"] == "DOC-304"
+
+
+@pytest.mark.parametrize("measurement", [WORKER, bytes(48)], ids=["admitted", "refused"])
+def test_verify_tells_the_verdict_alone_with_the_same_exit_code(
+    attested: Attested, cloister: Cloister, measurement: bytes
+) -> None:
+    path = attested.write(attested.evidence(measurement=measurement))
+    explained, verified = (cloister("attest", verb, path, *attested.papers) for verb in ("explain", "verify"))
+    assert verified.code == explained.code == (0 if measurement == WORKER else 4)
+    assert verified.data["verdict"] == explained.data["verdict"]

@@ -332,3 +332,11 @@ def test_a_credential_speaks_for_the_worker_key_beside_it(planned: Consortium, c
     with pytest.raises(DocumentError, match="DOC-303"):
         verify_credential(credential, charter, start + timedelta(days=3))
     assert cloister("member", "credential", *options).code == 1  # it would be overwritten
+
+
+def test_other_platforms_roots_are_named_and_need_a_policy_of_their_own(
+    consortium: Consortium, cloister: Cloister
+) -> None:
+    new = ["charter", "new", *consortium.charter_options, "--vendor-root", "TDX", "--out", consortium / "t.json"]
+    assert "charter template" in cloister(*new).error["hint"]
+    assert "TDX" in cloister(*new[:-4], "--vendor-root", "Pentium", "--out", consortium / "t.json").error["hint"]

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 from enum import Enum, unique
+from types import MappingProxyType
 
-from trusted.attestation.anchors import AMD_ROOTS, NVIDIA_ROOTS, is_vendor_root
+from trusted.attestation.anchors import AMD_ROOTS, AWS_ROOT, INTEL_ROOT, NVIDIA_ROOTS, is_vendor_root
 from trusted.attestation.evidence import EvidenceFormat
 from trusted.wire import exactly
 
@@ -61,3 +63,17 @@ def amd_root(product: str) -> TrustRoot:
 def nvidia_roots() -> tuple[TrustRoot, ...]:
     """NVIDIA's own roots: for its devices, and for its reference values."""
     return tuple(TrustRoot(EvidenceFormat.NVIDIA_GPU, product, digest) for product, digest in NVIDIA_ROOTS.items())
+
+
+# What a charter calls the vendors' own roots. Platforms whose makers publish no lasting root (CCA, TPMs, Google) have
+# none here: members pin theirs by digest, and the assurance stays ``none``.
+VENDOR_ROOTS: Mapping[str, tuple[TrustRoot, ...]] = MappingProxyType(
+    {
+        **{product: (amd_root(product),) for product in AMD_ROOTS},
+        "TDX": (TrustRoot(EvidenceFormat.TDX, "TDX", INTEL_ROOT),),
+        "SGX": (TrustRoot(EvidenceFormat.SGX, "SGX", INTEL_ROOT),),
+        "Nitro": (TrustRoot(EvidenceFormat.NITRO, "Nitro", AWS_ROOT),),
+        "Azure": tuple(TrustRoot(EvidenceFormat.AZURE_VTPM, product, AMD_ROOTS[product]) for product in AMD_ROOTS),
+        "NVIDIA": nvidia_roots(),
+    }
+)
