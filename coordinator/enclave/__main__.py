@@ -173,6 +173,9 @@ def _serve_connection(
         if time.monotonic() >= tick_at:  # also while messages keep coming: a busy host stops no clock
             tick_at = time.monotonic() + _TICK_S
             _perform(door, aggregator.tick(clock()))
+        if ended_at is None and aggregator.state not in {RunState.WAITING, RunState.RUNNING}:
+            ended_at = time.monotonic()
+            continue
         try:
             message = messages.get(timeout=max(0.0, tick_at - time.monotonic()))
         except queue.Empty:
@@ -180,8 +183,6 @@ def _serve_connection(
         if message is None:
             return ended_at
         _perform(door, _feed(aggregator, message, attached, now=clock()))
-        if ended_at is None and aggregator.state not in {RunState.WAITING, RunState.RUNNING}:
-            ended_at = time.monotonic()
     return ended_at
 
 
