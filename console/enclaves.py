@@ -9,7 +9,7 @@ from __future__ import annotations
 import os
 import shutil
 import tempfile
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
@@ -18,12 +18,17 @@ from console.output import UserError
 from softtee.enclave import Enclave
 from softtee.launcher import Launch, launch
 from softtee.surroundings import enclave_uid
+from trusted.attestation.evidence import EvidenceFormat
 from trusted.attestation.policies.pcr_rules import PcrRule
 from trusted.attestation.policy import AppraisalPolicy
 from trusted.documents.charter import VerifiedCharter
 from trusted.documents.plan import VerifiedPlan
 from trusted.evidence.boot import Boot, Role
-from trusted.evidence.detection import Provisions, detect
+from trusted.evidence.collateral_store import CollateralStore, WithCollateral
+from trusted.evidence.detection import ENDORSEMENTS, Provisions, detect
+from trusted.evidence.devices import WithDevices
+from trusted.evidence.nvidia import Endorsements, NvidiaGpus, NvmlCall, load
+from trusted.evidence.provider import EvidenceProvider
 from trusted.evidence.tpm import PcrChoice
 from trusted.wire import Json
 
@@ -98,8 +103,32 @@ def hardware_boot(role: Role, papers: Papers, options: Mapping[str, Json]) -> Bo
         TeeError: TEE_DEVICE_MISSING: it is none.
     """
     charter = papers.charter.document
-    source = detect(provisions=provisions_for(charter.aggregator if role is Role.AGGREGATOR else charter.worker))
+    policy = charter.aggregator if role is Role.AGGREGATOR else charter.worker
+    source = equipped(detect(provisions=provisions_for(policy)), policy)
     return Boot(role, papers.charter.envelope, papers.plan.envelope, dict(options), source)
+
+
+def equipped(
+    tee: EvidenceProvider,
+    policy: AppraisalPolicy,
+    *,
+    folder: Path = ENDORSEMENTS,
+    nvml: Callable[[], NvmlCall] = load,
+) -> EvidenceProvider:
+    """``tee`` with the operator's collateral, and with the GPUs that the policy asks for.
+
+    Args:
+        folder: what the operator keeps: ``collateral/`` (made by ``cloister collateral import``) and ``nvidia/``.
+        nvml: opens NVIDIA's library; only where the policy names GPUs.
+
+    Raises:
+        TeeError: TEE_DEVICE_MISSING: the policy asks for GPUs, and there is no driver for them.
+    """
+    if (folder / "collateral").is_dir():
+        tee = WithCollateral(tee, CollateralStore(folder / "collateral"))
+    if EvidenceFormat.NVIDIA_GPU in policy.devices:
+        tee = WithDevices(tee, NvidiaGpus(nvml(), lambda: Endorsements.from_folder(folder / "nvidia")))
+    return tee
 
 
 def provisions_for(policy: AppraisalPolicy) -> Provisions:

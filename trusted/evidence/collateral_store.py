@@ -24,6 +24,7 @@ from trusted.attestation.evidence import Evidence, EvidenceFormat
 from trusted.attestation.formats import dcap
 from trusted.attestation.policies.rules import read_time, write_time
 from trusted.errors import AttestationError, Reason, WireError
+from trusted.evidence.provider import EvidenceProvider
 from trusted.wire import Fields, Json, decode_json, encode_json, sha256
 
 INDEX = "index.json"
@@ -129,6 +130,22 @@ def endorsements_for(evidence: Evidence, store: CollateralStore) -> Evidence:
             parts = tuple(sorted((*evidence.parts, (_COLLATERAL_PART, found))))
             return replace(evidence, parts=parts)
     return evidence
+
+
+@dataclass(frozen=True, slots=True)
+class WithCollateral:
+    """A source of evidence whose evidence takes along what the operator's store has for it."""
+
+    tee: EvidenceProvider
+    store: CollateralStore
+
+    def evidence(self, report_data: bytes) -> Evidence:
+        """The TEE's, over exactly 64 bytes, with its endorsements."""
+        return endorsements_for(self.tee.evidence(report_data), self.store)
+
+    def devices(self, challenge: bytes) -> tuple[Evidence, ...]:
+        """The TEE's devices, over exactly 64 bytes."""
+        return self.tee.devices(challenge)
 
 
 def _intel_collateral(evidence: Evidence, store: CollateralStore) -> bytes | None:
