@@ -161,7 +161,7 @@ class SessionLoop:
                 done = contributor.contribute(action, key, self._progress(action.round)).message()
         except ProtocolError as error:
             self._site.note("work-failed", reason=error.reason.code, detail=error.detail)
-            number = action.round if isinstance(action, Train) else 1
+            number = action.round if isinstance(action, Train) else 0
             done = {"type": "failed", "round": number, "reason": int(error.reason)}
         self._inbox.put(_Done(done))
 

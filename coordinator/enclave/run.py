@@ -102,7 +102,7 @@ class Run:
                 percent = fields.integer("percent", low=0, high=100)
                 self._emit("progress", member=member, round=number, outcome=f"{stage} {percent} %")
             elif kind == "failed":
-                number = fields.integer("round", low=1, high=1 << 31)
+                number = fields.integer("round", low=0, high=1 << 31)
                 self._failed(member, number, _reason(fields))
             else:
                 self._answer(arrival.peer, fields)

@@ -400,3 +400,12 @@ def test_message_that_no_worker_sends_ends_its_session_only(world):
     net.say(1, {"type": "task"})
     assert net.closed == {1: Reason.MALFORMED}
     assert len(net.aggregator._admissions.members) == 3
+
+
+def test_a_site_that_cannot_send_the_initial_model_loses_no_round(world):
+    net = manual(world)
+    net.say(1, {"type": "failed", "round": 0, "reason": int(Reason.INITIAL_MODEL)})
+    assert net.closed == {}
+    for connection in (1, 2, 3, 4):
+        net.contribute(connection, task(net, connection))
+    assert {fields["outcome"] for fields in net.outcomes("contribution")} == {"counted"}
