@@ -96,6 +96,12 @@ class Admissions:
         self.effects.append(Emit("evicted" if member else "refused", fields | ({"member": member} if member else {})))
         self._forget(connection)
 
+    def refuse_member(self, member: str, reason: Reason) -> None:
+        """End the session of ``member``, if it still has one, for ``reason``."""
+        connection = self._members.get(member)
+        if connection is not None:
+            self.refuse(connection, reason)
+
     def detach(self, connection: int) -> None:
         """The host says that a connection ended."""
         member = self._member_at(connection)
