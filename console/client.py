@@ -92,13 +92,13 @@ class HostClient:
         finally:
             call.cancel()
 
-    def get_blob(self, plan: bytes, blob: bytes) -> Iterator[bytes]:
+    def get_blob(self, plan: bytes, blob: bytes) -> Iterator[memoryview]:
         """The sealed bytes under ``blob``, in pieces of at most 1 MiB; a cut download goes on where it stopped.
 
         Raises:
             ProtocolError: the host has no such blob, or stays out of reach.
         """
-        return get_blob(self._blobs, cloister_pb2.BlobName(plan=plan, blob=blob))
+        return get_blob(self._channel, cloister_pb2.BlobName(plan=plan, blob=blob))
 
     def _call(self, method: Any, request: Any) -> Any:
         try:

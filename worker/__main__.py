@@ -14,6 +14,7 @@ from trusted.channel.session import Identity
 from trusted.channel.worker import WorkerChannel
 from trusted.errors import ProtocolError, Reason
 from trusted.evidence.boot import Boot
+from trusted.exchange import Exchanged
 from worker.contribution import Contributor
 from worker.participant import Closed, Participant
 from worker.session_loop import SessionLoop, Site
@@ -68,6 +69,7 @@ def _site(boot: Boot, prepared: Prepared, dialer: object) -> Site:
     identity = Identity.generate(boot.provider)
     plan = prepared.federation.plan.document
     contributor = Contributor(
+        exchanged=Exchanged.of(prepared.federation.plan),
         transport=dialer,  # type: ignore[arg-type]
         trainer=prepared.trainer,
         signing_key=identity.signing_key,

@@ -12,6 +12,7 @@ import sys
 import threading
 import time
 from collections.abc import Callable, Iterable
+from dataclasses import dataclass
 from datetime import UTC, datetime
 from secrets import token_bytes
 
@@ -21,12 +22,14 @@ from coordinator.enclave.aggregator import Aggregator
 from coordinator.enclave.door_store import DoorStore
 from coordinator.enclave.effects import Close, Effect, Emit, Send
 from coordinator.enclave.run import RunState
+from coordinator.enclave.workshop import Finish, Workshop
 from trusted.channel.federation import Federation
 from trusted.channel.session import Identity
 from trusted.documents.charter import verify_charter
 from trusted.documents.plan import verify_plan
 from trusted.errors import ProtocolError
 from trusted.evidence.boot import Boot
+from trusted.floe import Buffer
 from trusted.wire import Fields
 
 _TICK_S = 1.0
@@ -49,35 +52,47 @@ def main(boot: Boot) -> int:
         address = Address.parse(options.text("door"))
     identity = Identity.generate(boot.provider)
     door = Door(address, federation.plan.digest)
-    aggregator = Aggregator(federation, identity, door.store)
+    workshop = Workshop(lambda finish: door.inbox.put(_Posted(None, finish)))
+    aggregator = Aggregator(federation, identity, door.store, workshop)
     _note("aggregator-started", plan=federation.plan.digest.hex())
-    serve(door, aggregator)
+    try:
+        serve(door, aggregator)
+    finally:
+        workshop.close()
+        door.close()
     return 0 if aggregator.state in {RunState.FINISHED, RunState.STOPPED} else 1
 
 
+@dataclass(frozen=True, slots=True)
+class _Posted:
+    """What waits for the aggregator's thread: a message of the door (None: it broke), or a job that came back."""
+
+    source: DoorConnection | None
+    item: DoorMessage | Finish | None
+
+
 class Door:
-    """The two connections to the host, dialled again whenever they break."""
+    """The connections to the host, dialled again whenever they break."""
 
     def __init__(self, address: Address, plan: bytes) -> None:
         self._address = address
         self._plan = plan
         self.store = _Redialled()
+        self.inbox: queue.SimpleQueue[_Posted] = queue.SimpleQueue()
         self._control: DoorConnection | None = None
 
-    def dial(self) -> queue.SimpleQueue[DoorMessage | None]:
-        """Connect and register both connections; control messages arrive in the queue, and None at their end.
+    def dial(self) -> None:
+        """Connect and register; control messages arrive in the inbox, and one without an item at their end.
 
         Raises:
             OSError, ProtocolError: nobody answers, or the host refuses.
         """
+        self.close()
         token = token_bytes(16)
         control = self._register(DoorRole.CONTROL, token)
-        data = self._register(DoorRole.DATA, token)
         self._control = control
-        self.store.current = DoorStore(control, data)
-        messages: queue.SimpleQueue[DoorMessage | None] = queue.SimpleQueue()
-        threading.Thread(target=_pump, args=(control, messages), daemon=True).start()
-        return messages
+        self.store.replace(DoorStore(control, lambda: self._register(DoorRole.DATA, token)))
+        threading.Thread(target=self._pump, args=(control,), daemon=True).start()
 
     def send(self, kind: DoorKind, channel: int, body: bytes) -> None:
         """Send on control.
@@ -89,43 +104,63 @@ class Door:
             raise ConnectionError("the door is not connected")
         self._control.send(kind, channel, body)
 
+    def next(self, timeout_s: float) -> _Posted | None:
+        """What comes next, of the connection that is alive or of a job; None when nothing did."""
+        try:
+            posted = self.inbox.get(timeout=timeout_s)
+        except queue.Empty:
+            return None
+        return posted if posted.source in (None, self._control) else None
+
+    def close(self) -> None:
+        """End all connections; jobs that use them fail and start anew."""
+        self.store.replace(None)
+        if self._control is not None:
+            self._control.close()
+            self._control = None
+
     def _register(self, role: DoorRole, token: bytes) -> DoorConnection:
         connection = DoorConnection(connect(self._address))
         connection.register(Registration(self._plan, role, token))
         return connection
+
+    def _pump(self, control: DoorConnection) -> None:
+        try:
+            while (message := control.receive()) is not None:
+                self.inbox.put(_Posted(control, message))
+        except (OSError, ProtocolError):
+            _note("door-broken")
+        self.inbox.put(_Posted(control, None))
 
 
 class _Redialled:
     """The store of whichever connection is alive, so that a run need not know that the door was dialled again."""
 
     def __init__(self) -> None:
-        self.current: DoorStore | None = None
+        self._current: DoorStore | None = None
+
+    def replace(self, store: DoorStore | None) -> None:
+        """From now on it is ``store``."""
+        earlier, self._current = self._current, store
+        if earlier is not None:
+            earlier.close()
 
     def _live(self) -> DoorStore:
-        if self.current is None:
+        if self._current is None:
             raise ConnectionError("the door is not connected")
-        return self.current
+        return self._current
 
     def expect(self, blob: bytes, size_bytes: int) -> None:
         self._live().expect(blob, size_bytes)
 
-    def read(self, blob: bytes, offset: int, size_bytes: int) -> bytes:
+    def read(self, blob: bytes, offset: int, size_bytes: int) -> Buffer:
         return self._live().read(blob, offset, size_bytes)
 
-    def write(self, blob: bytes, size_bytes: int, pieces: Iterable[bytes]) -> None:
+    def write(self, blob: bytes, size_bytes: int, pieces: Iterable[Buffer]) -> None:
         self._live().write(blob, size_bytes, pieces)
 
     def discard(self, blob: bytes) -> None:
         self._live().discard(blob)
-
-
-def _pump(control: DoorConnection, messages: queue.SimpleQueue[DoorMessage | None]) -> None:
-    try:
-        while (message := control.receive()) is not None:
-            messages.put(message)
-    except (OSError, ProtocolError):
-        _note("door-broken")
-    messages.put(None)
 
 
 def serve(door: Door, aggregator: Aggregator, *, clock: Clock = _utc_now) -> None:
@@ -138,7 +173,7 @@ def serve(door: Door, aggregator: Aggregator, *, clock: Clock = _utc_now) -> Non
     silent = False
     while ended_at is None or (attached and time.monotonic() - ended_at < _LINGER_S):
         try:
-            messages = door.dial()
+            door.dial()
         except (OSError, ProtocolError) as error:
             if ended_at is not None:
                 return
@@ -149,7 +184,7 @@ def serve(door: Door, aggregator: Aggregator, *, clock: Clock = _utc_now) -> Non
             continue
         silent = False
         try:
-            ended_at = _serve_connection(door, messages, aggregator, attached=attached, clock=clock)
+            ended_at = _serve_connection(door, aggregator, attached=attached, clock=clock)
         except (OSError, ProtocolError) as error:
             _note("door-broken", detail=str(error))
         now = clock()
@@ -158,15 +193,8 @@ def serve(door: Door, aggregator: Aggregator, *, clock: Clock = _utc_now) -> Non
         attached.clear()
 
 
-def _serve_connection(
-    door: Door,
-    messages: queue.SimpleQueue[DoorMessage | None],
-    aggregator: Aggregator,
-    *,
-    attached: set[int],
-    clock: Clock,
-) -> float | None:
-    """Serve one pair of connections; when it returns, the run has ended (and when), or the host is gone (None)."""
+def _serve_connection(door: Door, aggregator: Aggregator, *, attached: set[int], clock: Clock) -> float | None:
+    """Serve one control connection; when it returns, the run has ended (and when), or the host is gone (None)."""
     ended_at: float | None = None
     tick_at = time.monotonic() + _TICK_S
     while ended_at is None or (attached and time.monotonic() - ended_at < _LINGER_S):
@@ -176,28 +204,31 @@ def _serve_connection(
         if ended_at is None and aggregator.state not in {RunState.WAITING, RunState.RUNNING}:
             ended_at = time.monotonic()
             continue
-        try:
-            message = messages.get(timeout=max(0.0, tick_at - time.monotonic()))
-        except queue.Empty:
+        posted = door.next(max(0.0, tick_at - time.monotonic()))
+        if posted is None:
             continue
-        if message is None:
+        if posted.item is None:
             return ended_at
-        _perform(door, _feed(aggregator, message, attached, now=clock()))
+        _perform(door, _feed(aggregator, posted.item, attached, now=clock()))
     return ended_at
 
 
-def _feed(aggregator: Aggregator, message: DoorMessage, attached: set[int], *, now: datetime) -> tuple[Effect, ...]:
-    if message.kind is DoorKind.ATTACHED:
-        attached.add(message.channel)
-        return aggregator.attach(message.channel, now)
-    if message.kind is DoorKind.DETACHED:
-        attached.discard(message.channel)
-        return aggregator.detach(message.channel, now)
-    if message.kind is DoorKind.FRAME:
-        return aggregator.receive(message.channel, message.body, now)
-    if message.kind is DoorKind.START:
+def _feed(
+    aggregator: Aggregator, item: DoorMessage | Finish, attached: set[int], *, now: datetime
+) -> tuple[Effect, ...]:
+    if not isinstance(item, DoorMessage):
+        return aggregator.finish(item, now)
+    if item.kind is DoorKind.ATTACHED:
+        attached.add(item.channel)
+        return aggregator.attach(item.channel, now)
+    if item.kind is DoorKind.DETACHED:
+        attached.discard(item.channel)
+        return aggregator.detach(item.channel, now)
+    if item.kind is DoorKind.FRAME:
+        return aggregator.receive(item.channel, item.body, now)
+    if item.kind is DoorKind.START:
         return aggregator.start(now)
-    if message.kind is DoorKind.STOP:
+    if item.kind is DoorKind.STOP:
         return aggregator.stop()
     return ()
 

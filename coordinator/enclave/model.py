@@ -36,7 +36,7 @@ class GlobalModel:
         return cls(vector)
 
     def room(self) -> Vector:
-        """Where the next model is written, float32[elements]. Pages are used again: fresh ones cost more than the fold."""
+        """Where the next model is written, float32[elements]; used again, as fresh pages cost more than the fold."""
         if self._spare is None:
             self._spare = np.empty_like(self.vector)
         return self._spare

@@ -140,7 +140,7 @@ class Run:
             self._send_task(self._round, member)
 
     def _begin_with(self, member: str, model: GlobalModel, now: datetime) -> None:
-        """``member`` brought the initial model. Where only a part is exchanged, the whole is sealed once for everybody."""
+        """``member`` brought the initial model. Where only a part is exchanged, the whole is sealed once for all."""
         self._emit("initial-model", member=member)
         if not self._exchanged.is_partial:
             self._model = model
@@ -349,7 +349,7 @@ class Run:
         self.proceed(now)
 
     def _lose_in_fold(self, closed: Round, lost: Mapping[str, Reason]) -> None:
-        """Go on without whoever does not open; but one that was finite when it was read and now is not has two faces."""
+        """Go on without whoever does not open; but who was finite when it was read, and now is not, has two faces."""
         two_faced = [member for member, reason in lost.items() if reason is Reason.NON_FINITE]
         two_faced = [member for member in two_faced if member not in closed.unread]
         for member, reason in lost.items():

@@ -104,7 +104,7 @@ class Host:
         server = grpc.aio.server(options=_OPTIONS)
         cloister_pb2_grpc.add_RelayServicer_to_server(RelayService(aggregators, book, reception, limits), server)
         blobs = BlobsService(spool, book, reception, self.metrics, limits)
-        cloister_pb2_grpc.add_BlobsServicer_to_server(blobs, server)
+        server.add_generic_rpc_handlers((blobs.handler(),))
         runs = RunsService(desk, book, reception, self._clock)
         cloister_pb2_grpc.add_RunsServicer_to_server(runs, server)
         stack.push_async_callback(reception.idle, _GRACE_S)

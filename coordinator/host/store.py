@@ -34,6 +34,7 @@ _MIGRATIONS = (
         start_nonce BLOB REFERENCES orders, stop_nonce BLOB REFERENCES orders
     ) WITHOUT ROWID;
     """,
+    "ALTER TABLE blobs ADD COLUMN received_bytes INTEGER NOT NULL DEFAULT 0;",
 )
 
 
@@ -46,12 +47,16 @@ class Origin(Enum):
 
 @dataclass(frozen=True, slots=True)
 class StoredBlob:
-    """A blob that was announced or begun. ``total_bytes`` is None while the aggregator still writes it."""
+    """A blob that was announced or begun. ``total_bytes`` is None while the aggregator still writes it.
+
+    ``received_bytes`` are known to be in its file; there may be more, which then arrive again.
+    """
 
     plan: bytes
     blob: bytes
     origin: Origin
     total_bytes: int | None
+    received_bytes: int = 0
 
 
 @dataclass(frozen=True, slots=True)
@@ -109,14 +114,15 @@ class Store:
 
     def blobs(self) -> list[StoredBlob]:
         """Every blob, for a host that starts."""
-        rows = self._db.execute("SELECT plan, blob, origin, total_bytes FROM blobs")
-        return [StoredBlob(plan, blob, Origin(origin), total) for plan, blob, origin, total in rows]
+        rows = self._db.execute("SELECT plan, blob, origin, total_bytes, received_bytes FROM blobs")
+        return [StoredBlob(plan, blob, Origin(origin), *sizes) for plan, blob, origin, *sizes in rows]
 
     def put_blob(self, blob: StoredBlob) -> None:
-        """Remember ``blob``, or its size now that it is known."""
+        """Remember ``blob``, or how far it now is."""
         self._db.execute(
-            "INSERT INTO blobs VALUES (?, ?, ?, ?) ON CONFLICT DO UPDATE SET total_bytes = excluded.total_bytes",
-            (blob.plan, blob.blob, blob.origin.value, blob.total_bytes),
+            "INSERT INTO blobs VALUES (?, ?, ?, ?, ?) ON CONFLICT DO UPDATE SET"
+            " total_bytes = excluded.total_bytes, received_bytes = excluded.received_bytes",
+            (blob.plan, blob.blob, blob.origin.value, blob.total_bytes, blob.received_bytes),
         )
 
     def delete_blob(self, plan: bytes, blob: bytes) -> None:

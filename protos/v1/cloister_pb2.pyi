@@ -39,12 +39,16 @@ class PutChunk(_message.Message):
     def __init__(self, name: _Optional[_Union[BlobName, _Mapping]] = ..., offset: _Optional[int] = ..., data: _Optional[bytes] = ...) -> None: ...
 
 class GetRequest(_message.Message):
-    __slots__ = ("name", "offset")
+    __slots__ = ("name", "offset", "first_bytes", "chunk_bytes")
     NAME_FIELD_NUMBER: _ClassVar[int]
     OFFSET_FIELD_NUMBER: _ClassVar[int]
+    FIRST_BYTES_FIELD_NUMBER: _ClassVar[int]
+    CHUNK_BYTES_FIELD_NUMBER: _ClassVar[int]
     name: BlobName
     offset: int
-    def __init__(self, name: _Optional[_Union[BlobName, _Mapping]] = ..., offset: _Optional[int] = ...) -> None: ...
+    first_bytes: int
+    chunk_bytes: int
+    def __init__(self, name: _Optional[_Union[BlobName, _Mapping]] = ..., offset: _Optional[int] = ..., first_bytes: _Optional[int] = ..., chunk_bytes: _Optional[int] = ...) -> None: ...
 
 class Chunk(_message.Message):
     __slots__ = ("data",)
