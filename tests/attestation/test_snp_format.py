@@ -97,9 +97,20 @@ def test_reserved_policy_bits_must_be_zero(bit: int) -> None:
     assert refused(report_of(policy=0x30000 | 1 << bit)) is Reason.RESERVED_NOT_ZERO
 
 
-@pytest.mark.parametrize("bit", [6, *range(8, 64)])
-def test_reserved_platform_bits_must_be_zero(bit: int) -> None:
-    assert refused(report_of(platform_info=0x25 | 1 << bit)) is Reason.RESERVED_NOT_ZERO
+@pytest.mark.parametrize("version", [2, 3, 4, 5])
+@pytest.mark.parametrize("bit", range(8, 64))
+def test_reserved_platform_bits_must_be_zero(bit: int, version: int) -> None:
+    assert refused(report_of(version=version, platform_info=0x25 | 1 << bit)) is Reason.RESERVED_NOT_ZERO
+
+
+@pytest.mark.parametrize("version", [2, 3, 4])
+def test_platform_bit_6_must_be_zero_before_version_5(version: int) -> None:
+    assert refused(report_of(version=version, platform_info=0x25 | 1 << 6)) is Reason.RESERVED_NOT_ZERO
+
+
+def test_a_turin_report_of_version_5_says_that_iommu_writes_are_safe() -> None:
+    flags = parse(report_of(version=5, cpuid=(0x1A, 0x02, 1), platform_info=0x64)).platform_flags
+    assert flags == {"ecc", "alias_check_complete", "iommu_write_safe"}
 
 
 @pytest.mark.parametrize("bit", range(5, 32))

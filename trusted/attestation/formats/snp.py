@@ -20,6 +20,8 @@ SIGNED_BYTES = 0x2A0
 _VERSIONS = range(2, 6)
 _FIRST_WITH_CPUID = 3
 _FIRST_WITH_MITIGATIONS = 5
+# IOMMU_WRITE_SAFE came with the firmware ABI of version 5 (1.58); Turin sets it. Before, the bit was reserved.
+_FIRST_WITH_IOMMU_WRITE_SAFE = 5
 _ECDSA_P384_SHA384 = 1
 _NO_MIGRATION_AGENT = b"\xff" * 32
 
@@ -46,6 +48,7 @@ PLATFORM_FLAGS: Mapping[str, int] = MappingProxyType(
         "rapl_disabled": 3,
         "ciphertext_hiding": 4,
         "alias_check_complete": 5,
+        "iommu_write_safe": 6,
         "tio": 7,
     }
 )
@@ -128,7 +131,7 @@ def parse(report: bytes) -> UnverifiedSnpReport:
         family_id=report[0x10:0x20],
         image_id=report[0x20:0x30],
         vmpl=_vmpl(_u32(report, 0x30)),
-        platform_flags=_platform_flags(_u64(report, 0x40)),
+        platform_flags=_platform_flags(_u64(report, 0x40), version),
         signing_key=signing_key,
         author_key_enabled=author_key_enabled,
         report_data=report[0x50:0x90],
@@ -205,9 +208,11 @@ def _guest_policy(policy: int) -> tuple[frozenset[str], AbiVersion]:
     return flags, AbiVersion(major=policy >> 8 & 0xFF, minor=policy & 0xFF)
 
 
-def _platform_flags(info: int) -> frozenset[str]:
-    if info >> 6 & 1 or info >> 8:
-        raise AttestationError(Reason.RESERVED_NOT_ZERO, "report.platform_info: bits 6 and 8 to 63 must be zero")
+def _platform_flags(info: int, version: int) -> frozenset[str]:
+    if info >> 8:
+        raise AttestationError(Reason.RESERVED_NOT_ZERO, "report.platform_info: bits 8 to 63 must be zero")
+    if version < _FIRST_WITH_IOMMU_WRITE_SAFE and info >> PLATFORM_FLAGS["iommu_write_safe"] & 1:
+        raise AttestationError(Reason.RESERVED_NOT_ZERO, "report.platform_info: bit 6 must be zero before version 5")
     return frozenset(name for name, bit in PLATFORM_FLAGS.items() if info >> bit & 1)
 
 
