@@ -128,8 +128,8 @@ def _device(certificates: tuple[bytes, ...]) -> _Device:
     if architecture is None:
         raise AttestationError(Reason.PRODUCT, "certificates: a GPU architecture that this release knows expected")
     chip = architecture["chip"]
-    if not all(_common_name(certificate).startswith(f"{chip} ") for certificate in chain[:2]):
-        # The architecture of a Hopper GPU vouches for the NVSwitches beside it too: LS_10 under GH100.
+    if not _common_name(chain[1]).startswith(f"{chip} "):
+        # The architecture of Hopper GPUs vouches for the NVSwitches beside them too: LS_10 under GH100.
         raise AttestationError(Reason.PRODUCT, "certificates: a device of the GPU architecture itself expected")
     firmware = dice.firmware_identity(chain[0])
     return _Device(chain, firmware, chip, _PRODUCTS[architecture["family"]])
