@@ -153,6 +153,25 @@ def test_cpuid_names_the_product(family: int, model: int, name: str) -> None:
     assert product.name == name
 
 
+@pytest.mark.parametrize(
+    ("cpuid", "line"),
+    [
+        ((0x19, 0x01, 1), "Milan"),
+        ((0x19, 0x01, 2), "Milan-X"),
+        ((0x19, 0x11, 1), "Genoa"),
+        ((0x19, 0x11, 2), "Genoa-X"),
+        ((0x19, 0xA0, 1), "Bergamo"),
+        ((0x19, 0xA0, 2), "Bergamo"),
+        ((0x1A, 0x02, 1), "Turin"),
+        ((0x1A, 0x02, 2), "Turin"),
+        ((0x1A, 0x11, 0), "Turin-Dense"),
+    ],
+)
+def test_cpuid_names_the_silicon_line(cpuid: tuple[int, int, int], line: str) -> None:
+    assert parse(report_of(version=3, cpuid=cpuid)).line == line
+    assert parse(report_of(version=2, cpuid=cpuid)).line is None
+
+
 @pytest.mark.parametrize("cpuid", [(0x19, 0x20), (0x19, 0x9F), (0x19, 0xB0), (0x1A, 0x12), (0x18, 0x00), (0, 0)])
 def test_an_unknown_product_is_refused(cpuid: tuple[int, int]) -> None:
     assert refused(report_of(cpuid=(*cpuid, 1))) is Reason.PRODUCT

@@ -12,7 +12,7 @@ from enum import Enum, unique
 from types import MappingProxyType
 
 from trusted.attestation.claims import AbiVersion, FirmwareVersion, Tcb
-from trusted.attestation.products import GENOA, Product, product_of
+from trusted.attestation.products import GENOA, Product, line_of, product_of
 from trusted.errors import AttestationError, Reason
 
 REPORT_BYTES = 0x4A0
@@ -68,6 +68,7 @@ class UnverifiedSnpReport:
 
     version: int
     product: Product | None  # None in version 2, which does not say
+    line: str | None  # the silicon line; None in version 2
     guest_svn: int
     guest_flags: frozenset[str]
     minimum_abi: AbiVersion
@@ -125,6 +126,7 @@ def parse(report: bytes) -> UnverifiedSnpReport:
     return UnverifiedSnpReport(
         version=version,
         product=product,
+        line=None if product is None else line_of(product, (report[0x188], report[0x189], report[0x18A])),
         guest_svn=_u32(report, 0x04),
         guest_flags=guest_flags,
         minimum_abi=minimum_abi,
