@@ -30,7 +30,7 @@ def load(folder: Path, provenance: dict[str, Any]) -> Loaded:
     """The vector in ``folder``."""
     quote = (folder / "quote.msg").read_bytes()
     parts = {"pcrs": pcr_values(folder, quote), "quote": quote, "signature": tpmt_signature(folder)}
-    parts |= {"event-log": log for log in list(files.event_logs(folder).values())[:1]}
+    parts |= dict([("event-log", log) for log in files.event_logs(folder).values()][:1])
     report = (folder / "hcl_report.bin").read_bytes()
     is_snp = hcl.parse(report).report_type is ReportType.SNP
     chain = snp.certificate_chain(folder) if is_snp else ()
