@@ -86,6 +86,7 @@ def _launch(launch: Launch) -> dict[str, Json]:
 def _platform(platform: Platform) -> dict[str, Json]:
     return {
         "product": platform.product,
+        "silicon_line": platform.line,
         "chip_id": platform.hardware_id.hex(),
         "signed_by": "the key of one chip" if platform.provider is None else f"a key of {platform.provider}",
         "platform_flags": _sorted(platform.flags),

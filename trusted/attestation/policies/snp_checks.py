@@ -11,6 +11,7 @@ from trusted.attestation.claims import (
     CrlStatus,
     FirmwareVersion,
     InstanceKey,
+    Platform,
     SnpClaims,
     Tcb,
 )
@@ -59,19 +60,19 @@ def _minimum_version(subject: Subject, minimum: int) -> Finding:
     )
 
 
-def _tcb_finding(product: str, tcb: Tcb, rule: TcbFloor) -> Finding:
-    floor = rule.of(product)
+def _tcb_finding(platform: Platform, tcb: Tcb, rule: TcbFloor) -> Finding:
+    floor = rule.of(platform.line, platform.product)
     if floor is None:
-        return Finding(f"a floor for {product}", "none set", Verdict.FAIL, Reason.POLICY_UNSET)
+        return Finding(f"a floor for {platform.line}", "none set", Verdict.FAIL, Reason.POLICY_UNSET)
     return finding(not tcb.below(floor), f"at least {floor}", str(tcb))
 
 
 def _minimum_tcb(subject: Subject, rule: TcbFloor) -> Finding:
-    return _tcb_finding(_claims(subject).platform.product, _claims(subject).platform.tcb.reported, rule)
+    return _tcb_finding(_claims(subject).platform, _claims(subject).platform.tcb.reported, rule)
 
 
 def _minimum_launch_tcb(subject: Subject, rule: TcbFloor) -> Finding:
-    return _tcb_finding(_claims(subject).platform.product, _claims(subject).platform.tcb.launch, rule)
+    return _tcb_finding(_claims(subject).platform, _claims(subject).platform.tcb.launch, rule)
 
 
 def _minimum_guest_svn(subject: Subject, minimum: int) -> Finding:
