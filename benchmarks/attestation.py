@@ -20,7 +20,7 @@ from typing import Any
 from cryptography.hazmat.primitives import hashes
 from cryptography.hazmat.primitives.asymmetric import ec
 
-from benchmarks.admission import Federated
+from benchmarks.consortium import Admission
 from benchmarks.measured import Measurement, measure
 from softtee.certificates import revocation_list
 from softtee.chip import SoftwareRoot
@@ -128,5 +128,5 @@ def _load(folder: Path) -> _Genuine | None:
 
 def _admissions(root: SoftwareRoot, now: datetime, seconds: float) -> Iterator[Measurement]:
     """Hello to open session, both sides on one core: four key exchanges, two reports made and two verified."""
-    federated = Federated.of(root, now)
+    federated = Admission.of(root, now)
     yield measure("admit one worker, both sides in memory", federated.admit, seconds)

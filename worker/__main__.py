@@ -10,6 +10,7 @@ import json
 import sys
 import time
 
+from trusted.allocator import keep_chunk_memory
 from trusted.channel.session import Identity
 from trusted.channel.worker import WorkerChannel
 from trusted.errors import ProtocolError, Reason
@@ -38,10 +39,11 @@ _PASSING = frozenset(
 
 def main(boot: Boot) -> int:
     """Take part in one run. 0 when the run finished or was stopped, 1 when this worker cannot go on."""
+    keep_chunk_memory()
     try:
         options = Options.read(boot)
         prepared = prepare(boot, options, note)
-        return _take_part(boot, options, prepared)
+        return take_part(boot, options, prepared)
     except ProtocolError as error:
         note("worker-refused", reason=error.reason.code, name=error.reason.name, detail=error.detail)
         return 1
@@ -50,7 +52,12 @@ def main(boot: Boot) -> int:
         return 1
 
 
-def _take_part(boot: Boot, options: Options, prepared: Prepared) -> int:
+def take_part(boot: Boot, options: Options, prepared: Prepared) -> int:
+    """Join and come back until the run is over; the exit status.
+
+    Raises:
+        ProtocolError: this worker's own rules, or an aggregator that does not prove itself, forbid to go on.
+    """
     # Not above: gRPC starts threads when it is imported, and the trainer must be forked before.
     from worker.dialer import Dialer
 

@@ -32,7 +32,7 @@ def serve(
         import asyncio
 
         from coordinator.door import Address
-        from coordinator.host.allocator import keep_chunk_memory
+        from trusted.allocator import keep_chunk_memory
         from coordinator.host.config import LOCAL_NAMES, HostConfig
         from coordinator.host.events import log_to
         from coordinator.host.server import HostReady, serve

@@ -23,6 +23,7 @@ from coordinator.enclave.door_store import DoorStore
 from coordinator.enclave.effects import Close, Effect, Emit, Send
 from coordinator.enclave.run import RunState
 from coordinator.enclave.workshop import Finish, Workshop
+from trusted.allocator import keep_chunk_memory
 from trusted.channel.federation import Federation
 from trusted.channel.session import Identity
 from trusted.documents.charter import verify_charter
@@ -45,6 +46,7 @@ def _utc_now() -> datetime:
 
 def main(boot: Boot) -> int:
     """Serve one plan until its run ends. The exit status is 0 when the run finished or was stopped."""
+    keep_chunk_memory()
     now = _utc_now()
     charter = verify_charter(boot.charter, now)
     federation = Federation(charter, verify_plan(boot.plan, charter, now))

@@ -6,7 +6,7 @@ import asyncio
 import sys
 from pathlib import Path
 
-from coordinator.host.allocator import keep_chunk_memory
+from trusted.allocator import keep_chunk_memory
 from coordinator.host.config import HostConfig
 from coordinator.host.events import log_to
 from coordinator.host.server import HostReady, serve

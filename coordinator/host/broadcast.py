@@ -45,7 +45,8 @@ class Broadcast:
             while self._kept_bytes > _KEPT_BYTES:
                 oldest, _ = self._kept.popitem(last=False)
                 self._kept_bytes -= oldest.size_bytes
-        return await asyncio.shield(reading)
+        message: bytes = await asyncio.shield(reading)
+        return message
 
     async def _read(self, file: BinaryIO, stretch: Stretch) -> bytes:
         data = await self._spool.read(file, stretch.offset, stretch.size_bytes)
