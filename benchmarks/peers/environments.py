@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import subprocess
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -21,10 +21,12 @@ class Requirement:
     Attributes:
         package: its name in the index.
         versions: newest first; a later one is taken when pip refuses those before it.
+        beside: what else must be named, because the package does not.
     """
 
     package: str
     versions: tuple[str, ...]
+    beside: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)
@@ -61,22 +63,28 @@ def prepare(cache: Path, name: str, requirement: Requirement, say: Callable[[str
     for version in requirement.versions:
         folder = cache / f"{name}-{version.removesuffix('.*')}"
         try:
-            if not (folder / _COMPLETE).exists():
+            asked = (f"{requirement.package}=={version}", *requirement.beside)
+            if not _holds(folder, asked):
                 say(f"{name} {version}: installing into {folder}")
-                _install(folder, f"{requirement.package}=={version}")
+                _install(folder, asked)
             return Environment(folder / "bin" / "python", _version(folder, requirement.package), tuple(refused))
         except PeerFailed as failure:
             refused.append(f"{name} {version}: {failure.message}")
     raise PeerFailed("; ".join(refused))
 
 
-def _install(folder: Path, requirement: str) -> None:
+def _holds(folder: Path, asked: Sequence[str]) -> bool:
+    complete = folder / _COMPLETE
+    return complete.exists() and complete.read_text(encoding="utf-8").split() == list(asked)
+
+
+def _install(folder: Path, asked: Sequence[str]) -> None:
     python = folder / "bin" / "python"
     if not python.exists():
         folder.parent.mkdir(parents=True, exist_ok=True)
         _run([sys.executable, "-m", "venv", str(folder)])
-    _run([str(python), "-m", "pip", "install", "--quiet", "--disable-pip-version-check", requirement])
-    (folder / _COMPLETE).write_text(requirement + "\n", encoding="utf-8")
+    _run([str(python), "-m", "pip", "install", "--quiet", "--disable-pip-version-check", *asked])
+    (folder / _COMPLETE).write_text(" ".join(asked), encoding="utf-8")
 
 
 def _version(folder: Path, package: str) -> str:

@@ -109,4 +109,5 @@ def _marks(family: Family, rounds: int, deadline: float) -> list[float]:
     return marks
 
 
-PEER = Peer("openfl", "aggregator and collaborators, mutual TLS over gRPC", Requirement("openfl", ("1.9.*",)), _drive)
+_REQUIREMENT = Requirement("openfl", ("1.9.*",), ("numpy<2.1",))  # it calls what later ones dropped
+PEER = Peer("openfl", "aggregator and collaborators, mutual TLS over gRPC", _REQUIREMENT, _drive)

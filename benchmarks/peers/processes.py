@@ -122,9 +122,15 @@ class Family:
         return last_lines(*logs[-3:])
 
     def peak_mb(self, *words: str) -> float:
-        """Peak resident memory, decimal MB, of the processes whose command line holds all ``words``, added up."""
+        """Peak resident memory, decimal MB, of the processes whose command line holds all ``words``, added up.
+
+        Raises:
+            PeerFailed: there was none: the peer is not as this benchmark knows it.
+        """
         self._look()
         seen = [each for each in list(self._seen.values()) if all(word in each.command for word in words)]
+        if not seen:
+            raise PeerFailed(f"no process was called {' '.join(words)}", self.last_lines())
         return round(sum(each.peak_mb for each in seen), 1)
 
     def has_ended(self, name: str) -> bool:
