@@ -28,7 +28,7 @@ def main(arguments: Sequence[str], benchmarks: Sequence[Benchmark] = BENCHMARKS)
     """Measure and print; the exit code. Argparse leaves the process with 2 on a wrong command line."""
     options = _parser(benchmarks).parse_args(arguments)
     chosen = next(item for item in benchmarks if item.name == options.name)
-    signal.signal(signal.SIGTERM, _leave)
+    before = signal.signal(signal.SIGTERM, _leave)
     try:
         outcome = chosen.run(options)
     except BenchmarkError as error:
@@ -36,6 +36,8 @@ def main(arguments: Sequence[str], benchmarks: Sequence[Benchmark] = BENCHMARKS)
     except Exception as error:  # the process shell: whatever happens, the caller gets one object and one exit code
         traceback.print_exc()
         return _fail(options, {}, BenchmarkError(f"unforeseen {type(error).__name__}", "This is a bug: see above."))
+    finally:
+        signal.signal(signal.SIGTERM, before)
     print(outcome.text, file=sys.stderr if options.json else sys.stdout)
     return _finish(options, outcome)
 

@@ -87,11 +87,9 @@ def test_an_end_from_outside_unwinds() -> None:
         return Outcome({}, "")
 
     before = signal.getsignal(signal.SIGTERM)
-    try:
-        with pytest.raises(SystemExit) as left:
-            main(["interrupted"], (_named("interrupted", interrupted),))
-    finally:
-        signal.signal(signal.SIGTERM, before)
+    with pytest.raises(SystemExit) as left:
+        main(["interrupted"], (_named("interrupted", interrupted),))
+    assert signal.getsignal(signal.SIGTERM) is before
     assert (left.value.code, unwound) == (128 + signal.SIGTERM, ["yes"])
 
 

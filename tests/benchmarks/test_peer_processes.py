@@ -18,8 +18,7 @@ pytestmark = pytest.mark.slow
 
 _SLEEP = "import time; time.sleep(60)"
 _DETACH = f"""
-import os, subprocess, sys
-os.setsid() if os.getpid() != os.getsid(0) else None
+import subprocess, sys
 child = subprocess.Popen([sys.executable, "-c", {_SLEEP!r}], start_new_session=True)
 open("pid", "w").write(str(child.pid))
 """
@@ -76,10 +75,16 @@ def test_families_do_not_end_each_other(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("error", [KeyboardInterrupt, SystemExit, RuntimeError])
 def test_an_error_ends_all(tmp_path: Path, error: type[BaseException]) -> None:
-    with pytest.raises(error), Family(tmp_path) as family:
-        process = family.start("child", _python(_SLEEP), cwd=tmp_path)
-        raise error
-    assert process.poll() is not None
+    started: list[subprocess.Popen[bytes]] = []
+
+    def fail_inside() -> None:
+        with Family(tmp_path) as family:
+            started.append(family.start("child", _python(_SLEEP), cwd=tmp_path))
+            raise error
+
+    with pytest.raises(error):
+        fail_inside()
+    assert started[0].poll() is not None
 
 
 def test_a_failed_command_shows_its_last_lines(tmp_path: Path) -> None:

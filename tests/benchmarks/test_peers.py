@@ -1,8 +1,9 @@
-"""The peers themselves are slow and want installing; here is what surrounds them: failures, logs, ratios and the plot."""
+"""The peers themselves are slow and want installing; here is what surrounds them: failures, logs, ratios, the plot."""
 
 from __future__ import annotations
 
 import argparse
+import ensurepip
 import json
 import sys
 import xml.etree.ElementTree as ET
@@ -153,13 +154,12 @@ def test_a_peer_that_does_not_install_is_reported_with_the_reason_of_pip(
 ) -> None:
     monkeypatch.setenv("PIP_NO_INDEX", "1")
     monkeypatch.setenv("PIP_FIND_LINKS", "")
-    peer = replace(_peer("flower", 1), requirement=Requirement("cloister-has-no-such-peer", ("2.0", "1.*")))
+    peer = replace(_peer("flower", 1), requirement=Requirement("cloister-has-no-such-peer", ("2.0",)))
     comparison = Comparison(tmp_path)
     assert comparison.install([peer], tmp_path) == {}
     (failure,) = comparison.failures
     assert (failure.peer, failure.what) == ("flower", "install")
     assert "flower 2.0: Could not find a version that satisfies the requirement" in failure.reason
-    assert "flower 1.*:" in failure.reason
 
 
 @pytest.mark.slow
@@ -167,11 +167,10 @@ def test_an_environment_is_made_once_and_again_when_it_should_hold_something_els
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setenv("PIP_NO_INDEX", "1")
-    here, said = Requirement("pip", ("*",)), list[str]()
+    here, said = Requirement("pip", (ensurepip.version(),)), list[str]()  # what a new environment holds anyway
     for requirement in (here, here, replace(here, beside=("pip>0",))):
         found = prepare(tmp_path, "peer", requirement, said.append)
-    assert found.python.exists()
-    assert found.version
+    assert (found.python.exists(), found.version) == (True, ensurepip.version())
     assert len(said) == 2
 
 
@@ -244,9 +243,10 @@ for part in ("Starting ", "round 1...\\nnothing\\n", "Starting round 2...\\n", "
 
 @pytest.mark.slow
 def test_an_aggregator_of_openfl_that_ends_early_is_a_failure(tmp_path: Path) -> None:
-    with Family(tmp_path) as family, pytest.raises(PeerFailed, match="ended early") as failed:
+    with Family(tmp_path) as family:
         family.start("aggregator", [sys.executable, "-c", "print('Starting round 1')"], cwd=tmp_path)
-        _marks(family, 2, float("inf"))
+        with pytest.raises(PeerFailed, match="ended early") as failed:
+            _marks(family, 2, float("inf"))
     assert "Starting round 1" in failed.value.log
 
 
