@@ -138,23 +138,21 @@ class Family:
         return self._started[name].poll() is not None
 
     def end(self) -> None:
-        """End all, politely first, and wait until none is left."""
-        self._look()
-        self._signal(signal.SIGTERM)
+        """End all, politely first, until none is left: one that is ending may still start another."""
+        told: set[ProcessId] = set()
         deadline = time.monotonic() + _GRACE_S
-        while self._alive() and time.monotonic() < deadline:
+        while alive := self._alive():
+            late = time.monotonic() > deadline
+            for member in alive:
+                if late or member not in told:  # a second polite signal would break off what the first began
+                    _signal(member, signal.SIGKILL if late else signal.SIGTERM)
+            told.update(alive)
             time.sleep(_LOOK_S)
-        self._look()
-        self._signal(signal.SIGKILL)
         for process in self._started.values():
             process.wait()
 
-    def _signal(self, number: signal.Signals) -> None:
-        for member in self._alive():
-            with contextlib.suppress(ProcessLookupError):
-                os.kill(member.pid, number)
-
     def _alive(self) -> list[ProcessId]:
+        self._look()
         for process in self._started.values():
             process.poll()  # a child that ended is a zombie until then
         return [member for member in self._seen if _identify(member.pid) == member]
@@ -194,6 +192,11 @@ def _identify(pid: int) -> ProcessId | None:
     except OSError:
         return None
     return None if fields[0] == "Z" else ProcessId(pid, fields[19])
+
+
+def _signal(member: ProcessId, number: signal.Signals) -> None:
+    with contextlib.suppress(ProcessLookupError):
+        os.kill(member.pid, number)
 
 
 def _free_mb() -> float:
