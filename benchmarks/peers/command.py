@@ -33,6 +33,7 @@ PEERS: Mapping[str, Peer] = MappingProxyType(
 )
 _DEFAULT = "flower,nvflare,openfl,cloister"
 _HERE = Environment(Path(sys.executable), "")
+_TRIES = 2
 _BUILD = Path(__file__).parents[2] / "build"
 
 
@@ -49,6 +50,7 @@ class Comparison:
     work: Path
     runs: list[Run] = field(default_factory=list)
     failures: list[Failure] = field(default_factory=list)
+    _given_up: set[tuple[Peer, Load]] = field(default_factory=set)
 
     def install(self, peers: Iterable[Peer], cache: Path) -> dict[Peer, Environment]:
         """The environment of each peer that installs."""
@@ -58,27 +60,41 @@ class Comparison:
                 name = cache_name(peer)
                 ready[peer] = _HERE if peer.requirement is None else prepare(cache, name, peer.requirement, say)
             except PeerFailed as failure:
-                self._fail(Failure(peer.name, "install", failure.message, failure.log))
+                self._fail(Failure(peer.name, None, failure.message, failure.log))
         return ready
 
     def measure(self, ready: Mapping[Peer, Environment], load: Load, repeat: int) -> None:
-        """One run of each peer that has not failed under this load before."""
+        """One run of each peer, tried twice: a start may fail because the machine is busy."""
         for peer, environment in ready.items():
-            what = f"{load.workers} x {load.megabytes:g} MB"
-            if any((failure.peer, failure.what) == (peer.name, what) for failure in self.failures):
+            if (peer, load) in self._given_up:
                 continue
-            say(f"{what}, repeat {repeat}: {peer.name}")
-            folder, shared = Path(tempfile.mkdtemp(prefix=f"{peer.name}-", dir=self.work)), self.work / peer.name
-            shared.mkdir(exist_ok=True)
-            load_1m = round(os.getloadavg()[0], 2)
-            try:
-                rounds = peer.drive(Site(environment, folder, shared), load)
-            except PeerFailed as failure:
-                self._fail(Failure(peer.name, what, failure.message, failure.log))
-                continue
-            self.runs.append(Run(peer.name, load, repeat, load_1m, rounds))
-            say(f"  {rounds.median_s:.3f} s a round, servers {rounds.server_mb:.0f} MB")
-            shutil.rmtree(folder, ignore_errors=True)
+            say(f"{load}, repeat {repeat}: {peer.name}")
+            if not any(self._ran(peer, environment, load, repeat) for _ in range(_TRIES)):
+                self._given_up.add((peer, load))
+
+    def missing(self, ready: Mapping[Peer, Environment], loads: Iterable[Load]) -> tuple[str, ...]:
+        """What was asked for and never worked, in words."""
+        measured = {(run.peer, run.load) for run in self.runs}
+        lost = [failure for failure in self.failures if failure.load is None]
+        for load in loads:
+            for peer in ready:
+                if (peer.name, load) not in measured:
+                    lost += [failure for failure in self.failures if (failure.peer, failure.load) == (peer.name, load)]
+        return tuple(dict.fromkeys(map(str, lost)))
+
+    def _ran(self, peer: Peer, environment: Environment, load: Load, repeat: int) -> bool:
+        folder, shared = Path(tempfile.mkdtemp(prefix=f"{peer.name}-", dir=self.work)), self.work / peer.name
+        shared.mkdir(exist_ok=True)
+        load_1m = round(os.getloadavg()[0], 2)
+        try:
+            rounds = peer.drive(Site(environment, folder, shared), load)
+        except PeerFailed as failure:
+            self._fail(Failure(peer.name, load, failure.message, failure.log))
+            return False
+        self.runs.append(Run(peer.name, load, repeat, load_1m, rounds))
+        say(f"  {rounds.median_s:.3f} s a round, servers {rounds.server_mb:.0f} MB")
+        shutil.rmtree(folder, ignore_errors=True)
+        return True
 
     def _fail(self, failure: Failure) -> None:
         self.failures.append(failure)
@@ -120,7 +136,8 @@ def _run(options: argparse.Namespace) -> Outcome:
     if not comparison.failures:
         shutil.rmtree(work)
     data = _data(comparison, peers, ready) | {"machine": found_on}
-    return _written(out, data, comparison)
+    text = _write(out, data, comparison)
+    return Outcome(data | {"out": str(out)}, text, comparison.missing(ready, loads))
 
 
 def _asked_peers(names: str) -> Iterator[Peer]:
@@ -156,14 +173,14 @@ def _data(comparison: Comparison, peers: Sequence[Peer], ready: Mapping[Peer, En
     }
 
 
-def _written(out: Path, data: dict[str, Any], comparison: Comparison) -> Outcome:
+def _write(out: Path, data: dict[str, Any], comparison: Comparison) -> str:
+    """Raw results and plot into ``out``; what there is to say."""
     found = standings(comparison.runs)
     (out / "peers.json").write_text(json.dumps(data, indent=1), encoding="utf-8")
     if found:
         (out / "peers.svg").write_text(plot(found), encoding="utf-8")
-    lines = [in_words(found, comparison.failures), *(f"not installed: {reason}" for reason in data["refused_versions"])]
-    lines.append(f"raw results and plot: {out}")
-    return Outcome(data | {"out": str(out)}, "\n".join(lines), tuple(map(str, comparison.failures)))
+    refused = [f"not installed: {reason}" for reason in data["refused_versions"]]
+    return "\n".join([in_words(found, comparison.failures), *refused, f"raw results and plot: {out}"])
 
 
 BENCHMARK = Benchmark("peers", "rounds of Cloister and of Flower, NVFlare and OpenFL, side by side", _add_options, _run)

@@ -44,19 +44,27 @@ class Run:
 
 @dataclass(frozen=True, slots=True)
 class Failure:
-    """What a peer did not do. ``log`` holds its last lines."""
+    """What a peer did not do.
+
+    Attributes:
+        load: under which it failed; None when it did not install.
+        log: its last lines.
+    """
 
     peer: str
-    what: str
+    load: Load | None
     reason: str
     log: str = ""
 
     def to_json(self) -> dict[str, Any]:
         """For programs."""
-        return {"peer": self.peer, "what": self.what, "reason": self.reason, "log": self.log}
+        return {"peer": self.peer, "what": self._what(), "reason": self.reason, "log": self.log}
 
     def __str__(self) -> str:
-        return f"{self.peer}, {self.what}: {self.reason}"
+        return f"{self.peer}, {self._what()}: {self.reason}"
+
+    def _what(self) -> str:
+        return "installation" if self.load is None else str(self.load)
 
 
 @dataclass(frozen=True, slots=True)
@@ -98,7 +106,7 @@ class Standing:
     def row(self) -> tuple[str, ...]:
         """For the table."""
         return (
-            f"{self.load.workers} x {self.load.megabytes:g} MB",
+            str(self.load),
             f"{self.peer} {self.version}",
             "-" if self.times_reference is None else f"{self.times_reference:.1f}x",
             f"{self.round_s:.3f}",

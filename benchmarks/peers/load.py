@@ -32,6 +32,9 @@ class Load:
         """Parameters of the model."""
         return round(self.megabytes * 1e6 / _BYTES_OF_FLOAT32)
 
+    def __str__(self) -> str:
+        return f"{self.workers} x {self.megabytes:g} MB"
+
     @property
     def payload_mb(self) -> float:
         """What a round moves, framing left out: the model down to each worker and up from it."""

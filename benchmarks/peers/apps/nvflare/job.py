@@ -22,5 +22,6 @@ recipe = NumpyFedAvgRecipe(
 )
 if asked["task_request_interval_s"] is not None:
     recipe.add_server_config({"server": {"task_request_interval": asked["task_request_interval_s"]}})
-run = recipe.execute(PocEnv(num_clients=asked["workers"], project_conf_path=asked["project"]))
+patience = {"login_timeout": 120}  # seconds: eight clients that start at once keep the server busy
+run = recipe.execute(PocEnv(num_clients=asked["workers"], project_conf_path=asked["project"], extra=patience))
 print("result:", run.get_result(clean_up=False))
