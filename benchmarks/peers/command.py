@@ -57,8 +57,8 @@ class Comparison:
         ready: dict[Peer, Environment] = {}
         for peer in peers:
             try:
-                name = cache_name(peer)
-                ready[peer] = _HERE if peer.requirement is None else prepare(cache, name, peer.requirement, say)
+                name = _cache_name(peer)
+                ready[peer] = _HERE if peer.requirement is None else prepare(cache, name, peer.requirement, _say)
             except PeerFailed as failure:
                 self._fail(Failure(peer.name, None, failure.message, failure.log))
         return ready
@@ -68,7 +68,7 @@ class Comparison:
         for peer, environment in ready.items():
             if (peer, load) in self._given_up:
                 continue
-            say(f"{load}, repeat {repeat}: {peer.name}")
+            _say(f"{load}, repeat {repeat}: {peer.name}")
             if not any(self._ran(peer, environment, load, repeat) for _ in range(_TRIES)):
                 self._given_up.add((peer, load))
 
@@ -92,21 +92,21 @@ class Comparison:
             self._fail(Failure(peer.name, load, failure.message, failure.log))
             return False
         self.runs.append(Run(peer.name, load, repeat, load_1m, rounds))
-        say(f"  {rounds.median_s:.3f} s a round, servers {rounds.server_mb:.0f} MB")
+        _say(f"  {rounds.median_s:.3f} s a round, servers {rounds.server_mb:.0f} MB")
         shutil.rmtree(folder, ignore_errors=True)
         return True
 
     def _fail(self, failure: Failure) -> None:
         self.failures.append(failure)
-        say(f"  FAILED {failure}")
+        _say(f"  FAILED {failure}")
 
 
-def cache_name(peer: Peer) -> str:
+def _cache_name(peer: Peer) -> str:
     """Peers that differ in their settings share an environment."""
     return peer.name.partition("-")[0]
 
 
-def say(words: str) -> None:
+def _say(words: str) -> None:
     """Progress, on stderr: a comparison takes many minutes."""
     print(words, file=sys.stderr, flush=True)
 
@@ -130,13 +130,15 @@ def _run(options: argparse.Namespace) -> Outcome:
     work.mkdir(parents=True, exist_ok=True)
     comparison = Comparison(work.resolve())
     ready = comparison.install(peers, options.cache.resolve())
-    for repeat in range(1, options.repeats + 1):
-        for load in loads:
-            comparison.measure(ready, load, repeat)
+    try:
+        for repeat in range(1, options.repeats + 1):
+            for load in loads:
+                comparison.measure(ready, load, repeat)
+    finally:  # what an hour has measured outlives Ctrl-C
+        data = _data(comparison, peers, ready) | {"machine": found_on}
+        text = _write(out, data, comparison)
     if not comparison.failures:
         shutil.rmtree(work)
-    data = _data(comparison, peers, ready) | {"machine": found_on}
-    text = _write(out, data, comparison)
     return Outcome(data | {"out": str(out)}, text, comparison.missing(ready, loads))
 
 

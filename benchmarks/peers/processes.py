@@ -21,7 +21,7 @@ from benchmarks.peers.load import PeerFailed, last_lines
 
 _MARK = "CLOISTER_BENCHMARK_FAMILY"
 _LOOK_S = 0.2
-_GRACE_S = 8.0
+_GRACE_S = 20.0
 _LEAST_FREE_MB = 1300.0
 _KIB_PER_MB = 1e6 / 1024
 
@@ -51,7 +51,7 @@ class Family:
 
     folder: Path
     environment: Mapping[str, str] = field(default_factory=dict)
-    _mark: str = field(default_factory=lambda: uuid.uuid4().hex)
+    _mark: str = field(default_factory=lambda: f"{_MARK}_{uuid.uuid4().hex}")  # a name: families may lie in families
     _seen: dict[ProcessId, _Seen] = field(default_factory=dict)
     _strangers: set[ProcessId] = field(default_factory=set)
     _started: dict[str, subprocess.Popen[bytes]] = field(default_factory=dict)
@@ -72,7 +72,7 @@ class Family:
 
     def start(self, name: str, command: Sequence[str], *, cwd: Path) -> subprocess.Popen[bytes]:
         """Start ``command``; what it writes goes to ``name``.log."""
-        environment = {**os.environ, **self.environment, _MARK: self._mark}
+        environment = {**os.environ, **self.environment, self._mark: "1"}
         with self.log(name).open("ab") as log:
             process = subprocess.Popen(
                 list(command),
@@ -173,7 +173,7 @@ class Family:
     def _note(self, member: ProcessId) -> None:
         folder = Path("/proc", str(member.pid))
         if member not in self._seen:
-            if f"{_MARK}={self._mark}".encode() not in (folder / "environ").read_bytes():
+            if self._mark.encode() not in (folder / "environ").read_bytes():
                 if time.time() - folder.stat().st_mtime > 5:  # a younger one may still show its parent's environment
                     self._strangers.add(member)
                 return

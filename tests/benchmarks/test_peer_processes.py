@@ -73,6 +73,14 @@ def test_families_do_not_end_each_other(tmp_path: Path) -> None:
         assert _lives(process.pid)
 
 
+def test_a_family_within_a_family_is_ended_with_it(tmp_path: Path) -> None:
+    with Family(tmp_path) as inner:
+        with Family(tmp_path, {inner._mark: "1"}) as outer:
+            process = outer.start("child", _python(_SLEEP), cwd=tmp_path)
+            assert process.pid in [member.pid for member in inner._alive()]
+        assert process.poll() is not None
+
+
 @pytest.mark.parametrize("error", [KeyboardInterrupt, SystemExit, RuntimeError])
 def test_an_error_ends_all(tmp_path: Path, error: type[BaseException]) -> None:
     started: list[subprocess.Popen[bytes]] = []

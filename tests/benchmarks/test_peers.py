@@ -173,6 +173,17 @@ def test_the_command_writes_raw_results_and_a_plot(tmp_path: Path, monkeypatch: 
     assert sorted(path.name for path in out.iterdir()) == ["peers.json", "peers.svg"]
 
 
+def test_what_was_measured_outlives_an_interruption(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def interrupted(site: Site, load: Load) -> Rounds:
+        raise KeyboardInterrupt
+
+    both = {"flower": _peer("flower", 5), "openfl": Peer("openfl", "in memory", None, interrupted)}
+    monkeypatch.setattr("benchmarks.peers.command.PEERS", both)
+    with pytest.raises(KeyboardInterrupt):
+        BENCHMARK.run(_options("--peers", "flower,openfl", "--mb", "1", "--out", str(tmp_path)))
+    assert [run["peer"] for run in json.loads((tmp_path / "peers.json").read_text())["runs"]] == ["flower"]
+
+
 @pytest.mark.slow
 def test_a_peer_that_does_not_install_is_reported_with_the_reason_of_pip(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
