@@ -14,7 +14,7 @@ from contextlib import ExitStack
 from pathlib import Path
 
 from console import keyfiles
-from console.demo.papers import DATA, RECIPIENT, REPOSITORY, SITES, Folder
+from console.demo.papers import AGGREGATOR, DATA, RECIPIENT, REPOSITORY, SITES, Folder
 from console.enclaves import Papers, Stage, Surroundings, start_in_software
 from console.joining import Route, SiteFiles, stage_site, staged_paths
 from console.ordering import Desk, Host
@@ -111,7 +111,7 @@ class Federation:
     def _start_aggregator(self) -> Enclave:
         door = self.host_state / "door" / "door.sock"
         log = self._folder.path / "logs" / "aggregator.log"
-        around = Surroundings(self._folder.chip("aggregator"), log, writable=(door.parent,))
+        around = Surroundings(self._folder.chip(AGGREGATOR), log, writable=(door.parent,))
         return start_in_software(Role.AGGREGATOR, self.papers, {"door": f"unix:{door}"}, around)
 
     def _start_worker(self, stack: ExitStack, name: str) -> Enclave:
