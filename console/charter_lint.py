@@ -262,8 +262,17 @@ _OPENS: Mapping[Reason, tuple[Severity, str]] = MappingProxyType(
 )
 
 
+# Knobs whose reason they share with others that are about something else.
+_OPENS_OF_KNOB: Mapping[str, tuple[Severity, str]] = MappingProxyType(
+    {"restarts": (Severity.NOTE, "a machine that was restarted any number of times, as what it booted shows anyway")}
+)
+
+
 def _skipped(reason: Reason, skip: Skip, path: str, *, covered: bool) -> Weakness:
-    severity, opens = _OPENS.get(reason, (Severity.NOTE, "evidence in which this says anything at all"))
+    knob = path.rpartition(".")[2]
+    severity, opens = _OPENS_OF_KNOB.get(knob) or _OPENS.get(
+        reason, (Severity.NOTE, "evidence in which this says anything at all")
+    )
     if covered:
         severity, opens = Severity.NOTE, "what another knob of the same kind lets in, and nothing more"
     remedy = "set a value, unless that reason is good enough for every member"

@@ -35,6 +35,8 @@ from trusted.evidence.tpm import detect as detect_tpm
 from trusted.evidence.tpm_transport import DEVICE
 from trusted.wire import Json
 
+TPM_CHAIN = "tpm.pem"  # the chain of the key of a TPM beside the TEE
+
 
 @dataclass(frozen=True, slots=True)
 class Papers:
@@ -150,7 +152,7 @@ def equipped(
         tee = WithDevices(tee, NvidiaGpus(nvml(), lambda: Endorsements.from_folder(folder / "nvidia")))
     choice = tpm_choice(policy)
     if choice is not None:
-        chain = read_chain(folder / "tpm.pem")
+        chain = read_chain(folder / TPM_CHAIN)
         tee = WithDevices(tee, TpmDevice(detect_tpm(choice, certificates=chain, device=tpm)))
     return tee
 

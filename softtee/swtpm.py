@@ -57,7 +57,7 @@ def installed() -> Path:
 
 
 def version() -> str:
-    """What the program says of itself, one line.
+    """Name and version of the program, as it says itself.
 
     Raises:
         TeeError: TEE_DEVICE_MISSING, it is not there, or does not run.
@@ -67,7 +67,8 @@ def version() -> str:
         said = subprocess.run(command, capture_output=True, check=True, timeout=_VERSION_TIMEOUT_S, env={})
     except (OSError, subprocess.SubprocessError):
         raise TeeError(Reason.TEE_DEVICE_MISSING, "software TPM: the program swtpm does not run") from None
-    return said.stdout.decode("ascii", "replace").partition(",")[0].strip()
+    first = said.stdout.decode("ascii", "replace").partition(",")[0].split()  # TPM emulator version 0.7.1, Copyright …
+    return f"swtpm {first[-1]}" if first else "swtpm"
 
 
 @contextlib.contextmanager
@@ -83,7 +84,7 @@ def running(state: Path) -> Iterator[RunningTpm]:
         stack.callback(ours.close)
         stack.enter_context(theirs)
         log = stack.enter_context(replaced(state / LOG))
-        command = [str(program), "socket", "--tpm2", "--tpmstate", f"dir={state},mode=0600"]
+        command = [str(program), "socket", "--tpm2", "--tpmstate", f"dir={state.resolve()},mode=0600"]
         command += ["--fd", str(theirs.fileno()), "--flags", "not-need-init,startup-clear", "--terminate"]
         process = subprocess.Popen(
             command,
@@ -108,8 +109,8 @@ def _require_answer(tpm: RunningTpm, state: Path) -> None:
     except TeeError:
         raise TeeError(
             Reason.LAUNCH_FAILED,
-            f"software TPM: it does not start; a TPM serves one enclave at a time, so give each enclave a chip of its "
-            f"own; see {state / LOG}",
+            "software TPM: it does not start: another enclave has it, or its folder is damaged; give each enclave a "
+            f"chip of its own; see {state / LOG}",
         ) from None
 
 
