@@ -173,7 +173,7 @@ def _tpm_alone(policy: AppraisalPolicy, role: str) -> Iterator[Weakness]:
     if EvidenceFormat.TPM in policy.platforms:
         yield Weakness(
             "tpm-alone",
-            Severity.SEVERE,
+            Severity.WARNING,
             f"{role}.tpm",
             "a TPM says what was booted and protects no memory: whoever runs the machine can read all that is on it",
             "admit a TEE, and ask for the TPM beside it, under devices",
