@@ -1,12 +1,14 @@
 """A software TPM as a process of its own, reached over one private socket. Trust zone: the platform.
 
 There is no path and no port: one end of a socket pair is swtpm's, the other is the launcher's and then the enclave's.
-So nobody else can talk to this TPM, and it ends when that other end is closed, however that happens.
+So nobody else can talk to this TPM, and it ends when that other end is closed, however that happens. Where the launcher
+is root it has a user of its own: what the enclave sends it is parsed by nobody who could do more than lose the seeds.
 """
 
 from __future__ import annotations
 
 import contextlib
+import os
 import shutil
 import socket
 import subprocess
@@ -15,6 +17,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from softtee.sealed import replaced
+from softtee.surroundings import tpm_uid
 from trusted.errors import Reason, TeeError
 from trusted.evidence.tpm_client import TpmClient
 from trusted.evidence.tpm_transport import SocketTransport
@@ -84,12 +87,19 @@ def running(state: Path) -> Iterator[RunningTpm]:
         stack.callback(ours.close)
         stack.enter_context(theirs)
         log = stack.enter_context(replaced(state / LOG))
-        command = [str(program), "socket", "--tpm2", "--tpmstate", f"dir={state.resolve()},mode=0600"]
+        user = tpm_uid()
+        if user is not None:
+            for path in (state, *state.iterdir()):
+                os.chown(path, user, user, follow_symlinks=False)
+        command = [str(program), "socket", "--tpm2", "--tpmstate", "dir=.,mode=0600"]
         command += ["--fd", str(theirs.fileno()), "--flags", "not-need-init,startup-clear", "--terminate"]
         process = subprocess.Popen(
             command,
             env={},
-            cwd="/",
+            cwd=state,  # entered before the change of user, which could not get there by its path
+            user=user,
+            group=user,
+            extra_groups=None if user is None else (),
             stdin=subprocess.DEVNULL,
             stdout=log,
             stderr=log,

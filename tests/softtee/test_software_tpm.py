@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 import shutil
 import signal
@@ -19,7 +20,7 @@ from softtee.chip import Chip, SoftwareRoot
 from softtee.chip_tpm import ChipTpm, remove_tpm, tpm_root
 from softtee.enclave import Enclave
 from softtee.launcher import Launch, launch
-from softtee.surroundings import enclave_uid
+from softtee.surroundings import enclave_uid, own_mounts_possible, tpm_uid
 from trusted.attestation.binding import host_data
 from trusted.attestation.composite import Bound, EvidenceBundle, OpenTranscript, appraise_bundle
 from trusted.attestation.device_policy import DeviceRule
@@ -94,12 +95,9 @@ def processes_of(state: Path) -> set[int]:
     found = set()
     for entry in Path("/proc").iterdir():
         if entry.name.isdigit():
-            try:
-                command = (entry / "cmdline").read_bytes()
-            except OSError:
-                continue
-            if b"swtpm" in command and str(state).encode() in command:
-                found.add(int(entry.name))
+            with contextlib.suppress(OSError):
+                if b"swtpm" in (entry / "cmdline").read_bytes() and (entry / "cwd").samefile(state):
+                    found.add(int(entry.name))
     return found
 
 
@@ -273,7 +271,7 @@ def test_a_tpm_that_dies_leaves_no_evidence(start: Launch, tpm: ChipTpm, tmp_pat
         enclave.terminate()
     log = start.log.read_text()
     assert f"TEE-{Reason.TEE_REPORT.value}" in log
-    assert log.count("TPM: ") == 1
+    assert log.count('"TEE-902') == 1  # the first bundle is whole
 
 
 def test_a_chip_without_a_tpm_starts_no_enclave_that_needs_one(start: Launch) -> None:
@@ -311,6 +309,21 @@ def test_a_tpm_ends_with_its_enclave(start: Launch, tpm: ChipTpm, tmp_path: Path
     assert len(processes_of(tpm.state)) == 1
     enclave.terminate()
     assert gone(tpm.state)
+
+
+@pytest.mark.skipif(not own_mounts_possible(), reason="needs root and mount namespaces")
+def test_a_tpm_is_neither_the_launchers_user_nor_the_enclaves(start: Launch, tpm: ChipTpm, tmp_path: Path) -> None:
+    options = {**start.options, **asked(NONCES[0], **{"await": str(tmp_path / "never")})}
+    enclave = launch(replace(start, options=options, tpm=CHOICE))
+    try:
+        (process,) = processes_of(tpm.state)
+        status = Path(f"/proc/{process}/status").read_text()
+        users = {line.split()[0]: set(line.split()[1:]) for line in status.splitlines() if line[:4] in ("Uid:", "Gid:")}
+        assert users == {"Uid:": {str(tpm_uid())}, "Gid:": {str(tpm_uid())}}
+        assert tpm_uid() not in (None, os.geteuid(), enclave_uid())
+        assert "CapEff:\t0000000000000000" in status
+    finally:
+        enclave.terminate()
 
 
 def test_the_tpms_files_are_its_owners_alone(tpm: ChipTpm) -> None:
