@@ -65,12 +65,15 @@ def connect(path: str) -> None:
 def bundles(boot: Boot) -> list[str]:
     """Evidence of this TEE and its devices over each transcript; before each one, what ``options`` say happens.
 
-    ``extend``: this very enclave measures something more into PCR 11 of its TPM. ``await``: a file appears.
+    ``extend``: this very enclave measures something more into PCR 11 of its TPM. ``mark``: it makes a file. ``await``:
+    one appears.
     """
     found: list[str] = []
     for step in boot.options.get("bundles", []):
         if "extend" in step:
             boot.provider.source.tpm._client.extend_pcr(11, Bank.SHA384, bytes.fromhex(step["extend"]))  # type: ignore[attr-defined]
+        if "mark" in step:
+            Path(step["mark"]).touch()
         while "await" in step and not Path(step["await"]).exists():
             time.sleep(0.02)
         transcript = OpenTranscript((boot.role.value.encode(), bytes.fromhex(step["nonce"])))

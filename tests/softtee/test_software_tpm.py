@@ -259,11 +259,13 @@ def test_a_tpm_that_dies_leaves_no_evidence(start: Launch, tpm: ChipTpm, tmp_pat
     place = tmp_path / "seen"
     place.mkdir()
     os.chown(place, enclave_uid(), -1)
-    options = {**start.options, **asked(*NONCES, **{"await": str(place / "go")})}
-    enclave = launch(replace(start, options=options, tpm=CHOICE, readable=(place,)))
+    options = {**start.options, **asked(*NONCES, **{"mark": str(place / "half"), "await": str(place / "go")})}
+    enclave = launch(replace(start, options=options, tpm=CHOICE, writable=(place,)))
     try:
         (process,) = processes_of(tpm.state)
-        time.sleep(0.5)
+        deadline = time.monotonic() + 30
+        while not (place / "half").exists() and time.monotonic() < deadline:
+            time.sleep(0.02)
         os.kill(process, signal.SIGKILL)
         (place / "go").touch()
         assert enclave.wait(30) == 42
