@@ -17,6 +17,7 @@ from typing import Any
 from trusted.attestation.evidence import EvidenceFormat
 from trusted.attestation.platforms import PLATFORMS
 from trusted.attestation.policies.knob import KnobbedPolicy, PlatformPolicy
+from trusted.attestation.policies.pcr_rules import PcrRule
 from trusted.attestation.policies.rules import Demand, Permission, Skip
 from trusted.attestation.policy import AppraisalPolicy
 from trusted.attestation.roots import Assurance
@@ -25,6 +26,7 @@ from trusted.errors import Reason
 
 _LONG_VALIDITY = timedelta(days=400)
 _LONG_LIST_AGE_DAYS = 400
+_RESETTABLE = frozenset({16, 23})  # by any software (TCG PC Client Platform TPM Profile, PCR attributes)
 
 
 @unique
@@ -78,6 +80,7 @@ def lint(charter: Charter) -> list[Weakness]:
             where = "devices." if format not in policy.platforms else ""
             found.extend(_policy(format, platform, f"{role}.{where}{format.value}"))
             found.extend(_unrooted(charter, format, f"{role}.{where}{format.value}"))
+        found.extend(_tpm_alone(policy, role))
     found.extend(_same_measurements(charter))
     return sorted(found, key=lambda weakness: -weakness.severity.rank)
 
@@ -166,6 +169,17 @@ _VENDORS = MappingProxyType(
 )
 
 
+def _tpm_alone(policy: AppraisalPolicy, role: str) -> Iterator[Weakness]:
+    if EvidenceFormat.TPM in policy.platforms:
+        yield Weakness(
+            "tpm-alone",
+            Severity.WARNING,
+            f"{role}.tpm",
+            "a TPM says what was booted and protects no memory: whoever runs the machine can read all that is on it",
+            "admit a TEE, and ask for the TPM beside it, under devices",
+        )
+
+
 def _unrooted(charter: Charter, format: EvidenceFormat, path: str) -> Iterator[Weakness]:
     if not any(root.format is format for root in charter.roots):
         yield Weakness(
@@ -248,8 +262,17 @@ _OPENS: Mapping[Reason, tuple[Severity, str]] = MappingProxyType(
 )
 
 
+# Knobs whose reason they share with others that are about something else.
+_OPENS_OF_KNOB: Mapping[str, tuple[Severity, str]] = MappingProxyType(
+    {"restarts": (Severity.NOTE, "a machine that was restarted any number of times, as what it booted shows anyway")}
+)
+
+
 def _skipped(reason: Reason, skip: Skip, path: str, *, covered: bool) -> Weakness:
-    severity, opens = _OPENS.get(reason, (Severity.NOTE, "evidence in which this says anything at all"))
+    knob = path.rpartition(".")[2]
+    severity, opens = _OPENS_OF_KNOB.get(knob) or _OPENS.get(
+        reason, (Severity.NOTE, "evidence in which this says anything at all")
+    )
     if covered:
         severity, opens = Severity.NOTE, "what another knob of the same kind lets in, and nothing more"
     remedy = "set a value, unless that reason is good enough for every member"
@@ -295,6 +318,14 @@ def _value(name: str, value: Any, path: str) -> Iterator[Weakness]:
             path,
             f"{len(value)} security advisories are accepted as harmless",
             "look at each again when the charter is renewed",
+        )
+    if isinstance(value, PcrRule) and _RESETTABLE & set(value.selection):
+        yield Weakness(
+            "resettable-pcrs",
+            Severity.SEVERE,
+            path,
+            "PCRs 16 and 23 can be reset at any time, so they hold whatever the machine's operator likes",
+            "select PCRs that only a restart clears (0 to 15)",
         )
     yield from _windows(name, value, path)
     yield from _providers(value, path)

@@ -17,6 +17,9 @@ from console.documents import present
 from console.files import read_bounded
 from console.members import read_member_file
 from console.output import UserError
+from console.software_tpm import read_tpm_key, software_tpm_rule
+from softtee.chip_tpm import tpm_root
+from trusted.attestation.device_policy import NO_DEVICES
 from trusted.attestation.evidence import EvidenceFormat
 from trusted.attestation.policies.snp import strict_snp_policy
 from trusted.attestation.policy import AppraisalPolicy
@@ -84,17 +87,26 @@ def default_thresholds(charter: int | None, plan: int | None, members: int) -> T
     return Thresholds(charter or majority(members), plan or majority(members))
 
 
-def read_roots(vendor_products: Sequence[str], software_roots: Sequence[str], product: str) -> tuple[TrustRoot, ...]:
-    """The vendors' own roots of ``vendor_products``, and software roots that vouch for ``product``.
+def read_roots(
+    vendor_products: Sequence[str], software_roots: Sequence[str], product: str, *, tpms: bool = False
+) -> tuple[TrustRoot, ...]:
+    """The vendors' own roots of ``vendor_products``, and software roots that vouch for ``product``, and for ``tpms``.
 
     Raises:
-        UserError: no root at all, a product that nobody knows, or a root that is none of file, folder and digest.
+        UserError: no root at all, TPMs without a software root, a product that nobody knows, or a root that is none of
+            file, folder and digest.
     """
     for name, known in (*((name, VENDOR_ROOTS) for name in vendor_products), (product, PRODUCTS)):
         if name not in known:
             raise UserError(f"no such product: {name}", f"Give one of {', '.join(known)}.")
     vendor = [root for name in vendor_products for root in VENDOR_ROOTS[name]]
-    software = [TrustRoot(EvidenceFormat.SNP, product, _root_digest(root)) for root in software_roots]
+    digests = [_root_digest(root) for root in software_roots]
+    software = [TrustRoot(EvidenceFormat.SNP, product, digest) for digest in digests]
+    if tpms and not software:
+        hint = "For a real TPM write devices.tpm into a policy file: cloister charter template tpm --as-device."
+        raise UserError("--tpm-key is for software TPMs, and the charter trusts no software root", hint)
+    if tpms:
+        software += [tpm_root(digest) for digest in digests]
     if not vendor and not software:
         hint = "Add --vendor-root Genoa, or --software-root for a development charter."
         raise UserError("the charter trusts no root", hint)
@@ -102,18 +114,28 @@ def read_roots(vendor_products: Sequence[str], software_roots: Sequence[str], pr
 
 
 def read_policy(
-    file: Path | None, measurements: Sequence[str], *, roots: Sequence[TrustRoot], chip_ids: Sequence[str] = ()
+    file: Path | None,
+    measurements: Sequence[str],
+    *,
+    roots: Sequence[TrustRoot],
+    chip_ids: Sequence[str] = (),
+    tpm_keys: Sequence[str] = (),
 ) -> AppraisalPolicy:
     """The policy in ``file``, or the strict one for ``measurements`` (hex, or files that hold hex).
 
-    With ``chip_ids`` (hex) only those processors may take part; without, every one of the roots' products.
+    With ``chip_ids`` (hex) only those processors may take part; without, every one of the roots' products. With
+    ``tpm_keys`` (hex, or chips' folders) each machine must hold a software TPM too, with one of those keys.
 
     Raises:
         UserError: neither or both are given, or a measurement is not 48 bytes of hexadecimal.
+        TeeError: a chip that has no TPM.
         OSError, WireError: a file cannot be read, or is no policy.
     """
     if (file is None) == (not measurements):
         raise UserError("a role needs measurements or a policy file", "Give one of the two for each role.")
+    if file is not None and tpm_keys:
+        hint = "Write devices.tpm into that file: cloister charter template tpm --as-device."
+        raise UserError("--tpm-key goes with measurements, and a role has a policy file", hint)
     if file is not None:
         return AppraisalPolicy.from_json(_read_json(file))
     products = sorted({root.product for root in roots if root.format is EvidenceFormat.SNP})
@@ -124,13 +146,15 @@ def read_policy(
         hint = "Name each trusted processor with --chip-id, or leave Milan out."
         raise UserError("Milan chip keys can be extracted in software, so no other Milan chip is trusted", hint)
     assurance = min((root.assurance for root in roots), key=lambda assurance: assurance.rank)
+    values = [_measurement(text) for text in measurements]
     policy = strict_snp_policy(
-        [_measurement(text) for text in measurements],
+        values,
         products=products,
         assurance=assurance,
         chip_ids=[_octets(text, 64, "a chip id") for text in chip_ids] or None,
     )
-    return AppraisalPolicy.of(snp=policy)
+    devices = {EvidenceFormat.TPM: software_tpm_rule(values, [read_tpm_key(given) for given in tpm_keys])}
+    return AppraisalPolicy({EvidenceFormat.SNP: policy}, devices if tpm_keys else NO_DEVICES)
 
 
 def _read_json(file: Path) -> Any:

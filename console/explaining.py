@@ -21,6 +21,7 @@ from trusted.attestation.evidence import Evidence, EvidenceFormat
 from trusted.attestation.formats import snp
 from trusted.attestation.platforms import PLATFORMS
 from trusted.attestation.policies.check import Check
+from trusted.attestation.policies.knob import PlatformPolicy
 from trusted.attestation.policy import AppraisalPolicy
 from trusted.attestation.roots import Assurance, TrustRoot
 from trusted.attestation.verify.verified import VerifiedEvidence
@@ -121,11 +122,17 @@ def _appraised(verified: VerifiedEvidence, policy: AppraisalPolicy, question: Qu
     host_data = PLATFORMS[claims.format].host_data(claims)
     carried = claims.report_data if len(claims.report_data) == _REPORT_DATA_BYTES else bytes(_REPORT_DATA_BYTES)
     expected = Expected(question.report_data or carried, question.host_data or host_data or bytes(32))
-    for check in examine(verified, policy.for_format(verified.claims.format), expected, question.at):
+    for check in examine(verified, _policy_for(claims.format, policy), expected, question.at):
         if check.claim in given and given[check.claim] is None:
             yield _unbound(check.claim, check.actual)
         else:
             yield _row(check)
+
+
+def _policy_for(format: EvidenceFormat, policy: AppraisalPolicy) -> PlatformPolicy:
+    """What a role's policy says of evidence of this format, a TEE's or one of its devices': never both."""
+    rule = policy.devices.get(format)
+    return policy.for_format(format) if rule is None else rule.policy
 
 
 def _compared(verified: VerifiedEvidence, question: Question) -> Iterator[Row]:

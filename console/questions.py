@@ -80,4 +80,4 @@ def _roots(software_roots: Sequence[str]) -> tuple[TrustRoot, ...]:
     vendor = tuple(root for roots in VENDOR_ROOTS.values() for root in roots)
     if not software_roots:
         return vendor
-    return (*vendor, *(root for product in PRODUCTS for root in read_roots((), software_roots, product)))
+    return (*vendor, *(root for product in PRODUCTS for root in read_roots((), software_roots, product, tpms=True)))

@@ -127,6 +127,7 @@ def collect(
     tee: TeeChoice,
     out: Annotated[Path, typer.Option(help="Where to write the container.", show_default=False)],
     chip: Chip = None,
+    tpm: Annotated[bool, typer.Option("--tpm", help="The quote of the TPM beside the TEE instead.")] = False,
     report_data: Annotated[str, typer.Option(help="64 bytes of hex for the report; default: random.")] = "",
     force: Force = False,
     json_output: JsonOption = False,
@@ -135,14 +136,15 @@ def collect(
     with reporting(json_output) as report:
         from secrets import token_bytes
 
-        from console.collecting import collect
+        from console.collecting import collect, collect_tpm
         from console.files import refuse_existing, write_file
         from console.questions import read_report_data
         from console.tee_options import Tee
 
         refuse_existing(out, force=force)
         asked = read_report_data(report_data) if report_data else token_bytes(64)
-        write_file(out, collect(tee, chip, asked).encode(), force=force)
+        evidence = collect_tpm(tee, chip, asked) if tpm else collect(tee, chip, asked)
+        write_file(out, evidence.encode(), force=force)
         report.say(f"Wrote {out}. Its report data is {asked.hex()}.")
         if tee is Tee.SOFTWARE:
             report.say("This is a SAMPLE: its measurement is zero, no enclave was started. NO HARDWARE PROTECTION.")

@@ -14,7 +14,7 @@ from console.charter_lint import Severity, Weakness, lint
 from console.templates import open_questions, template_of
 from tests.console.conftest import Cloister, Consortium
 from tests.documents.consortium import MEASUREMENT, NOW, charter_json, production_json
-from trusted.attestation.device_policy import DEVICE_FORMATS
+from trusted.attestation.device_policy import ONLY_DEVICES
 from trusted.attestation.evidence import EvidenceFormat
 from trusted.attestation.policies.rules import ReferenceValue
 from trusted.attestation.policies.snp import strict_snp_policy
@@ -160,7 +160,7 @@ def completed(template: Any) -> Any:
 @pytest.mark.parametrize("format", list(EvidenceFormat), ids=lambda format: format.value)
 def test_a_template_reads_once_it_is_filled_in_and_not_before(format: EvidenceFormat) -> None:
     template = template_of(format)
-    beside = {} if format not in DEVICE_FORMATS else completed(template_of(EvidenceFormat.SNP))
+    beside = {} if format not in ONLY_DEVICES else completed(template_of(EvidenceFormat.SNP))
     policy = AppraisalPolicy.from_json(completed(template) | beside)
     assert AppraisalPolicy.from_json(policy.to_json()) == policy
     if open_questions(template):
@@ -171,10 +171,50 @@ def test_a_template_reads_once_it_is_filled_in_and_not_before(format: EvidenceFo
 @pytest.mark.parametrize("format", list(EvidenceFormat), ids=lambda format: format.value)
 def test_no_template_is_severely_weak(format: EvidenceFormat) -> None:
     charter = Charter.parse(encode_json(production_json()))
-    beside = {} if format not in DEVICE_FORMATS else completed(template_of(EvidenceFormat.SNP))
+    beside = {} if format not in ONLY_DEVICES else completed(template_of(EvidenceFormat.SNP))
     policy = AppraisalPolicy.from_json(completed(template_of(format)) | beside)
     found = [item for item in lint(replace(charter, worker=policy)) if item.path.startswith("worker")]
     assert [item for item in found if item.severity is Severity.SEVERE] == []
+
+
+def tpm(**knobs: Any) -> dict[str, Any]:
+    """A TPM's completed policy, with other knobs."""
+    return dict(completed(template_of(EvidenceFormat.TPM))["tpm"]) | knobs
+
+
+def linted(worker: dict[str, Any]) -> dict[str, set[str]]:
+    """The rules that name a weakness of this worker's policy, by path."""
+    charter = replace(Charter.parse(encode_json(production_json())), worker=AppraisalPolicy.from_json(worker))
+    found: dict[str, set[str]] = {}
+    for item in lint(charter):
+        found.setdefault(item.path, set()).add(item.rule)
+    return found
+
+
+def test_a_tpm_beside_a_tee_has_a_template_of_its_own() -> None:
+    template = template_of(EvidenceFormat.TPM, as_device=True)
+    assert template == {"devices": {"tpm": {"count": {"min": 1, "max": 1}, **template_of(EvidenceFormat.TPM)["tpm"]}}}  # type: ignore[dict-item]
+    snp = completed(template_of(EvidenceFormat.SNP))
+    policy = AppraisalPolicy.from_json(completed(template) | snp)
+    assert set(policy.platforms) == {EvidenceFormat.SNP}
+    assert set(policy.devices) == {EvidenceFormat.TPM}
+    with pytest.raises(WireError):
+        AppraisalPolicy.from_json(template | snp)
+
+
+def test_a_tpm_in_the_tees_place_is_a_weakness_and_one_beside_it_is_none() -> None:
+    snp = completed(template_of(EvidenceFormat.SNP))
+    assert "tpm-alone" in linted({"tpm": tpm()})["worker.tpm"]
+    beside = linted({**snp, "devices": {"tpm": {"count": {"min": 1, "max": 1}, **tpm()}}})
+    assert "worker.tpm" not in beside
+    assert beside["worker.devices.tpm"] == {"no-root"}
+
+
+@pytest.mark.parametrize(("selection", "weak"), [([11], False), ([0, 15], False), ([11, 16], True), ([23], True)])
+def test_pcrs_that_anybody_resets_are_named(selection: list[int], weak: bool) -> None:
+    pcrs = {"bank": "sha256", "selection": selection, "values": {}}
+    found = linted({"tpm": tpm(pcrs=pcrs)})
+    assert ("resettable-pcrs" in found.get("worker.tpm.pcrs", set())) is weak
 
 
 def test_the_command_fails_from_the_severity_on_that_it_is_told(cloister: Cloister, consortium: Consortium) -> None:
@@ -203,6 +243,12 @@ def test_a_template_from_the_command_line_makes_a_charter(
     assert cloister("charter", "new", *options, *policies).code == 0
     (tmp_path / "policy.json").write_text('{"snp": {}, "snp": {}}')
     assert cloister("charter", "new", *options, *policies).error["code"] == "CLI-001"
+
+
+def test_the_template_of_a_device_is_for_devices_alone(cloister: Cloister) -> None:
+    assert list(cloister("charter", "template", "tpm").data["policy"]) == ["tpm"]
+    assert list(cloister("charter", "template", "tpm", "--as-device").data["policy"]) == ["devices"]
+    assert "tpm" in cloister("charter", "template", "snp", "--as-device").error["hint"]
 
 
 def test_an_unknown_platform_is_named_with_those_that_are_known(cloister: Cloister) -> None:
