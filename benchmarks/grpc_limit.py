@@ -22,7 +22,7 @@ from typing import Any
 
 import grpc
 import grpc.aio
-from coordinator.host.allocator import keep_chunk_memory
+from trusted.allocator import keep_chunk_memory
 
 from benchmarks.command import BenchmarkError
 from coordinator.host.tls import ServerIdentity, server_identity

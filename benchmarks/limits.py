@@ -9,7 +9,7 @@ from __future__ import annotations
 import argparse
 from typing import Any
 
-from coordinator.host.allocator import keep_chunk_memory
+from trusted.allocator import keep_chunk_memory
 
 from benchmarks.command import Benchmark, Outcome, table
 from benchmarks.grpc_limit import Traffic, move
