@@ -108,6 +108,14 @@ def hardware_boot(role: Role, papers: Papers, options: Mapping[str, Json]) -> Bo
     return Boot(role, papers.charter.envelope, papers.plan.envelope, dict(options), source)
 
 
+def kept_collateral(folder: Path = ENDORSEMENTS) -> str:
+    """The folder of the operator's collateral, made where it may be, so that a worker can fill it up; empty if not."""
+    kept = folder / "collateral"
+    with suppress(OSError):
+        kept.mkdir(parents=True, exist_ok=True)
+    return str(kept) if kept.is_dir() else ""
+
+
 def equipped(
     tee: EvidenceProvider,
     policy: AppraisalPolicy,

@@ -51,13 +51,16 @@ def main(boot: Boot) -> int:
 
 def _take_part(boot: Boot, options: Options, prepared: Prepared) -> int:
     # Not above: gRPC starts threads when it is imported, and the trainer must be forked before.
+    from worker.collateral import HostCollateral
     from worker.dialer import Dialer
 
     plan = prepared.federation.plan
     ca_pem = options.ca_pem.encode() or None
     try:
         with Dialer(options.coordinator, ca_pem, plan.digest, proxy=options.proxy or None) as dialer:
-            closed = _until_closed(_site(boot, prepared, dialer), prepared, dialer)
+            roots = prepared.federation.charter.document.roots
+            collateral = HostCollateral(dialer.channel, options.collateral_store, roots, note)
+            closed = _until_closed(_site(boot, prepared, dialer), prepared, dialer, collateral)
     finally:
         prepared.trainer.stop()
     note("run-over", outcome=closed.outcome, rounds=closed.rounds)
@@ -86,10 +89,11 @@ def _site(boot: Boot, prepared: Prepared, dialer: object) -> Site:
     )
 
 
-def _until_closed(site: Site, prepared: Prepared, dialer: object) -> Closed:
+def _until_closed(site: Site, prepared: Prepared, dialer: object, collateral: object) -> Closed:
     pause_s = _FIRST_PAUSE_S
     while True:
         started = time.monotonic()
+        collateral.refresh()  # type: ignore[attr-defined]
         try:
             with dialer.attach() as frames:  # type: ignore[attr-defined]
                 channel = WorkerChannel(prepared.federation, site.identity, site.membership)

@@ -22,7 +22,8 @@ class HostConfig:
     ``listen``: ``address:port`` of the one TLS port (0 picks one). ``names``: the DNS names and IP addresses under
     which workers reach it. ``charter``: path of the charter's envelope, by which orders are verified. ``certificate``
     and ``certificate_key``: PEM files of one's own; without them the host makes a CA and a certificate in ``state``.
-    ``collateral_store``: the folder of ``cloister collateral``, whose dates the metrics show.
+    ``collateral_store``: the folder of ``cloister collateral``, whose dates the metrics show and whose
+    files sites may fetch.
     """
 
     state: Path
