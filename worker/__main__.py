@@ -10,6 +10,7 @@ import json
 import sys
 import time
 
+from trusted.channel.results import aggregator_subject
 from trusted.channel.session import Identity
 from trusted.channel.worker import WorkerChannel
 from trusted.errors import ProtocolError, Reason
@@ -84,6 +85,7 @@ def _site(boot: Boot, prepared: Prepared, dialer: object) -> Site:
         membership=prepared.membership,
         contributor=contributor,
         initial=prepared.initial,
+        aggregator=aggregator_subject(prepared.federation.plan.digest),
         reattest_s=plan.deadlines.reattest_s,
         note=note,
     )
