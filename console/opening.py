@@ -13,6 +13,7 @@ from console.documents import present
 from console.files import PRIVATE, write_file
 from console.ordering import Desk
 from console.output import UserError
+from console.running import protection_in_words
 from trusted.attestation.result import AttestationResult
 from trusted.blob import open_blob
 from trusted.channel.federation import Federation
@@ -41,7 +42,7 @@ class OpenedModel:
             "model_sha256": self.release.model_sha256.hex(),
             "aggregator_measurement": self.aggregator.measurement.hex(),
             "assurance": self.aggregator.assurance.value,
-            "protection": "NO HARDWARE PROTECTION" if self.aggregator.assurance.value == "none" else "hardware",
+            "protection": protection_in_words(self.aggregator.assurance.value),
         }
 
 

@@ -1,4 +1,4 @@
-"""The aggregator's signed word about each admission: bound to its key, the member, the plan, the nonce and the lease."""
+"""The aggregator's signed word about each admission: bound to its key, member, plan, nonce and lease."""
 
 from __future__ import annotations
 
