@@ -17,6 +17,7 @@ from console.explaining import Conclusion, Explanation, Question
 from console.opening import fetch_release
 from console.ordering import Desk
 from console.output import UserError
+from console.running import protection_in_words
 from trusted.attestation.appraise import Expected, appraise
 from trusted.attestation.ear import RELEASE, Appraiser, Grant, VerifiedEar, open_ear, sign_ear
 from trusted.attestation.policies.rules import write_time
@@ -111,6 +112,11 @@ def under_charter(ear: VerifiedEar, charter: VerifiedCharter) -> str:
     """Whether the CPU was held against the policy that the charter has for workers: ``yes``, or ``no``."""
     digests = {policy.digest for policy in charter.document.worker.platforms.values()}
     return "yes" if ear.parts[0].policy_digest in digests else "no"
+
+
+def protection(ear: VerifiedEar) -> str:
+    """What stood behind the CPU's evidence, in words."""
+    return protection_in_words(str(ear.parts[0].conclusions.get("assurance")))
 
 
 def until(ear: VerifiedEar, now: datetime) -> str:

@@ -144,7 +144,7 @@ def results(
         from console.documents import present
         from console.keyfiles import read_public_key
         from console.output import ExitCode
-        from console.results import ear_json, listed_results, under_charter, until
+        from console.results import ear_json, listed_results, protection, under_charter, until
         from trusted.errors import ProtocolError
 
         report.data |= {"results": [], "unverified": []}
@@ -156,7 +156,8 @@ def results(
                     report.data["unverified"].append({"event": listed.number, "code": found.reason.code})
                     continue
                 meets = under_charter(found, desk.charter)
-                said = f"{found.status.value}, under this charter's policy: {meets}, {until(found, present())}"
+                worth = f"{protection(found)} ({found.status.value})"
+                said = f"{worth}, under this charter's policy: {meets}, {until(found, present())}"
                 report.say(f"  {listed.number}  {listed.member}: {said}")
                 entry = {"event": listed.number, "member": listed.member, "charter_policy": meets}
                 report.data["results"].append(entry | ear_json(found))
