@@ -16,6 +16,7 @@ from trusted.attestation.policies.rules import Permission, ReferenceValue
 from trusted.attestation.roots import Assurance
 from trusted.errors import Reason
 
+ASK_MORE = "use hardware where software attests, and a machine on the policy's list where possession is asked for"
 # What to do where no silicon vendor's root reaches the verifier.
 ASK_PROVIDER = "have the members say in the charter that a provider stands behind this root, and ask for no more"
 
