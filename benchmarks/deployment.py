@@ -1,7 +1,7 @@
 """One deployed federation, measured: a host process, an aggregator process, worker processes; gRPC, TLS, door, disk.
 
-Trust zone: the developer's machine; process shell, ``python -m benchmarks.deployment OPTIONS.json``. What is left out is
-the launcher's confinement and the training: workers answer at once with an update that they hold. Everything is sealed
+Trust zone: the developer's machine; process shell, ``python -m benchmarks.deployment '{…}'``. What is left out is the
+launcher's confinement and the training: workers answer at once with an update that they hold. Everything is sealed
 and attested (or, asked for plain copies, everything but that). One JSON object on stdout.
 """
 
@@ -21,6 +21,7 @@ from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager
 from dataclasses import asdict, dataclass
 from datetime import UTC, datetime
+from itertools import pairwise
 from pathlib import Path
 from secrets import token_bytes
 from typing import Any
@@ -110,7 +111,7 @@ def _start_host(stack: ExitStack, folder: Path, consortium: Consortium) -> tuple
         stdout=subprocess.PIPE,
         stderr=log,
         cwd=_REPOSITORY,
-        preexec_fn=_die_with_parent,  # noqa: PLW1509  # no threads run yet
+        preexec_fn=_die_with_parent,  # no threads run yet
     )
     stack.callback(_end, host)
     words = dict(word.split("=", 1) for word in host.stdout.readline().decode().split()[1:]) if host.stdout else {}
@@ -224,7 +225,7 @@ def _run(consortium: Consortium, address: Address) -> dict[str, Any]:
                 raise RuntimeError("a round was abandoned: the figures would mean nothing")
             elif name == "run-ended":
                 break
-    rounds = [later - earlier for earlier, later in zip(committed, committed[1:], strict=False)]
+    rounds = [later - earlier for earlier, later in pairwise(committed)]
     return {"warm_rounds_s": rounds, "stages": stages[1:], "admitted_s": admitted}
 
 

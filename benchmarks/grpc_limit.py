@@ -22,10 +22,10 @@ from typing import Any
 
 import grpc
 import grpc.aio
-from trusted.allocator import keep_chunk_memory
 
 from benchmarks.command import BenchmarkError
 from coordinator.host.tls import ServerIdentity, server_identity
+from trusted.allocator import keep_chunk_memory
 
 PIECE_BYTES = 1 << 20
 _MEGABYTE = 1_000_000

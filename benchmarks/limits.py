@@ -9,14 +9,13 @@ from __future__ import annotations
 import argparse
 from typing import Any
 
-from trusted.allocator import keep_chunk_memory
-
 from benchmarks.command import Benchmark, Outcome, table
 from benchmarks.grpc_limit import Traffic, move
 from benchmarks.machine import machine
 from benchmarks.rates import Rate
 from benchmarks.sockets import socket_rates
 from benchmarks.stages import stage_rates
+from trusted.allocator import keep_chunk_memory
 
 _MEGABYTE = 1_000_000
 _PASSES = 3

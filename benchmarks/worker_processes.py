@@ -1,4 +1,4 @@
-"""Members' workers for a benchmark: the real worker, with a trainer that answers at once. Trust zone: the developer's machine."""
+"""Members' workers for a benchmark: real ones, with a trainer that answers at once. Trust zone: developer's machine."""
 
 from __future__ import annotations
 
@@ -6,8 +6,6 @@ import threading
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any
-
-import numpy as np
 
 from benchmarks.consortium import Consortium
 from trusted.channel.federation import Federation

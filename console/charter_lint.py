@@ -226,6 +226,29 @@ def _policy(format: EvidenceFormat, policy: PlatformPolicy, path: str) -> Iterat
             yield from _value(knob.name, value, where)
     yield from _milan(policy, path)
     yield from _possession(policy, path)
+    yield from _asked_possession(policy, path)
+
+
+def _asked_possession(policy: PlatformPolicy, path: str) -> Iterator[Weakness]:
+    """What ``assurance`` asks for, against the list that it would stand on."""
+    machines, asked = PLATFORMS[_format_of(policy)].machines, getattr(policy, "assurance", Assurance.NONE)
+    listed = bool(machines) and getattr(policy, machines) != () and not isinstance(getattr(policy, machines), Skip)
+    if asked is Assurance.HARDWARE and machines:
+        yield Weakness(
+            "no-possession",
+            Severity.NOTE,
+            f"{path}.assurance",
+            "nobody vouches for where the machine stands: any genuine one of the vendor's is as good as a member's",
+            "write possession" if listed else f"list the members' machines in {machines} and ask for possession",
+        )
+    if asked is Assurance.POSSESSION and not listed:
+        yield Weakness(
+            "no-list-to-possess",
+            Severity.WARNING,
+            f"{path}.assurance",
+            "nobody: possession is asked for, and no machine is listed",
+            f"list machines in {machines}" if machines else "ask for hardware: this platform has no list of machines",
+        )
 
 
 def _covers(policy: PlatformPolicy, name: str, reason: Reason) -> bool:
@@ -294,6 +317,14 @@ def _value(name: str, value: Any, path: str) -> Iterator[Weakness]:
             path,
             "evidence that software made is as good as a processor's: NO HARDWARE PROTECTION",
             "write hardware",
+        )
+    if name == "assurance" and value is Assurance.PROVIDER:
+        yield Weakness(
+            "provider-word",
+            Severity.WARNING,
+            path,
+            "a provider alone says what protects the memory, and whoever runs or compels it can say so of any machine",
+            "where a silicon vendor's own evidence can be had, admit that instead",
         )
     if getattr(value, "max_age_days", 0) > _LONG_LIST_AGE_DAYS:
         yield Weakness(

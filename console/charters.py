@@ -19,18 +19,24 @@ from console.members import read_member_file
 from console.output import UserError
 from console.software_tpm import read_tpm_key, software_tpm_rule
 from softtee.chip_tpm import tpm_root
+from trusted.attestation.cca_claims import PRODUCT as CCA_PRODUCT
 from trusted.attestation.device_policy import NO_DEVICES
 from trusted.attestation.evidence import EvidenceFormat
 from trusted.attestation.policies.snp import strict_snp_policy
 from trusted.attestation.policy import AppraisalPolicy
 from trusted.attestation.products import PRODUCTS
-from trusted.attestation.roots import VENDOR_ROOTS, TrustRoot
+from trusted.attestation.roots import PROVIDER_FORMATS, VENDOR_ROOTS, Assurance, TrustRoot
 from trusted.documents.charter import Charter, Member, Profile, Thresholds, VerifiedCharter, majority
 from trusted.documents.schema import Validity
 from trusted.wire import sha256
 
 _MAX_CERTIFICATE_BYTES = 1 << 14
 _MAX_POLICY_BYTES = 1 << 18
+_PROVIDER_PRODUCTS = {
+    EvidenceFormat.TPM: "TPM",
+    EvidenceFormat.GCP_CS: "Confidential Space",
+    EvidenceFormat.CCA: CCA_PRODUCT,
+}
 _HEX = re.compile(r"[0-9a-fA-F]+")
 
 
@@ -93,8 +99,8 @@ def read_roots(
     """The vendors' own roots of ``vendor_products``, and software roots that vouch for ``product``, and for ``tpms``.
 
     Raises:
-        UserError: no root at all, TPMs without a software root, a product that nobody knows, or a root that is none of
-            file, folder and digest.
+        UserError: TPMs without a software root, a product that nobody knows, or a root that is none of file, folder
+            and digest.
     """
     for name, known in (*((name, VENDOR_ROOTS) for name in vendor_products), (product, PRODUCTS)):
         if name not in known:
@@ -107,10 +113,37 @@ def read_roots(
         raise UserError("--tpm-key is for software TPMs, and the charter trusts no software root", hint)
     if tpms:
         software += [tpm_root(digest) for digest in digests]
-    if not vendor and not software:
-        hint = "Add --vendor-root Genoa, or --software-root for a development charter."
-        raise UserError("the charter trusts no root", hint)
     return (*vendor, *software)
+
+
+def require_roots(roots: Sequence[TrustRoot]) -> None:
+    """There is something that the charter trusts.
+
+    Raises:
+        UserError: there is not.
+    """
+    if not roots:
+        hint = "Add --vendor-root Genoa, --provider-root gcp-cs=…, or --software-root for a development charter."
+        raise UserError("the charter trusts no root", hint)
+
+
+def read_provider_roots(given: Sequence[str]) -> tuple[TrustRoot, ...]:
+    """Roots for which the members vouch, each ``FORMAT=SHA256`` or ``FORMAT=FILE`` (whose very bytes are the root).
+
+    Raises:
+        UserError: another form. DocumentError: a format whose roots are silicon vendors'.
+    """
+    return tuple(_provider_root(text) for text in given)
+
+
+def _provider_root(text: str) -> TrustRoot:
+    name, _, value = text.partition("=")
+    known = {format.value: format for format in PROVIDER_FORMATS}
+    if name not in known or not value:
+        raise UserError(f"--provider-root {text}: not FORMAT=SHA256", f"FORMAT is one of {', '.join(sorted(known))}.")
+    is_digest = len(value) == 64 and _HEX.fullmatch(value)
+    digest = bytes.fromhex(value) if is_digest else sha256(read_bounded(Path(value), _MAX_POLICY_BYTES))
+    return TrustRoot(known[name], _PROVIDER_PRODUCTS[known[name]], digest, Assurance.PROVIDER)
 
 
 def read_policy(

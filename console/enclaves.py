@@ -127,6 +127,14 @@ def tpm_choice(policy: AppraisalPolicy) -> PcrChoice | None:
     return PcrChoice(rule.policy.pcrs.bank, rule.policy.pcrs.selection)
 
 
+def kept_collateral(folder: Path = ENDORSEMENTS) -> str:
+    """The folder of the operator's collateral, made where it may be, so that a worker can fill it up; empty if not."""
+    kept = folder / "collateral"
+    with suppress(OSError):
+        kept.mkdir(parents=True, exist_ok=True)
+    return str(kept) if kept.is_dir() else ""
+
+
 def equipped(
     tee: EvidenceProvider,
     policy: AppraisalPolicy,

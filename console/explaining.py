@@ -14,7 +14,7 @@ from types import MappingProxyType
 
 from console.explained_rows import NOT_CHECKED, NOTHING, Row, Standing
 from console.verification_steps import Step, failed_at, step_of
-from trusted.attestation.appraise import Expected, examine, verify
+from trusted.attestation.appraise import Expected, assurance_of, examine, verify
 from trusted.attestation.binding import short_nonce
 from trusted.attestation.claims import CrlClaim, CrlStatus, PlatformClaims, SnpClaims
 from trusted.attestation.evidence import Evidence, EvidenceFormat
@@ -65,6 +65,7 @@ class Explanation:
     rows: tuple[Row, ...]
     verified: VerifiedEvidence | None
     appraised: bool
+    assurance: Assurance | None = None  # what stands behind the evidence, under the policy where there is one
 
     @property
     def conclusion(self) -> Conclusion:
@@ -77,11 +78,6 @@ class Explanation:
     def claims(self) -> PlatformClaims | None:
         """The verified claims."""
         return None if self.verified is None else self.verified.claims
-
-    @property
-    def assurance(self) -> Assurance | None:
-        """What stands behind the root."""
-        return None if self.verified is None else self.verified.root.assurance
 
     @property
     def unbound(self) -> tuple[str, ...]:
@@ -104,7 +100,13 @@ def explain(evidence: Evidence, question: Question) -> Explanation:
     checks = (
         _compared(verified, question) if question.policy is None else _appraised(verified, question.policy, question)
     )
-    return Explanation((*steps, *checks), verified, question.policy is not None)
+    return Explanation((*steps, *checks), verified, question.policy is not None, _assurance(verified, question))
+
+
+def _assurance(verified: VerifiedEvidence, question: Question) -> Assurance:
+    if question.policy is None:
+        return verified.root.assurance
+    return assurance_of(verified, question.policy.for_format(verified.claims.format), question.at)
 
 
 _UNBOUND: Mapping[str, str] = MappingProxyType(

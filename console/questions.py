@@ -21,6 +21,7 @@ from trusted.documents.dsse import MAX_ENVELOPE_BYTES
 from trusted.documents.plan import verify_plan
 from trusted.evidence.boot import Role
 
+_NONCE = re.compile(r"[0-9a-fA-F]{16,128}")
 _REPORT_DATA = re.compile(r"[0-9a-fA-F]{128}")
 
 
@@ -65,6 +66,17 @@ def read_report_data(text: str) -> bytes:
     if not _REPORT_DATA.fullmatch(text):
         hint = "Give exactly the SHA-512 that the session asked for: docs/protocol.md, section 3.2."
         raise UserError("--report-data is not 64 bytes of hexadecimal", hint)
+    return bytes.fromhex(text)
+
+
+def read_nonce(text: str) -> bytes:
+    """The 8 to 64 bytes that ``text`` spells.
+
+    Raises:
+        UserError: it spells something else.
+    """
+    if not _NONCE.fullmatch(text) or len(text) % 2:
+        raise UserError("--nonce is not 8 to 64 bytes of hexadecimal", "Give the question that was asked.")
     return bytes.fromhex(text)
 
 

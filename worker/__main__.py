@@ -11,6 +11,7 @@ import sys
 import time
 
 from trusted.allocator import keep_chunk_memory
+from trusted.channel.results import aggregator_subject
 from trusted.channel.session import Identity
 from trusted.channel.worker import WorkerChannel
 from trusted.errors import ProtocolError, Reason
@@ -59,13 +60,16 @@ def take_part(boot: Boot, options: Options, prepared: Prepared) -> int:
         ProtocolError: this worker's own rules, or an aggregator that does not prove itself, forbid to go on.
     """
     # Not above: gRPC starts threads when it is imported, and the trainer must be forked before.
+    from worker.collateral import HostCollateral
     from worker.dialer import Dialer
 
     plan = prepared.federation.plan
     ca_pem = options.ca_pem.encode() or None
     try:
         with Dialer(options.coordinator, ca_pem, plan.digest, proxy=options.proxy or None) as dialer:
-            closed = _until_closed(_site(boot, prepared, dialer), prepared, dialer)
+            roots = prepared.federation.charter.document.roots
+            collateral = HostCollateral(dialer.channel, options.collateral_store, roots, note)
+            closed = _until_closed(_site(boot, prepared, dialer), prepared, dialer, collateral)
     finally:
         prepared.trainer.stop()
     note("run-over", outcome=closed.outcome, rounds=closed.rounds)
@@ -90,15 +94,17 @@ def _site(boot: Boot, prepared: Prepared, dialer: object) -> Site:
         membership=prepared.membership,
         contributor=contributor,
         initial=prepared.initial,
+        aggregator=aggregator_subject(prepared.federation.plan.digest),
         reattest_s=plan.deadlines.reattest_s,
         note=note,
     )
 
 
-def _until_closed(site: Site, prepared: Prepared, dialer: object) -> Closed:
+def _until_closed(site: Site, prepared: Prepared, dialer: object, collateral: object) -> Closed:
     pause_s = _FIRST_PAUSE_S
     while True:
         started = time.monotonic()
+        collateral.refresh()  # type: ignore[attr-defined]
         try:
             with dialer.attach() as frames:  # type: ignore[attr-defined]
                 channel = WorkerChannel(prepared.federation, site.identity, site.membership)

@@ -192,6 +192,11 @@ class Dialer:
         """End the connection and every stream on it."""
         self._channel.close()
 
+    @property
+    def channel(self) -> grpc.Channel:
+        """The connection itself, for what else the host serves."""
+        return self._channel
+
     def attach(self) -> FrameStream:
         """A new stream to the plan's aggregator. That nobody answers shows as its end, with a ``refusal``."""
         return FrameStream(self._relay, self._plan)

@@ -66,7 +66,8 @@ def loopback_target(target: str) -> str:
     address = target.removeprefix(_PLAINTEXT)
     if address.rpartition(":")[0] not in _LOOPBACK:
         raise RunError(
-            Reason.MALFORMED, "coordinator.target: http:// is for 127.0.0.1, [::1] and localhost; elsewhere name:port (TLS)"
+            Reason.MALFORMED,
+            "coordinator.target: http:// is for 127.0.0.1, [::1] and localhost; else name:port",
         )
     return address
 

@@ -45,6 +45,7 @@ def new(  # one parameter for each field of the document
     profile: Annotated[ProfileOption, typer.Option(help="production needs hardware.")] = ProfileOption.PRODUCTION,
     vendor_root: Annotated[Texts, typer.Option(help="Milan, Genoa, Turin, TDX, SGX, Nitro, Azure, NVIDIA.")] = [],  # noqa: B006
     software_root: Annotated[Texts, typer.Option(help="Trust this ark.der, folder or SHA-256.")] = [],  # noqa: B006
+    provider_root: Annotated[Texts, typer.Option(help="FORMAT=SHA256 or file; members vouch: gcp-cs, tpm, cca.")] = [],  # noqa: B006
     product: Annotated[str, typer.Option(help="The product that the software roots play.")] = "Genoa",
     aggregator_measurement: Annotated[Texts, typer.Option(help="48 bytes of hex, or its file.")] = [],  # noqa: B006
     worker_measurement: Annotated[Texts, typer.Option(help="48 bytes of hex, or its file.")] = [],  # noqa: B006
@@ -72,6 +73,8 @@ def new(  # one parameter for each field of the document
         members = charters.read_members(member)
         older = load_charter(previous) if previous is not None else None
         roots = charters.read_roots(vendor_root, software_root, product, tpms=bool(tpm_key))
+        roots += charters.read_provider_roots(provider_root)
+        charters.require_roots(roots)
         proofs = charters.Proofs(
             roots=roots,
             aggregator=charters.read_policy(

@@ -25,6 +25,7 @@ def serve(
     door: Annotated[str, typer.Option(help="unix:/path, tcp:127.0.0.1:port or vsock:cid:port.")] = "",
     name: Annotated[list[str], typer.Option(help="DNS name or IP for the certificate; repeat.")] = [],  # noqa: B006
     metrics_port: Annotated[int | None, typer.Option(help="Serve Prometheus metrics on this loopback port.")] = None,
+    collateral: Annotated[Path | None, typer.Option(help="A `cloister collateral` store to serve to sites.")] = None,
     json_output: JsonOption = False,
 ) -> None:
     """Serve until Ctrl-C. Workers need the address and the CA file that it prints; aggregators need its door."""
@@ -32,10 +33,10 @@ def serve(
         import asyncio
 
         from coordinator.door import Address
-        from trusted.allocator import keep_chunk_memory
         from coordinator.host.config import LOCAL_NAMES, HostConfig
         from coordinator.host.events import log_to
         from coordinator.host.server import HostReady, serve
+        from trusted.allocator import keep_chunk_memory
 
         state = state.resolve()
         config = HostConfig(
@@ -45,6 +46,7 @@ def serve(
             charter=charter,
             names=tuple(name) or LOCAL_NAMES,
             metrics_port=metrics_port,
+            collateral_store=collateral,
         )
 
         def say_ready(ready: HostReady) -> None:

@@ -25,7 +25,8 @@ class HostConfig:
     machine has the TLS, which it may have on loopback alone. ``names``: the DNS names and IP addresses under
     which workers reach it. ``charter``: path of the charter's envelope, by which orders are verified. ``certificate``
     and ``certificate_key``: PEM files of one's own; without them the host makes a CA and a certificate in ``state``.
-    ``collateral_store``: the folder of ``cloister collateral``, whose dates the metrics show.
+    ``collateral_store``: the folder of ``cloister collateral``, whose dates the metrics show and whose
+    files sites may fetch.
     """
 
     state: Path

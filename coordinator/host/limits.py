@@ -14,6 +14,8 @@ MAX_FRAME_BYTES = 1 << 20  # one record (trusted.wire.MAX_RECORD_BYTES)
 MAX_ORDER_BYTES = 64 << 10
 MAX_MESSAGE_BYTES = 4 << 20
 MAX_EVENT_BYTES = 64 << 10
+MAX_COLLATERAL_BYTES = 256 << 10
+MAX_COLLATERAL_FILES = 256
 
 
 @dataclass(frozen=True, slots=True)

@@ -20,6 +20,7 @@ from grpc_reflection.v1alpha import reflection
 from coordinator.door import Address
 from coordinator.host.aggregators import Aggregators
 from coordinator.host.blobs import BlobsService
+from coordinator.host.collateral_service import CollateralService
 from coordinator.host.config import HostConfig
 from coordinator.host.door_server import DoorServer, listen
 from coordinator.host.limits import MAX_MESSAGE_BYTES, PeerGate
@@ -37,7 +38,7 @@ from trusted.documents.order import verify_order
 from trusted.errors import Reason, RunError
 
 _GRACE_S = 5.0
-_SERVICES = tuple(f"cloister.v1.{name}" for name in ("Relay", "Blobs", "Runs"))
+_SERVICES = tuple(f"cloister.v1.{name}" for name in ("Relay", "Blobs", "Runs", "Collateral"))
 _OPTIONS = (
     ("grpc.max_receive_message_length", MAX_MESSAGE_BYTES + (64 << 10)),
     ("grpc.max_send_message_length", MAX_MESSAGE_BYTES + (64 << 10)),
@@ -107,6 +108,8 @@ class Host:
         server.add_generic_rpc_handlers((blobs.handler(),))
         runs = RunsService(desk, book, reception, self._clock)
         cloister_pb2_grpc.add_RunsServicer_to_server(runs, server)
+        collateral = CollateralService(config.collateral_store, reception)
+        cloister_pb2_grpc.add_CollateralServicer_to_server(collateral, server)
         stack.push_async_callback(reception.idle, _GRACE_S)
         port = await _open_port(server, config.listen, identity, stack)
         if config.metrics_port is not None:

@@ -99,3 +99,25 @@ class RunStatus(_message.Message):
     JSON_FIELD_NUMBER: _ClassVar[int]
     json: str
     def __init__(self, json: _Optional[str] = ...) -> None: ...
+
+class CollateralQuery(_message.Message):
+    __slots__ = ()
+    def __init__(self) -> None: ...
+
+class CollateralName(_message.Message):
+    __slots__ = ("sha256",)
+    SHA256_FIELD_NUMBER: _ClassVar[int]
+    sha256: bytes
+    def __init__(self, sha256: _Optional[bytes] = ...) -> None: ...
+
+class CollateralNames(_message.Message):
+    __slots__ = ("files",)
+    FILES_FIELD_NUMBER: _ClassVar[int]
+    files: _containers.RepeatedCompositeFieldContainer[CollateralName]
+    def __init__(self, files: _Optional[_Iterable[_Union[CollateralName, _Mapping]]] = ...) -> None: ...
+
+class CollateralFile(_message.Message):
+    __slots__ = ("content",)
+    CONTENT_FIELD_NUMBER: _ClassVar[int]
+    content: bytes
+    def __init__(self, content: _Optional[bytes] = ...) -> None: ...

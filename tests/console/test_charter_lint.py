@@ -22,7 +22,7 @@ from trusted.attestation.policy import AppraisalPolicy
 from trusted.documents.charter import Charter
 from trusted.documents.schema import write_time
 from trusted.errors import WireError
-from trusted.wire import encode_json
+from trusted.wire import encode_json, sha256
 
 
 def weaknesses(document: dict[str, Any]) -> list[Weakness]:
@@ -260,3 +260,44 @@ def test_an_unknown_platform_is_named_with_those_that_are_known(cloister: Cloist
 def test_windows_of_measurements_do_not_count_twice() -> None:
     policy = strict_snp_policy([ReferenceValue(MEASUREMENT), ReferenceValue(b"\x5b" * 48, NOW)])
     assert "many-measurements" not in rules(production_json(worker={"snp": policy.to_json()}))
+
+
+def assurance_rules(document: dict[str, Any], format: str = "snp") -> set[str]:
+    return {weakness.rule for weakness in at(document, f"worker.{format}.assurance")}
+
+
+def test_hardware_alone_is_told_to_vouch_for_no_place_and_possession_is_not() -> None:
+    assert assurance_rules(worker()) == {"no-possession"}
+    chips = {"chip_ids": ["7a" * 64]}
+    (note,) = at(worker(**chips), "worker.snp.assurance")
+    assert (note.rule, note.remedy) == ("no-possession", "write possession")
+    assert assurance_rules(worker(**chips, assurance="possession")) == set()
+
+
+@pytest.mark.parametrize("chips", [[], {"skip": "any chip"}])
+def test_possession_without_a_list_is_told_to_admit_nobody(chips: object) -> None:
+    assert assurance_rules(worker(chip_ids=chips, assurance="possession")) == {"no-list-to-possess"}
+
+
+def test_a_providers_word_is_a_weakness_and_its_template_asks_for_no_more() -> None:
+    assert template_of(EvidenceFormat.GCP_CS)["gcp-cs"]["assurance"] == "provider"  # type: ignore[index, call-overload]
+    assert assurance_rules(worker(assurance="provider")) == {"provider-word"}
+
+
+def test_a_production_charter_takes_a_providers_root_from_the_command_line(
+    consortium: Consortium, cloister: Cloister
+) -> None:
+    (consortium / "jwks.json").write_bytes(b'{"keys":[]}')
+    out = consortium / "production.json"
+    options = [*consortium.charter_options, "--vendor-root", "Genoa", "--out", out]
+    made = cloister("charter", "new", *options, "--provider-root", f"gcp-cs={consortium / 'jwks.json'}")
+    assert made.code == 0, made.stderr
+    root = made.data["charter"]["roots"][-1]
+    assert (root["format"], root["assurance"]) == ("gcp-cs", "provider")
+    assert root["sha256"] == sha256(b'{"keys":[]}').hex()
+    assert "Confidential Space (provider)" in cloister("charter", "show", out, json=False).stdout
+    told = cloister("charter", "new", *options, "--force", "--provider-root", f"gcp-cs={'ab' * 32}", json=False)
+    assert "a provider's, for which the members alone vouch" in told.stdout
+    for wrong in ("snp=" + "ab" * 32, "gcp-cs", "gcp-cs=", "poem=" + "ab" * 32):
+        again = cloister("charter", "new", *options, "--force", "--provider-root", wrong)
+        assert again.error["code"] == "CLI-001"

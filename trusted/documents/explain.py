@@ -61,10 +61,16 @@ def _charter(charter: Charter) -> Iterator[str]:
     yield f"{charter.thresholds.charter} of {count} members must sign a new charter, {charter.thresholds.plan} a plan."
     yield "Every member whose data a plan touches must sign that plan as well."
     for root in charter.roots:
-        kind = "the vendor's own" if root.assurance is Assurance.HARDWARE else "a SOFTWARE root"
+        kind = _ROOTS.get(root.assurance, "a SOFTWARE root")
         yield f"Trusts {root.format.value} evidence of {root.product} under {kind} key {root.sha256.hex()}."
     yield from _assurance(charter)
     yield from _proofs(charter)
+
+
+_ROOTS = {
+    Assurance.HARDWARE: "the vendor's own",
+    Assurance.PROVIDER: "a provider's, for which the members alone vouch:",
+}
 
 
 def _proofs(charter: Charter) -> Iterator[str]:

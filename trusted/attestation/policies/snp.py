@@ -185,7 +185,7 @@ def strict_snp_policy(
     Args:
         measurements: what may run, 48 bytes each.
         products: Milan is left out: its chip keys can be extracted in software, so it needs ``chip_ids`` (6.5).
-        assurance: ``hardware`` or ``none``.
+        assurance: ``possession``, ``hardware`` or ``none``.
         chip_ids: the only processors that may take part, 64 bytes each; None allows every chip of ``products``.
         providers: cloud providers whose VLEKs are trusted.
 

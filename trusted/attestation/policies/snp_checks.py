@@ -16,6 +16,7 @@ from trusted.attestation.claims import (
     Tcb,
 )
 from trusted.attestation.policies.check import (
+    ASK_MORE,
     Check,
     Finding,
     KnobCheck,
@@ -247,9 +248,7 @@ KNOB_CHECKS: Mapping[str, KnobCheck] = MappingProxyType(
         "revocation": KnobCheck(
             _revocation, Reason.CRL_STALE, "fetch the vendor's current revocation list and attest with it"
         ),
-        "assurance": KnobCheck(
-            assurance, Reason.ASSURANCE, "use hardware: this evidence comes from software and protects nothing"
-        ),
+        "assurance": KnobCheck(assurance, Reason.ASSURANCE, ASK_MORE),
     }
 )
 
