@@ -56,6 +56,7 @@ class Deployment:
         encoding: of updates, as a plan names it.
         plain: nothing is sealed.
         lean: workers drop what they open and make what they send, piece by piece.
+        tls: between workers and host; without it the host listens on loopback in plaintext.
     """
 
     workers: int
@@ -66,6 +67,7 @@ class Deployment:
     encoding: str = "float32"
     plain: bool = False
     lean: bool = False
+    tls: bool = True
 
 
 def measure(spec: Deployment) -> dict[str, Any]:
@@ -76,7 +78,7 @@ def measure(spec: Deployment) -> dict[str, Any]:
         initial = np.zeros(spec.elements, dtype="<f4")
         now = datetime.now(UTC).replace(microsecond=0)
         consortium = Consortium.of(SoftwareRoot.create(now=now), _terms(spec, initial), now)
-        host, address = _start_host(stack, folder, consortium)
+        host, address = _start_host(stack, folder, consortium, tls=spec.tls)
         aggregator = _start_aggregator(stack, folder, spec, consortium)
         update = np.full(spec.elements, 1e-3, dtype="<f4")
         for place in range(spec.processes):
@@ -100,9 +102,12 @@ def _terms(spec: Deployment, initial: np.ndarray[Any, Any]) -> Terms:
     return Terms(spec.workers, layout, digest, spec.rounds, exchange)
 
 
-def _start_host(stack: ExitStack, folder: Path, consortium: Consortium) -> tuple[subprocess.Popen[bytes], Address]:
+def _start_host(
+    stack: ExitStack, folder: Path, consortium: Consortium, *, tls: bool
+) -> tuple[subprocess.Popen[bytes], Address]:
     (folder / "charter.json").write_bytes(consortium.charter.envelope)
-    config = {"state": "host", "listen": "127.0.0.1:0", "door": f"unix:{folder}/host/door/door.sock"}
+    scheme = "" if tls else "http://"
+    config = {"state": "host", "listen": f"{scheme}127.0.0.1:0", "door": f"unix:{folder}/host/door/door.sock"}
     config |= {"charter": "charter.json", "limits": _HOST_LIMITS}  # type: ignore[dict-item]
     (folder / "host.json").write_text(json.dumps(config))
     log = stack.enter_context((folder / "host.log").open("wb"))
@@ -117,7 +122,8 @@ def _start_host(stack: ExitStack, folder: Path, consortium: Consortium) -> tuple
     words = dict(word.split("=", 1) for word in host.stdout.readline().decode().split()[1:]) if host.stdout else {}
     if "port" not in words:
         raise RuntimeError(f"the host did not start: {(folder / 'host.log').read_text()}")
-    return host, Address(f"127.0.0.1:{words['port']}", Path(words["ca"]).read_bytes(), words["door"])
+    ca = Path(words["ca"]).read_bytes() if tls else b""
+    return host, Address(f"{scheme}127.0.0.1:{words['port']}", ca, words["door"])
 
 
 def _start_aggregator(stack: ExitStack, folder: Path, spec: Deployment, consortium: Consortium) -> int:
@@ -209,7 +215,7 @@ def _run(consortium: Consortium, address: Address) -> dict[str, Any]:
 
     plan = consortium.plan.digest
     started, admitted, committed, stages = time.time(), [], [], []
-    with HostClient(address.target, address.ca) as client:
+    with HostClient(address.target, address.ca or None) as client:
         document = Order(Action.START, plan, "site-1", token_bytes(16), datetime.now(UTC).replace(microsecond=0))
         signer = CryptoSigner(consortium.keys["site-1"])
         client.submit(sign(new_envelope(document.encode(), order.PAYLOAD_TYPE), signer).encode())

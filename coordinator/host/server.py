@@ -21,7 +21,7 @@ from coordinator.door import Address
 from coordinator.host.aggregators import Aggregators
 from coordinator.host.blobs import BlobsService
 from coordinator.host.collateral_service import CollateralService
-from coordinator.host.config import HostConfig
+from coordinator.host.config import PLAINTEXT, HostConfig
 from coordinator.host.door_server import DoorServer, listen
 from coordinator.host.limits import MAX_MESSAGE_BYTES, PeerGate
 from coordinator.host.metrics import HostMetrics, serve_metrics
@@ -55,7 +55,7 @@ _log = logging.getLogger(__name__)
 
 @dataclass(frozen=True, slots=True)
 class HostReady:
-    """Where a started host is reached. ``ca_pem`` is the file that workers pin; None if one's own is used."""
+    """Where a started host is reached. ``ca_pem`` is the file that workers pin; None if one's own is used, or none."""
 
     port: int
     door: str
@@ -133,14 +133,19 @@ def _open_door(address: Address) -> socket.socket:
         raise RunError(Reason.UNREACHABLE, f"host.door: cannot bind ({error.strerror or error}); {why}") from None
 
 
-async def _open_port(server: grpc.aio.Server, address: str, identity: ServerIdentity, stack: AsyncExitStack) -> int:
+async def _open_port(
+    server: grpc.aio.Server, address: str, identity: ServerIdentity | None, stack: AsyncExitStack
+) -> int:
     """Add health and reflection, bind, start; when ``stack`` unwinds, say NOT_SERVING, then let calls end."""
     checks = health.aio.HealthServicer()  # type: ignore[attr-defined]  # its stubs leave aio out
     health_pb2_grpc.add_HealthServicer_to_server(checks, server)
     reflection.enable_server_reflection((*_SERVICES, health.SERVICE_NAME, reflection.SERVICE_NAME), server)
-    credentials = grpc.ssl_server_credentials([(identity.key_pem, identity.chain_pem)])
     try:
-        port = server.add_secure_port(address, credentials)
+        if identity is None:
+            port = server.add_insecure_port(address.removeprefix(PLAINTEXT))
+        else:
+            credentials = grpc.ssl_server_credentials([(identity.key_pem, identity.chain_pem)])
+            port = server.add_secure_port(address, credentials)
     except RuntimeError:
         port = 0
     if port == 0:
@@ -155,7 +160,10 @@ async def _open_port(server: grpc.aio.Server, address: str, identity: ServerIden
     return port
 
 
-def _identity(config: HostConfig, now: datetime) -> tuple[ServerIdentity, Path | None]:
+def _identity(config: HostConfig, now: datetime) -> tuple[ServerIdentity | None, Path | None]:
+    """What the port shows, and the CA that workers pin; neither where a proxy on this machine has the TLS."""
+    if config.listen.startswith(PLAINTEXT):
+        return None, None
     if config.certificate is not None and config.certificate_key is not None:
         chain = config.certificate.read_bytes()
         return ServerIdentity(config.certificate_key.read_bytes(), chain, b""), None
