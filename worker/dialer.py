@@ -22,7 +22,9 @@ from trusted.blob import BlobHeader
 from trusted.errors import BlobError, ProtocolError, Reason, RunError
 from worker.grpc_channel import HostAddress, is_cut, refusal_of
 
-CHUNK_BYTES = 1 << 20  # measured: the best message size
+MESSAGE_BYTES = 4 << 20  # measured: a third less work for each byte than with 1 MiB, and more gains nothing
+_PROGRESS_BYTES = 1 << 20
+_PIECES_A_MESSAGE = 4
 _QUEUED_FRAMES = 32
 _STAT_TIMEOUT_S = 30.0
 _MAX_BACKOFF_S = 15.0
@@ -232,7 +234,7 @@ class Dialer:
         Raises:
             ProtocolError: the host has no such blob, or stays out of reach.
         """
-        cut = _ANY_CUT if header is None else Cut(header.prefix_bytes, header.segment_bytes)
+        cut = _ANY_CUT if header is None else Cut(header.prefix_bytes, _PIECES_A_MESSAGE * header.segment_bytes)
         return get_blob(self._channel, self._name(blob), offset, cut=cut, patience=self._patience)
 
     def _name(self, blob: bytes) -> Any:
@@ -241,9 +243,10 @@ class Dialer:
     def _chunks(self, blob: bytes, view: memoryview, offset: int, progress: Progress) -> Iterator[bytes]:
         """The messages of an upload, written by hand: each byte is copied once, out of ``view``."""
         begin: bytes = cloister_pb2.PutChunk(name=self._name(blob), offset=offset).SerializeToString()
-        for start in range(offset, len(view), CHUNK_BYTES):
-            progress(start)
-            data = view[start : start + CHUNK_BYTES]
+        for start in range(offset, len(view), MESSAGE_BYTES):
+            data = view[start : start + MESSAGE_BYTES]
+            for sent in range(start, start + len(data), _PROGRESS_BYTES):
+                progress(sent)
             yield b"".join((begin, put_chunk_head(len(data)), data))
             begin = b""  # the first message names the blob
 
