@@ -214,17 +214,20 @@ def _run(consortium: Consortium, address: Address) -> dict[str, Any]:
     from trusted.documents.order import Action, Order
 
     plan = consortium.plan.digest
-    started, admitted, committed, stages = time.time(), [], [], []
+    admitted: list[float] = []
+    committed: list[float] = []
+    stages: list[Any] = []
+    started = time.monotonic()
     with HostClient(address.target, address.ca or None) as client:
         document = Order(Action.START, plan, "site-1", token_bytes(16), datetime.now(UTC).replace(microsecond=0))
         signer = CryptoSigner(consortium.keys["site-1"])
         client.submit(sign(new_envelope(document.encode(), order.PAYLOAD_TYPE), signer).encode())
         for event in client.watch(plan):
-            name, at = event.fields.get("event"), _seconds(str(event.fields["ts"]))
+            name = event.fields.get("event")
             if name == "admitted":
-                admitted.append(at - started)
+                admitted.append(time.monotonic() - started)
             elif name == "round-committed":
-                committed.append(at)
+                committed.append(time.monotonic())
             elif name == "round-stages":
                 stages.append(event.fields["metrics"])
             elif name == "round-abandoned":
@@ -233,10 +236,6 @@ def _run(consortium: Consortium, address: Address) -> dict[str, Any]:
                 break
     rounds = [later - earlier for earlier, later in pairwise(committed)]
     return {"warm_rounds_s": rounds, "stages": stages[1:], "admitted_s": admitted}
-
-
-def _seconds(text: str) -> float:
-    return datetime.fromisoformat(text.replace("Z", "+00:00")).timestamp()
 
 
 if __name__ == "__main__":

@@ -215,12 +215,11 @@ class Dialer:
         while True:
             received = 0
             try:
-                state = self._blobs.Stat(self._name(blob), timeout=_STAT_TIMEOUT_S)
-                received = state.received_bytes
-                if state.total_bytes != len(view):
-                    raise BlobError(Reason.BLOB_LAYOUT, "blob: the host expects another size under this name")
+                if len(view) > _PROGRESS_BYTES:  # what is small is sent again rather than asked for
+                    state = self._blobs.Stat(self._name(blob), timeout=_STAT_TIMEOUT_S)
+                    received = _require_size(state, view)
                 if received < len(view):
-                    received = self._put(self._chunks(blob, view, received, progress)).received_bytes
+                    received = _require_size(self._put(self._chunks(blob, view, received, progress)), view)
                 if received == len(view):
                     progress(received)
                     return
@@ -249,6 +248,14 @@ class Dialer:
                 progress(sent)
             yield b"".join((begin, put_chunk_head(len(data)), data))
             begin = b""  # the first message names the blob
+
+
+def _require_size(state: Any, sealed: memoryview) -> int:
+    """How many bytes the host has, of a blob as long as this one."""
+    if state.total_bytes != len(sealed):
+        raise BlobError(Reason.BLOB_LAYOUT, "blob: the host expects another size under this name")
+    received: int = state.received_bytes
+    return received
 
 
 def get_blob(
