@@ -159,7 +159,8 @@ class Contributor:
         for piece in header.pieces():
             if not np.isfinite(vector[piece.start : piece.start + piece.elements]).all():  # while it is in the cache
                 raise AppError(Reason.APP_REPLY, "update: finite numbers expected")
-            sealer.seal_into(piece, vector, out[piece.offset : piece.offset + piece.sealed_bytes])
+            begin = header.prefix_bytes + piece.offset
+            sealer.seal_into(piece, vector, out[begin : begin + piece.sealed_bytes])
         return out
 
     def _put(self, blob: bytes, sealed: memoryview, progress: Progress) -> None:

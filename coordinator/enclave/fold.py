@@ -76,9 +76,10 @@ class Opened:
 
         What is given is float32[piece.elements], finite, and good until the next.
         """
-        first, size = pieces[0].offset, sum(piece.sealed_bytes for piece in pieces)
+        given, first = self.contribution, pieces[0].offset
         try:
-            sealed = memoryview(read_exactly(self._store, self.contribution.blob, first, size))
+            begin, size = given.header.prefix_bytes + first, sum(piece.sealed_bytes for piece in pieces)
+            sealed = memoryview(read_exactly(self._store, given.blob, begin, size))
             for piece in pieces:
                 begin = piece.offset - first
                 opened = out[: piece.elements]
