@@ -34,6 +34,7 @@ _OPTIONS = (
     ("grpc.use_local_subchannel_pool", 1),  # a connection for each worker, as from as many machines
 )
 _MESSAGE_BYTES = 4 << 20
+_AGAIN_S = 0.5
 
 
 @dataclass(frozen=True, slots=True)
@@ -54,9 +55,10 @@ async def serve_crowd(
         RuntimeError: a worker's stream ended before its run did.
     """
     shared = Shared(initial, update, np.empty_like(update))
+    workers = [_Worker(consortium, member, address, shared) for member in members]
     async with asyncio.TaskGroup() as group:
-        for member in members:
-            group.create_task(_Worker(consortium, member, address, shared).take_part())
+        for worker in workers:
+            group.create_task(worker.take_part())
 
 
 class _Worker:
@@ -75,9 +77,8 @@ class _Worker:
             attach = channel.stream_stream(
                 "/cloister.v1.Relay/Attach", cloister_pb2.Frame.SerializeToString, cloister_pb2.Frame.FromString
             )
-            call = attach(None, metadata=(("cloister-plan", self._plan.hex()),))
-            await call.write(cloister_pb2.Frame(data=self._session.begin()))
-            async for frame in call:
+            call, frame = await self._attached(attach)
+            while frame is not grpc.aio.EOF:
                 opened_before = self._session.state is State.OPEN
                 received = self._session.receive(frame.data, datetime.now(UTC))
                 replies = list(received.replies)
@@ -92,7 +93,19 @@ class _Worker:
                     replies += await self._act(channel, action)
                 for reply in replies:
                     await call.write(cloister_pb2.Frame(data=reply))
+                frame = await call.read()
         raise RuntimeError(f"{self._member}: the stream ended before the run did")
+
+    async def _attached(self, attach: Any) -> tuple[Any, Any]:
+        """A stream to the aggregator, once there is one, and the first frame on it."""
+        hello = cloister_pb2.Frame(data=self._session.begin())
+        while True:
+            call = attach(None, metadata=(("cloister-plan", self._plan.hex()),))
+            try:
+                await call.write(hello)
+                return call, await call.read()
+            except (grpc.aio.AioRpcError, asyncio.InvalidStateError):
+                await asyncio.sleep(_AGAIN_S)
 
     def _connect(self) -> grpc.aio.Channel:
         plain = self._address.target.removeprefix("http://")

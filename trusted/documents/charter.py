@@ -17,7 +17,15 @@ from trusted.attestation.policies.rules import Permission, Skip
 from trusted.attestation.policy import AppraisalPolicy
 from trusted.attestation.products import PRODUCTS
 from trusted.attestation.roots import Assurance, TrustRoot
-from trusted.documents.dsse import KEY_BYTES, Verified, keyid_of, open_envelope, require_threshold, signers
+from trusted.documents.dsse import (
+    KEY_BYTES,
+    MAX_PAYLOAD_BYTES,
+    Verified,
+    keyid_of,
+    open_envelope,
+    require_threshold,
+    signers,
+)
 from trusted.documents.schema import DIGEST_BYTES, Validity, read_line, read_member, rule, unique
 from trusted.errors import DocumentError, Reason
 from trusted.wire import Fields, decode_json, encode_json, sha256
@@ -113,7 +121,7 @@ class Charter:
             WireError: not canonical JSON, or a field is missing, unknown or of another type.
             DocumentError: DOCUMENT_RULE, DUPLICATE_KEY, SOFTWARE_ROOT_IN_PRODUCTION.
         """
-        with Fields(decode_json(payload), "charter") as fields:
+        with Fields(decode_json(payload, max_bytes=MAX_PAYLOAD_BYTES), "charter") as fields:
             version = fields.integer("version", low=1, high=MAX_VERSION)
             members = tuple(Member.read(entry) for entry in fields.items("members", max_items=MAX_MEMBERS))
             charter = cls(

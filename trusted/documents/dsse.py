@@ -24,10 +24,11 @@ from securesystemslib.signer import Signer as Signer  # type: ignore[attr-define
 
 from trusted.documents.schema import matching
 from trusted.errors import DocumentError, Reason, WireError
-from trusted.wire import MAX_JSON_BYTES, Fields, decode_json, encode_json, sha256
+from trusted.wire import Fields, decode_json, encode_json, sha256
 
-MAX_ENVELOPE_BYTES = 3 << 19  # 1 MiB of payload in base64, and room for signatures
-MAX_SIGNATURES = 256
+MAX_PAYLOAD_BYTES = 4 << 20  # a charter of a thousand members takes 2.7 MiB
+MAX_ENVELOPE_BYTES = 6 << 20  # that in base64, and room for signatures
+MAX_SIGNATURES = 1024  # every member whose data a plan touches signs it
 KEY_BYTES = 32
 _SIGNATURE_BYTES = 64
 _KEYID = re.compile(r"[0-9a-f]{64}")
@@ -96,8 +97,8 @@ def open_envelope(data: bytes, payload_type: str, *, max_bytes: int = MAX_ENVELO
         signatures = tuple(_read_signature(entry) for entry in fields.items("signatures", max_items=MAX_SIGNATURES))
     if claimed_type != payload_type:
         raise DocumentError(Reason.PAYLOAD_TYPE, f"envelope.payloadType: {payload_type} expected")
-    if len(payload) > MAX_JSON_BYTES:
-        raise WireError(Reason.TOO_LARGE, f"envelope.payload: more than {MAX_JSON_BYTES} bytes")
+    if len(payload) > MAX_PAYLOAD_BYTES:
+        raise WireError(Reason.TOO_LARGE, f"envelope.payload: more than {MAX_PAYLOAD_BYTES} bytes")
     if len({keyid for keyid, _ in signatures}) != len(signatures):
         raise DocumentError(Reason.DUPLICATE_KEY, "envelope.signatures: a keyid stands twice")
     return UnverifiedEnvelope(payload, payload_type, signatures)

@@ -7,7 +7,14 @@ from datetime import datetime
 from typing import Any
 
 from trusted.documents.charter import Profile, VerifiedCharter
-from trusted.documents.dsse import Verified, open_envelope, require_signers, require_threshold, signers
+from trusted.documents.dsse import (
+    MAX_PAYLOAD_BYTES,
+    Verified,
+    open_envelope,
+    require_signers,
+    require_threshold,
+    signers,
+)
 from trusted.documents.layout import Dtype, Layout, TensorSpec, initial_digest
 from trusted.documents.schema import DIGEST_BYTES, Validity, read_line, read_members, rule, unique
 from trusted.documents.terms import (
@@ -79,7 +86,7 @@ class Plan:
             WireError: not canonical JSON, or a field is missing, unknown or of another type.
             DocumentError: DOCUMENT_RULE: a bound does not hold.
         """
-        return cls.from_json(decode_json(payload))
+        return cls.from_json(decode_json(payload, max_bytes=MAX_PAYLOAD_BYTES))
 
     @classmethod
     def from_json(cls, value: Any) -> Plan:

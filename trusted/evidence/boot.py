@@ -16,7 +16,7 @@ from trusted.evidence.provider import EvidenceProvider
 from trusted.wire import Json, decode_json, encode_json, pack, unpack
 
 _LABEL = "cloister/boot/v1"
-_MAX_BYTES = 4 << 20  # two documents of 1 MiB, options, room
+_MAX_BYTES = 16 << 20  # two envelopes, options, room
 
 
 @unique
