@@ -25,6 +25,7 @@ _LONGEST_PAUSE_S = 15.0
 _PASSING = frozenset(
     {
         Reason.UNREACHABLE,
+        Reason.STORE_AWAY,
         Reason.NO_AGGREGATOR,
         Reason.QUOTA,
         Reason.PEER_REFUSED,

@@ -36,7 +36,7 @@ class BlobsService:
             if first is None:
                 raise RunError(Reason.MALFORMED, "Put: the first message names the blob")
             name, offset = _name_of(first.name), first.offset
-            blob = self._spool.find(name)
+            blob = await self._spool.locate(name)
             received, chunk = 0, first
             try:
                 while chunk is not None:
@@ -44,17 +44,19 @@ class BlobsService:
                     offset += len(chunk.data)
                     received += len(chunk.data)
                     chunk = await self._next(requests)
+                await self._spool.settle(name, blob)
             finally:
-                self._count(name, "in", received)
+                await self._count(name, "in", received)
             return _state_of(blob)
 
     async def Get(self, request: Any, context: Context) -> None:
         """Send a blob from an offset on, following the aggregator while it still writes."""
         async with self._reception.serve(context, "Blobs.Get"):
             name, offset = _name_of(request.name), request.offset
-            blob = self._spool.find(name)
+            blob = await self._spool.locate(name)
             if offset > (blob.received_bytes if blob.total_bytes is None else blob.total_bytes):
                 raise RunError(Reason.BLOB_OFFSET, "Get: the offset is beyond the blob")
+            await self._spool.bring(name, blob, offset + 1)
             sent = 0
             try:
                 async for data in self._follow(blob, offset):
@@ -64,12 +66,15 @@ class BlobsService:
             except TimeoutError:
                 raise _stalled() from None
             finally:
-                self._count(name, "out", sent)
+                await self._count(name, "out", sent)
 
     async def Stat(self, request: Any, context: Context) -> Any:
         """How many bytes are here, and how many there will be (0 while nobody knows)."""
         async with self._reception.serve(context, "Blobs.Stat"):
-            return _state_of(self._spool.find(_name_of(request)))
+            name = _name_of(request)
+            blob = await self._spool.locate(name)
+            await self._spool.settle(name, blob)
+            return _state_of(blob)
 
     async def _follow(self, blob: SpooledBlob, offset: int) -> AsyncIterator[bytes]:
         """Chunks from ``offset`` to the end, each when it is there. One chunk is in memory at a time."""
@@ -91,10 +96,10 @@ class BlobsService:
         except TimeoutError:
             raise _stalled() from None
 
-    def _count(self, name: BlobName, direction: str, size_bytes: int) -> None:
+    async def _count(self, name: BlobName, direction: str, size_bytes: int) -> None:
         self._metrics.payload_bytes.labels(direction, "blob").inc(size_bytes)
         inward = direction == "in"
-        self._book.carried(name.plan, bytes_in=size_bytes if inward else 0, bytes_out=0 if inward else size_bytes)
+        await self._book.carried(name.plan, bytes_in=size_bytes if inward else 0, bytes_out=0 if inward else size_bytes)
 
 
 def _name_of(message: Any) -> BlobName:
@@ -102,7 +107,7 @@ def _name_of(message: Any) -> BlobName:
 
 
 def _state_of(blob: SpooledBlob) -> Any:
-    return cloister_pb2.BlobState(received_bytes=blob.received_bytes, total_bytes=blob.total_bytes or 0)
+    return cloister_pb2.BlobState(received_bytes=blob.held_bytes, total_bytes=blob.total_bytes or 0)
 
 
 def _stalled() -> RunError:

@@ -83,7 +83,9 @@ class DataDoor:
         request = BlobRange.decode(bytes(body))
         loop = asyncio.get_running_loop()
         try:
-            blob = self._spool.find(BlobName(plan, request.blob))
+            name = BlobName(plan, request.blob)
+            blob = await self._spool.locate(name)
+            await self._spool.bring(name, blob, request.offset + request.size_bytes)
             available = blob.received_bytes
             if request.offset > available:
                 raise WireError(Reason.BLOB_OFFSET, "READ: beyond what has arrived")
@@ -101,7 +103,9 @@ class DataDoor:
         loop = asyncio.get_running_loop()
         request, data = BlobWrite.decode(body)
         try:
-            await self._spool.write(BlobName(plan, request.blob), request.offset, data, last=request.last)
+            name = BlobName(plan, request.blob)
+            blob = await self._spool.write(name, request.offset, data, last=request.last)
+            await self._spool.settle(name, blob)
         except ProtocolError as refusal:
             await loop.sock_sendall(sock, encode_message(DoorKind.REFUSED, 0, encode_reason(refusal.reason)))
             return

@@ -33,6 +33,8 @@ from coordinator.host.config import HostConfig
 from coordinator.host.limits import Limits
 from coordinator.host.server import Host, HostReady
 from softtee.chip import Chip, SoftwareRoot
+from tests.stores import postgres as postgres_server
+from tests.stores import s3 as s3_server
 from tests.world import NOW, World, envelope
 from trusted.documents import order as orders
 from trusted.documents.order import Action, Order, verify_order
@@ -198,3 +200,20 @@ def make_host(world: World, tmp_path: Path) -> Iterator[Callable[..., RunningHos
 def host(make_host: Callable[..., RunningHost]) -> RunningHost:
     """A host with the default limits."""
     return make_host()
+
+
+@pytest.fixture(scope="session")
+def postgres() -> Iterator[postgres_server.Server]:
+    """A real PostgreSQL server; a visible skip where none is installed."""
+    programs = postgres_server.installed()
+    if programs is None:
+        pytest.skip("no PostgreSQL server is installed: apt-get install postgresql")
+    with postgres_server.running(programs) as server:
+        yield server
+
+
+@pytest.fixture(scope="session")
+def s3(tmp_path_factory: pytest.TempPathFactory) -> Iterator[s3_server.Server]:
+    """A real server that speaks S3."""
+    with s3_server.running(tmp_path_factory.mktemp("s3")) as server:
+        yield server
