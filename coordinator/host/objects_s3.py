@@ -32,12 +32,13 @@ class S3Objects:
     def __init__(self, place: BlobPlace) -> None:
         keys = {name.removeprefix("aws_"): value for name, value in place.read_credentials().items()}
         endpoint = {"endpoint": place.endpoint} if place.endpoint else {}
+        config = {"region": place.region or _DEFAULT_REGION, **endpoint, **keys}
         self._store = S3Store(
             place.bucket,
             prefix=place.prefix or None,
             client_options={"timeout": _TIMEOUT, "allow_http": (place.endpoint or "").startswith("http://")},
             retry_config={"max_retries": 5, "retry_timeout": _RETRY_FOR},
-            config={"region": place.region or _DEFAULT_REGION, **endpoint, **keys},  # type: ignore[arg-type]  # its own typed dict, by name
+            config=config,  # type: ignore[arg-type]  # a typed dict of its own
         )
 
     async def put(self, key: str, path: Path) -> None:

@@ -60,8 +60,8 @@ def signed_order(world: World, action: Action = Action.START, **changes: Any) ->
 class DoorPeer:
     """The aggregator's end: both connections, as its shell opens them."""
 
-    def __init__(self, door: str, plan: bytes, *, with_data: bool = True) -> None:
-        self.plan, self.token = plan, token_bytes(16)
+    def __init__(self, door: str, plan: bytes, *, with_data: bool = True, token: bytes = b"") -> None:
+        self.plan, self.token = plan, token or token_bytes(16)
         self.address = Address.parse(door)
         self.control = DoorConnection(connect(self.address))
         self.control.register(Registration(plan, DoorRole.CONTROL, self.token))
