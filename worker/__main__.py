@@ -9,15 +9,19 @@ from __future__ import annotations
 import json
 import sys
 import time
+from typing import TYPE_CHECKING
 
 from trusted.channel.session import Identity
 from trusted.channel.worker import WorkerChannel
 from trusted.errors import ProtocolError, Reason
 from trusted.evidence.boot import Boot
-from worker.contribution import Contributor
+from worker.contribution import BlobTransport, Contributor
 from worker.participant import Closed, Participant
 from worker.session_loop import SessionLoop, Site
 from worker.start import Options, Prepared, prepare
+
+if TYPE_CHECKING:
+    from worker.coordinators import Coordinators
 
 _FIRST_PAUSE_S = 0.5
 _LONGEST_PAUSE_S = 15.0
@@ -52,24 +56,24 @@ def main(boot: Boot) -> int:
 
 def _take_part(boot: Boot, options: Options, prepared: Prepared) -> int:
     # Not above: gRPC starts threads when it is imported, and the trainer must be forked before.
-    from worker.dialer import Dialer
+    from worker.coordinators import Coordinators
 
     plan = prepared.federation.plan
     ca_pem = options.ca_pem.encode() or None
     try:
-        with Dialer(options.coordinator, ca_pem, plan.digest, proxy=options.proxy or None) as dialer:
-            closed = _until_closed(_site(boot, prepared, dialer), prepared, dialer)
+        with Coordinators(options.coordinators, ca_pem, plan.digest, proxy=options.proxy or None) as coordinators:
+            closed = _until_closed(_site(boot, prepared, coordinators), prepared, coordinators)
     finally:
         prepared.trainer.stop()
     note("run-over", outcome=closed.outcome, rounds=closed.rounds)
     return 0 if closed.outcome in {"finished", "stopped"} else 1
 
 
-def _site(boot: Boot, prepared: Prepared, dialer: object) -> Site:
+def _site(boot: Boot, prepared: Prepared, coordinators: BlobTransport) -> Site:
     identity = Identity.generate(boot.provider)
     plan = prepared.federation.plan.document
     contributor = Contributor(
-        transport=dialer,  # type: ignore[arg-type]
+        transport=coordinators,
         trainer=prepared.trainer,
         signing_key=identity.signing_key,
         allowed_metrics=frozenset(rule.name for rule in plan.metrics),
@@ -87,12 +91,12 @@ def _site(boot: Boot, prepared: Prepared, dialer: object) -> Site:
     )
 
 
-def _until_closed(site: Site, prepared: Prepared, dialer: object) -> Closed:
+def _until_closed(site: Site, prepared: Prepared, coordinators: Coordinators) -> Closed:
     pause_s = _FIRST_PAUSE_S
     while True:
         started = time.monotonic()
         try:
-            with dialer.attach() as frames:  # type: ignore[attr-defined]
+            with coordinators.attach() as frames:
                 channel = WorkerChannel(prepared.federation, site.identity, site.membership)
                 closed = SessionLoop(site, channel, frames).run()
                 refusal = frames.refusal
@@ -105,6 +109,7 @@ def _until_closed(site: Site, prepared: Prepared, dialer: object) -> Closed:
             if error.reason not in _PASSING:
                 raise
             note("session-lost", reason=error.reason.code, detail=error.detail)
+        coordinators.turn()
         if time.monotonic() - started > _LONGEST_PAUSE_S:
             pause_s = _FIRST_PAUSE_S
         time.sleep(pause_s)

@@ -186,6 +186,9 @@ class Run:
             self._emit("expired", reason=error.reason.code)
             self._end(RunState.ABANDONED)
             return
+        if self._round is None and self._history.rounds >= self._plan.rounds:
+            self._release()  # a door broke while it was stored
+            return
         if self._round is None:
             self._open_when_gathered(now)
             return

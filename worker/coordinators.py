@@ -1,0 +1,90 @@
+"""The replicas of one coordinator host: one is used, and the next when it is away. Trust zone: outside the session.
+
+All of them together are the host that nobody trusts. What one of them holds complete, every one gives.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import ExitStack
+
+from trusted.errors import ProtocolError, Reason
+from worker.dialer import Dialer, FrameStream, Patience
+
+_ALONE = Patience()
+_AMONG_OTHERS = Patience(attempts=3)
+_TURNS = 4  # how often a transfer asks each of several replicas that say they are away
+_AWAY = frozenset({Reason.UNREACHABLE, Reason.STORE_AWAY})
+
+
+def _silent(sent_bytes: int) -> None:
+    """Progress that nobody watches."""
+
+
+class Coordinators:
+    """A worker's way to one plan. Transfers and sessions start at the replica that is used now."""
+
+    def __init__(
+        self, targets: Sequence[str], ca_pem: bytes | None, plan_digest: bytes, *, proxy: str | None = None
+    ) -> None:
+        patience = _ALONE if len(targets) == 1 else _AMONG_OTHERS
+        self._stack = ExitStack()
+        self._dialers = [
+            self._stack.enter_context(Dialer(target, ca_pem, plan_digest, proxy=proxy, patience=patience))
+            for target in targets
+        ]
+        self._used = 0
+
+    def __enter__(self) -> Coordinators:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._stack.close()
+
+    def turn(self) -> None:
+        """Use the next replica from now on; transfers that are under way go on where they are."""
+        self._used = (self._used + 1) % len(self._dialers)
+
+    def attach(self) -> FrameStream:
+        """A new stream to the plan's aggregator. That nobody answers shows as its end, with a ``refusal``."""
+        return self._dialers[self._used].attach()
+
+    def put_blob(self, blob: bytes, pieces: bytes | memoryview, progress: Callable[[int], None] = _silent) -> None:
+        """Store all of ``pieces`` under the announced name ``blob``, at whichever replica takes them.
+
+        Raises:
+            ProtocolError: a replica refuses, or all stay out of reach.
+        """
+        for dialer, last in self._in_turn():
+            try:
+                dialer.put_blob(blob, pieces, progress)
+            except ProtocolError as refusal:
+                if last or refusal.reason not in _AWAY:
+                    raise
+            else:
+                return
+
+    def get_blob(self, blob: bytes, offset: int = 0) -> Iterator[bytes]:
+        """The stored bytes from ``offset`` to the end, each given once, from whichever replica gives them.
+
+        Raises:
+            ProtocolError: a replica has no such blob, or all stay out of reach.
+        """
+        for dialer, last in self._in_turn():
+            try:
+                for piece in dialer.get_blob(blob, offset):
+                    offset += len(piece)
+                    yield piece
+            except ProtocolError as refusal:
+                if last or refusal.reason not in _AWAY:
+                    raise
+            else:
+                return
+
+    def _in_turn(self) -> Iterator[tuple[Dialer, bool]]:
+        """Whom to ask, beginning with the replica that is used now, and whether it is the last time."""
+        count = len(self._dialers)
+        asked = count * (_TURNS if count > 1 else 1)
+        start = self._used
+        for number in range(asked):
+            yield self._dialers[(start + number) % count], number == asked - 1
