@@ -6,9 +6,9 @@ All of them together are the host that nobody trusts. What one of them holds com
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import ExitStack
+from contextlib import ExitStack, contextmanager
 
-from trusted.errors import ProtocolError, Reason
+from trusted.errors import ProtocolError, Reason, RunError
 from worker.dialer import Dialer, FrameStream, Patience
 
 _ALONE = Patience()
@@ -34,11 +34,13 @@ class Coordinators:
             for target in targets
         ]
         self._used = 0
+        self._closed = False
 
     def __enter__(self) -> Coordinators:
         return self
 
     def __exit__(self, *_: object) -> None:
+        self._closed = True
         self._stack.close()
 
     def turn(self) -> None:
@@ -56,13 +58,8 @@ class Coordinators:
             ProtocolError: a replica refuses, or all stay out of reach.
         """
         for dialer, last in self._in_turn():
-            try:
-                dialer.put_blob(blob, pieces, progress)
-            except ProtocolError as refusal:
-                if last or refusal.reason not in _AWAY:
-                    raise
-            else:
-                return
+            with self._passing(last=last):
+                return dialer.put_blob(blob, pieces, progress)
 
     def get_blob(self, blob: bytes, offset: int = 0) -> Iterator[bytes]:
         """The stored bytes from ``offset`` to the end, each given once, from whichever replica gives them.
@@ -71,14 +68,10 @@ class Coordinators:
             ProtocolError: a replica has no such blob, or all stay out of reach.
         """
         for dialer, last in self._in_turn():
-            try:
+            with self._passing(last=last):
                 for piece in dialer.get_blob(blob, offset):
                     offset += len(piece)
                     yield piece
-            except ProtocolError as refusal:
-                if last or refusal.reason not in _AWAY:
-                    raise
-            else:
                 return
 
     def _in_turn(self) -> Iterator[tuple[Dialer, bool]]:
@@ -88,3 +81,17 @@ class Coordinators:
         start = self._used
         for number in range(asked):
             yield self._dialers[(start + number) % count], number == asked - 1
+
+    @contextmanager
+    def _passing(self, *, last: bool) -> Iterator[None]:
+        """Swallow that a replica is away, unless it was the ``last`` to be asked."""
+        try:
+            yield
+        except ProtocolError as refusal:
+            if last or refusal.reason not in _AWAY:
+                raise
+        except ValueError:  # gRPC's word for a closed channel
+            if not self._closed:
+                raise
+            detail = "coordinator: closed at this end; the run went on without this transfer, and is over"
+            raise RunError(Reason.UNREACHABLE, detail) from None

@@ -24,6 +24,18 @@ def serve(
     listen: Annotated[str, typer.Option(help="address:port of the one TLS port; port 0 picks one.")] = "127.0.0.1:8443",
     door: Annotated[str, typer.Option(help="unix:/path, tcp:127.0.0.1:port or vsock:cid:port.")] = "",
     name: Annotated[list[str], typer.Option(help="DNS name or IP for the certificate; repeat.")] = [],  # noqa: B006
+    database: Annotated[
+        str, typer.Option(help="postgresql://user@host/name, shared by replicas; default: SQLite in --state.")
+    ] = "",
+    database_password: Annotated[Path | None, typer.Option(help="File with its password; default: ~/.pgpass.")] = None,
+    blobs: Annotated[
+        str, typer.Option(help="s3://bucket/prefix or folder:/path, shared by replicas; default: --state.")
+    ] = "",
+    s3_endpoint: Annotated[str, typer.Option(help="https://… of an S3 store that is not Amazon's.")] = "",
+    s3_region: Annotated[str, typer.Option(help="The bucket's region.")] = "",
+    s3_credentials: Annotated[
+        Path | None, typer.Option(help="AWS credentials file; default: environment, web identity or instance.")
+    ] = None,
     metrics_port: Annotated[int | None, typer.Option(help="Serve Prometheus metrics on this loopback port.")] = None,
     json_output: JsonOption = False,
 ) -> None:
@@ -35,6 +47,7 @@ def serve(
         from coordinator.host.allocator import keep_chunk_memory
         from coordinator.host.config import LOCAL_NAMES, HostConfig
         from coordinator.host.events import log_to
+        from coordinator.host.places import BlobPlace, Database
         from coordinator.host.server import HostReady, serve
 
         state = state.resolve()
@@ -45,6 +58,8 @@ def serve(
             charter=charter,
             names=tuple(name) or LOCAL_NAMES,
             metrics_port=metrics_port,
+            database=Database(database, database_password) if database else None,
+            blobs=BlobPlace(blobs, s3_endpoint or None, s3_region or None, s3_credentials) if blobs else None,
         )
 
         def say_ready(ready: HostReady) -> None:
