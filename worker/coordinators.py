@@ -59,7 +59,8 @@ class Coordinators:
         """
         for dialer, last in self._in_turn():
             with self._passing(last=last):
-                return dialer.put_blob(blob, pieces, progress)
+                dialer.put_blob(blob, pieces, progress)
+                break
 
     def get_blob(self, blob: bytes, offset: int = 0) -> Iterator[bytes]:
         """The stored bytes from ``offset`` to the end, each given once, from whichever replica gives them.

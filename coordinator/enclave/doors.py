@@ -15,7 +15,6 @@ import socket
 import struct
 import threading
 import time
-from collections import deque
 from collections.abc import Callable, Iterable, Sequence
 from functools import partial
 from secrets import token_bytes
@@ -46,12 +45,14 @@ class Link:
             raise
         self._data = data
         self.store = DoorStore(self.control, data)
+        self.is_broken = False
 
     def __repr__(self) -> str:
         return f"Link({self.address})"
 
     def close(self) -> None:
-        """End both; the door's thread wakes up and dials again."""
+        """End both, from any thread; the door's own thread wakes up, says that the link is over, and dials again."""
+        self.is_broken = True
         self.control.close()
         self._data.close()
 
@@ -73,7 +74,10 @@ class _Opened:
 
 
 class Doors:
-    """Every door of one aggregator, as one host."""
+    """Every door of one aggregator, as one host.
+
+    Any thread may read and write blobs; all else is for the shell's thread.
+    """
 
     def __init__(self, addresses: Sequence[Address], plan: bytes, note: Note) -> None:
         self._addresses = tuple(addresses)
@@ -83,7 +87,8 @@ class Doors:
         self._arrivals: queue.SimpleQueue[tuple[Link, DoorMessage | _Opened | None]] = queue.SimpleQueue()
         self._links: list[Link] = []
         self._nearest: dict[bytes, Link] = {}  # where a blob arrived, or was written
-        self._unheard: deque[tuple[int, bytes]] = deque(maxlen=_MAX_UNHEARD)
+        self._speaker: Link | None = None  # through which events go
+        self._unheard: dict[int, bytes] = {}  # in the order in which they were told
         self._events = 0
         self._over = threading.Event()
 
@@ -117,10 +122,10 @@ class Doors:
                 self._drop(link)
                 return link, None
             elif arrival.kind is DoorKind.RECORDED:
-                self._heard(arrival.channel)
+                self._unheard.pop(arrival.channel, None)
             elif arrival.kind is DoorKind.ARRIVED:
                 self._nearest.setdefault(arrival.body, link)
-            elif link in self._links:  # what came before it broke no longer counts: its sessions are over
+            elif not link.is_broken:  # else what came before no longer counts: its sessions are over
                 return link, arrival
 
     def send(self, link: Link, kind: DoorKind, channel: int, body: bytes) -> None:
@@ -130,9 +135,11 @@ class Doors:
     def tell(self, event: bytes) -> None:
         """Publish an event (JSON), through whichever door there is or will be."""
         self._events += 1
-        self._unheard.append((self._events, event))
-        if self._links:
-            self._say(self._links[0], self._events, event)
+        self._unheard[self._events] = event
+        if len(self._unheard) > _MAX_UNHEARD:
+            del self._unheard[next(iter(self._unheard))]
+        if self._speaker is not None:
+            self._say(self._speaker, self._events, event)
 
     # the store: coordinator.enclave.ports.HostStore over all doors
 
@@ -143,7 +150,7 @@ class Doors:
     def read(self, blob: bytes, offset: int, size_bytes: int) -> bytes:
         """At most ``size_bytes`` from ``offset``, from the replica that has it nearest; nothing where none has it."""
         nearest = self._nearest.get(blob)
-        for link in sorted(self._links, key=lambda link: link is not nearest):
+        for link in sorted(self._live(), key=lambda link: link is not nearest):
             try:
                 found = link.store.read(blob, offset, size_bytes)
             except (OSError, ProtocolError) as error:
@@ -151,12 +158,12 @@ class Doors:
                 continue
             if found:
                 return found
-        self._require_link()
+        self._live()
         return b""
 
     def write(self, blob: bytes, size_bytes: int, pieces: Iterable[bytes]) -> None:
         """Store a blob at one replica, which shares it with the others."""
-        link = self._require_link()
+        link = self._live()[0]
         try:
             link.store.write(blob, size_bytes, pieces)
         except (OSError, ProtocolError) as error:
@@ -194,49 +201,52 @@ class Doors:
 
     def _add(self, link: Link) -> None:
         self._links.append(link)
-        if self._links[0] is link:
-            self._tell_again()
+        if self._speaker is None:
+            self._speak_through(link)
 
     def _drop(self, link: Link) -> None:
         """Forget a link; if events went through it, the next door hears what it did not acknowledge."""
         link.close()
-        if link not in self._links:
-            return
-        told = self._links[0] is link
-        self._links.remove(link)
-        self._nearest = {blob: nearest for blob, nearest in self._nearest.items() if nearest is not link}
-        if told:
-            self._tell_again()
+        if link in self._links:
+            self._links.remove(link)
+        for blob in [blob for blob, nearest in self._nearest.items() if nearest is link]:
+            del self._nearest[blob]
+        if self._speaker is link:
+            self._speak_through(self._links[0] if self._links else None)
 
-    def _tell_again(self) -> None:
-        link = self._links[0] if self._links else None
-        for number, event in tuple(self._unheard):
-            if link is None or link not in self._links:  # it broke while it was told, and the next one was told all
-                return
-            self._say(link, number, event)
+    def _speak_through(self, link: Link | None) -> None:
+        self._speaker = link
+        if link is not None:
+            for number, event in tuple(self._unheard.items()):
+                self._say(link, number, event)
 
     def _say(self, link: Link, number: int, event: bytes) -> None:
+        """Tell one event; should the link be broken, it is told again when that link is dropped."""
         self._try(link, lambda: link.control.send(DoorKind.EVENT, number, event))
 
-    def _heard(self, number: int) -> None:
-        self._unheard = deque((item for item in self._unheard if item[0] != number), maxlen=_MAX_UNHEARD)
-
     def _at_all(self, act: Callable[[Link], None]) -> None:
-        for link in tuple(self._links):
+        for link in self._live():
             self._try(link, partial(act, link))
-        self._require_link()
+        self._live()
 
     def _try(self, link: Link, act: Callable[[], None]) -> None:
-        try:
-            act()
-        except (OSError, ProtocolError) as error:
-            self._break(link, error)
+        if not link.is_broken:
+            try:
+                act()
+            except (OSError, ProtocolError) as error:
+                self._break(link, error)
 
     def _break(self, link: Link, error: Exception) -> None:
         self._note("door-broken", detail=str(error))
-        self._drop(link)
+        link.close()
 
-    def _require_link(self) -> Link:
-        if not self._links:
+    def _live(self) -> tuple[Link, ...]:
+        """The links that are not broken, one at least.
+
+        Raises:
+            ConnectionError: there is none.
+        """
+        live = tuple(link for link in tuple(self._links) if not link.is_broken)
+        if not live:
             raise ConnectionError("no door is connected")
-        return self._links[0]
+        return live

@@ -25,7 +25,8 @@ from tests.stores import postgres as postgres_server
 from tests.stores import s3 as s3_server
 from tests.world import World
 from trusted.documents.order import Action
-from trusted.errors import Reason
+from trusted.errors import ProtocolError, Reason
+from worker.coordinators import Coordinators
 
 MIB = 1 << 20
 
@@ -70,7 +71,7 @@ def replicas(
         place = BlobPlace(f"folder:{tmp_path / 'shared'}")
     else:
         place = request.getfixturevalue("s3").new_place()
-    made = Replicas(world, tmp_path, doors, Database(postgres.new_database()), place, [])
+    made = Replicas(world, tmp_path, doors, postgres.new_database(), place, [])
     yield made
     for host in made.hosts:
         if host.thread.is_alive():
@@ -263,3 +264,26 @@ def refused_or_known(host: RunningHost) -> bool:
         return host.client().status(PLAN).plan == PLAN.hex()
     except Exception:
         return False
+
+
+def test_a_worker_goes_to_the_next_replica_in_the_middle_of_a_transfer(replicas: Replicas) -> None:
+    first, second = replicas.start(1), replicas.start(2)
+    peers, data = [first.door(), second.door()], token_bytes(8 * MIB)
+    blob = peers[0].expect(len(data))
+    peers[1].expect(len(data), blob)
+    for host in (first, second):
+        wait_for(host.dialer(), blob)
+    with Coordinators([first.target, second.target], first.ca + second.ca, PLAN) as coordinators:
+        with pytest.raises(ProtocolError) as caught:
+            coordinators.put_blob(token_bytes(16), data)
+        assert caught.value.reason is Reason.BLOB_UNKNOWN  # a refusal stands: no other replica is asked
+
+        def stop_the_first(sent_bytes: int) -> None:
+            if sent_bytes == 4 * MIB and first.thread.is_alive():
+                threading.Thread(target=first.stop).start()
+                time.sleep(1)
+
+        coordinators.put_blob(blob, data, stop_the_first)
+        first.thread.join(20)
+        eventually(lambda: b"".join(coordinators.get_blob(blob, 5)) == data[5:])
+    assert b"".join(second.dialer().get_blob(blob)) == data

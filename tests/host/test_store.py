@@ -9,7 +9,6 @@ from pathlib import Path
 
 import pytest
 
-from coordinator.host.places import Database
 from coordinator.host.state import (
     Change,
     ChangeKind,
@@ -33,15 +32,15 @@ Opener = Callable[[], Awaitable[HostState]]
 async def opened(request: pytest.FixtureRequest, tmp_path: Path) -> AsyncIterator[Opener]:
     """Opens the state, always the same one; a second time it is another process's."""
     states: list[HostState] = []
-    url = request.getfixturevalue("postgres").new_database() if request.param == "postgres" else ""
+    database = request.getfixturevalue("postgres").new_database() if request.param == "postgres" else None
 
     async def open_state() -> HostState:
-        if not url:
+        if database is None:
             states.append(SqliteState(tmp_path / "host.sqlite"))
         else:
             from coordinator.host.state_postgres import PostgresState
 
-            states.append(await PostgresState.open(Database(url)))
+            states.append(await PostgresState.open(database))
         return states[-1]
 
     yield open_state
@@ -185,7 +184,7 @@ async def replicas(postgres: postgres.Server) -> AsyncIterator[tuple[HostState, 
     """Two processes' view of one database; both came at once, and one of them made the tables."""
     from coordinator.host.state_postgres import PostgresState
 
-    database = Database(postgres.new_database())
+    database = postgres.new_database()
     first, second = await asyncio.gather(PostgresState.open(database), PostgresState.open(database))
     yield first, second
     await first.close()
@@ -243,7 +242,7 @@ async def test_a_replica_hears_what_the_other_writes_and_not_itself(replicas: tu
 async def test_a_database_that_restarts_is_found_again_and_what_was_missed_is_said(postgres: postgres.Server) -> None:
     from coordinator.host.state_postgres import PostgresState
 
-    state = await PostgresState.open(Database(postgres.new_database()))
+    state = await PostgresState.open(postgres.new_database())
     changes = state.changes()
     assert await next_of(changes) == Change(ChangeKind.MISSED)
     postgres.stop()
@@ -260,7 +259,7 @@ async def test_a_database_that_restarts_is_found_again_and_what_was_missed_is_sa
 async def test_tables_of_a_newer_version_are_left_alone(postgres: postgres.Server) -> None:
     from coordinator.host.state_postgres import PostgresState
 
-    database = Database(postgres.new_database())
+    database = postgres.new_database()
     await (await PostgresState.open(database)).close()
     postgres.sql("INSERT INTO cloister_schema VALUES (99)", f"test_{postgres.databases}")
     with pytest.raises(RunError) as caught:

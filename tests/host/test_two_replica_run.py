@@ -27,7 +27,7 @@ from coordinator.enclave.__main__ import note, serve
 from coordinator.enclave.aggregator import Aggregator
 from coordinator.enclave.doors import Doors
 from coordinator.enclave.run import RunState
-from coordinator.host.places import BlobPlace
+from coordinator.host.places import BlobPlace, Database
 from softtee.chip import Chip, SoftwareRoot
 from tests.stores import postgres as postgres_server
 from tests.world import World, envelope
@@ -221,11 +221,11 @@ def federation(world: World, folder: Path, configs: list[dict[str, Any]]) -> Ite
         yield Federation(world, hosts, stack)
 
 
-def shared(url: str, place: BlobPlace) -> dict[str, Any]:
+def shared(database: Database, place: BlobPlace) -> dict[str, Any]:
     """What both replicas are configured with."""
     blobs = {"url": place.url, "endpoint": place.endpoint, "region": place.region, "credentials": place.credentials}
     return {
-        "database": {"url": url},
+        "database": {"url": database.url, "password_file": str(database.password_file)},
         "blobs": {key: str(value) for key, value in blobs.items() if value is not None},
     }
 

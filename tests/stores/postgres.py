@@ -11,7 +11,10 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
+from coordinator.host.places import Database
+
 _VERSIONS = Path("/usr/lib/postgresql")
+PASSWORD = "correct horse battery staple"
 _USER = "nobody"  # initdb and postgres refuse to be root
 _QUICK = ("-c", "fsync=off", "-c", "listen_addresses=", "-c", "max_connections=60")
 
@@ -33,16 +36,22 @@ class Server:
     folder: Path
     databases: int = 0
 
-    def new_database(self) -> str:
-        """The URL of an empty database."""
+    @property
+    def password_file(self) -> Path:
+        """Nobody comes in without the password in this file."""
+        return self.folder / "password"
+
+    def new_database(self) -> Database:
+        """An empty database."""
         self.databases += 1
         self.sql(f"CREATE DATABASE test_{self.databases}")
-        return f"postgresql://cloister@/test_{self.databases}?host={self.folder}"
+        return Database(f"postgresql://cloister@/test_{self.databases}?host={self.folder}", self.password_file)
 
     def sql(self, command: str, database: str = "postgres") -> str:
         """Run ``command`` as its administrator; what it prints."""
         psql = [self.programs / "psql", "-h", self.folder, "-U", "cloister", "-d", database, "-AtqX", "-c", command]
-        return subprocess.run(psql, check=True, capture_output=True, text=True).stdout
+        environment = {**os.environ, "PGPASSWORD": self.password_file.read_text()}
+        return subprocess.run(psql, check=True, capture_output=True, text=True, env=environment).stdout
 
     def start(self) -> None:
         self._control("start", "-o", f"-k {self.folder} {' '.join(_QUICK)}", "-l", str(self.folder / "log"))
@@ -67,7 +76,9 @@ def running(programs: Path) -> Iterator[Server]:
         shutil.chown(folder, _USER)
     server = Server(programs, folder)
     try:
-        server.run("initdb", "-D", str(folder / "data"), "-U", "cloister", "-A", "trust", "--no-sync")
+        server.password_file.write_text(PASSWORD)
+        login = ("-U", "cloister", "-A", "scram-sha-256", f"--pwfile={server.password_file}")
+        server.run("initdb", "-D", str(folder / "data"), *login, "--no-sync")
         server.start()
         try:
             yield server
