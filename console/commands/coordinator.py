@@ -8,7 +8,8 @@ from typing import Annotated
 import typer
 
 from console.options import CharterFile
-from console.output import JsonOption, reporting
+from console.output import JsonOption, UserError, reporting
+from trusted.errors import ProtocolError
 
 app = typer.Typer(
     no_args_is_help=True, help="Run the coordinator host: it carries ciphertext and is trusted by nobody."
@@ -51,16 +52,20 @@ def serve(
         from coordinator.host.server import HostReady, serve
 
         state = state.resolve()
-        config = HostConfig(
-            state=state,
-            listen=listen,
-            door=Address.parse(door or f"unix:{state / 'door' / 'door.sock'}"),
-            charter=charter,
-            names=tuple(name) or LOCAL_NAMES,
-            metrics_port=metrics_port,
-            database=Database(database, database_password) if database else None,
-            blobs=BlobPlace(blobs, s3_endpoint or None, s3_region or None, s3_credentials) if blobs else None,
-        )
+        keeps = (blobs, s3_endpoint, s3_region, s3_credentials)
+        try:
+            config = HostConfig(
+                state=state,
+                listen=listen,
+                door=Address.parse(door or f"unix:{state / 'door' / 'door.sock'}"),
+                charter=charter,
+                names=tuple(name) or LOCAL_NAMES,
+                metrics_port=metrics_port,
+                database=Database(database, database_password) if database or database_password else None,
+                blobs=BlobPlace(blobs, s3_endpoint or None, s3_region or None, s3_credentials) if any(keeps) else None,
+            )
+        except ProtocolError as refusal:
+            raise UserError(refusal.detail, "Correct the options; docs/operations.md shows them all in use.") from None
 
         def say_ready(ready: HostReady) -> None:
             report.data |= {"port": ready.port, "door": ready.door, "ca": str(ready.ca_pem), "state": str(state)}

@@ -44,6 +44,8 @@ _MIGRATION_LOCK = 0x636C6F6973746572  # "cloister": of two replicas that start a
 _CONNECTIONS = 4
 _TIMEOUT_S = 10.0
 _RETRY_S = 2.0
+# A listener is silent for hours, and networks forget silent connections: the server sends something in between.
+_KEEPALIVE = {"tcp_keepalives_idle": "30", "tcp_keepalives_interval": "10", "tcp_keepalives_count": "3"}
 _LARGEST = (1 << 63) - 1  # what a column holds
 
 _log = logging.getLogger(__name__)
@@ -240,7 +242,12 @@ class PostgresState:
 
 
 def _parameters(database: Database) -> dict[str, Any]:
-    return {"dsn": database.url, "password": database.read_password(), "timeout": _TIMEOUT_S}
+    return {
+        "dsn": database.url,
+        "password": database.read_password(),
+        "timeout": _TIMEOUT_S,
+        "server_settings": {"application_name": "cloister", **_KEEPALIVE},
+    }
 
 
 @contextmanager
