@@ -86,6 +86,7 @@ class Doors:
         self._token = token_bytes(TOKEN_BYTES)  # the same at every door: it names this aggregator's events
         self._arrivals: queue.SimpleQueue[tuple[Link, DoorMessage | _Opened | None]] = queue.SimpleQueue()
         self._links: list[Link] = []
+        self._expected: set[bytes] = set()  # no host makes this side remember a name that was not asked for
         self._nearest: dict[bytes, Link] = {}  # where a blob arrived, or was written
         self._speaker: Link | None = None  # through which events go
         self._unheard: dict[int, bytes] = {}  # in the order in which they were told
@@ -124,7 +125,8 @@ class Doors:
             elif arrival.kind is DoorKind.RECORDED:
                 self._unheard.pop(arrival.channel, None)
             elif arrival.kind is DoorKind.ARRIVED:
-                self._nearest.setdefault(arrival.body, link)
+                if arrival.body in self._expected:
+                    self._nearest.setdefault(arrival.body, link)
             elif not link.is_broken:  # else what came before no longer counts: its sessions are over
                 return link, arrival
 
@@ -145,6 +147,7 @@ class Doors:
 
     def expect(self, blob: bytes, size_bytes: int) -> None:
         """Announce an upload at every door: on each it goes before any frame that tells a worker the name."""
+        self._expected.add(blob)
         self._at_all(lambda link: link.store.expect(blob, size_bytes))
 
     def read(self, blob: bytes, offset: int, size_bytes: int) -> bytes:
@@ -173,6 +176,7 @@ class Doors:
 
     def discard(self, blob: bytes) -> None:
         """Let every replica forget a blob."""
+        self._expected.discard(blob)
         self._nearest.pop(blob, None)
         self._at_all(lambda link: link.store.discard(blob))
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import queue
 import socket
+import threading
 import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -11,7 +12,7 @@ from secrets import token_bytes
 
 import pytest
 
-from coordinator.door import Address, DoorKind, DoorMessage
+from coordinator.door import Address, DoorKind, DoorMessage, encode_message
 from coordinator.enclave.__main__ import _addresses
 from coordinator.enclave.doors import MAX_DOORS, Doors, Link
 from coordinator.enclave.sessions import Sessions
@@ -162,6 +163,51 @@ def test_a_door_that_breaks_is_dialled_again_while_the_other_goes_on(two: list[R
     while len(doors._links) < 2 and time.monotonic() < until:
         arrivals(doors, lambda: len(doors._links) == 2)
     assert doors.read(blob, 0, 3) == b"abc"
+
+
+class LyingHost:
+    """Registers whoever comes, and says ``lies`` on control as soon as it has."""
+
+    def __init__(self, lies: bytes) -> None:
+        self.server = socket.create_server(("127.0.0.1", 0))
+        self.address = Address.parse(f"tcp:127.0.0.1:{self.server.getsockname()[1]}")
+        self.lies, self.kept = lies, list[socket.socket]()
+        self.thread = threading.Thread(target=self._serve, daemon=True)
+        self.thread.start()
+
+    def _serve(self) -> None:
+        for lies in (self.lies, b""):
+            sock, _ = self.server.accept()
+            self.kept.append(sock)
+            sock.recv(1000)
+            sock.sendall(encode_message(DoorKind.REGISTERED) + lies)
+
+    def close(self) -> None:
+        for sock in (*self.kept, self.server):
+            sock.close()
+
+
+def test_a_lying_door_makes_nothing_be_remembered_and_hides_no_session_of_the_other(two: list[RunningHost]) -> None:
+    names = b"".join(encode_message(DoorKind.ARRIVED, 0, token_bytes(16)) for _ in range(100))
+    numbers = b"".join(encode_message(DoorKind.RECORDED, number) for number in (0, 1, 2, (1 << 64) - 1))
+    nonsense = encode_message(DoorKind.STORED) + b"\xff" * 13  # what belongs elsewhere, then what is no message
+    liar = LyingHost(names + numbers + nonsense)
+    with Doors([liar.address, two[0].config.door], PLAN, lambda event, **fields: None) as doors:
+        stream = two[0].dialer()
+        until = time.monotonic() + 10
+        seen: list[tuple[Link, DoorMessage | None]] = []
+        while not any(message is None for _, message in seen) and time.monotonic() < until:
+            seen += arrivals(doors)
+        assert not doors._nearest
+        with stream.attach():
+            seen += arrivals(doors)
+        doors.tell(b'{"event":"told"}')
+        arrivals(doors, lambda: not doors.has_unheard_events)
+        assert events_of(two[0], 2) == ["aggregator-registered", "told"]
+    kinds = [message.kind if message else None for link, message in seen if link.address == two[0].config.door]
+    assert kinds.count(DoorKind.ATTACHED) == 1
+    assert None in [message for link, message in seen if link.address == liar.address]
+    liar.close()
 
 
 @pytest.mark.parametrize(
