@@ -129,6 +129,8 @@ class Doors:
                     self._nearest.setdefault(arrival.body, link)
             elif not link.is_broken:  # else what came before no longer counts: its sessions are over
                 return link, arrival
+            if time.monotonic() >= deadline:  # a host that keeps talking stops no clock
+                raise queue.Empty
 
     def send(self, link: Link, kind: DoorKind, channel: int, body: bytes) -> None:
         """Send on one link's control; if it is broken, its sessions are about to end."""
@@ -195,6 +197,8 @@ class Doors:
                 self._over.wait(_REDIAL_S)
                 continue
             silent = False
+            if self._over.is_set():
+                link.close()
             self._arrivals.put((link, _Opened()))
             try:
                 while (message := link.control.receive()) is not None:

@@ -210,6 +210,21 @@ def test_a_lying_door_makes_nothing_be_remembered_and_hides_no_session_of_the_ot
     liar.close()
 
 
+def test_a_door_that_never_stops_talking_stops_no_clock() -> None:
+    chatter = encode_message(DoorKind.ARRIVED, 0, token_bytes(16)) * 200_000
+    liar = LyingHost(chatter)
+    with Doors([liar.address], PLAN, lambda event, **fields: None) as doors:
+        arrivals(doors, lambda: len(doors._links) == 1)
+        until = time.monotonic() + 10
+        while doors._arrivals.qsize() < 100 and time.monotonic() < until:
+            time.sleep(0.01)
+        waiting = doors._arrivals.qsize()
+        with pytest.raises(queue.Empty):
+            doors.next(0.0)
+        assert 100 <= waiting <= doors._arrivals.qsize() + 1  # one was taken, though many wait that need no answer
+    liar.close()
+
+
 @pytest.mark.parametrize(
     "said",
     [

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import sys
 import time
 from pathlib import Path
 from typing import Any
@@ -11,7 +12,7 @@ import pytest
 
 from coordinator.host.config import HostConfig
 from coordinator.host.places import BlobPlace, Database
-from coordinator.host.storage import open_objects
+from coordinator.host.storage import open_objects, open_state
 from tests.stores import postgres as postgres_server
 from tests.stores import s3 as s3_server
 from trusted.errors import ProtocolError, Reason
@@ -148,3 +149,18 @@ async def test_a_store_that_cannot_be_used_is_said_soon_and_without_its_keys(
         assert caught.value.reason is Reason.STORE_AWAY
         assert "secret-of-the-bucket" not in str(caught.value)
         assert time.monotonic() - started < 30
+
+
+@pytest.mark.parametrize(("library", "extra"), [("asyncpg", "postgres"), ("obstore", "s3")])
+async def test_a_client_that_is_not_installed_is_named_with_the_extra_that_brings_it(
+    library: str, extra: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for module in ("coordinator.host.state_postgres", "coordinator.host.objects_s3"):
+        monkeypatch.delitem(sys.modules, module, raising=False)
+    monkeypatch.setitem(sys.modules, library, None)
+    config = load(tmp_path, database={"url": DATABASE["url"]}, blobs={"url": "s3://bucket"})
+    assert config.blobs is not None
+    with pytest.raises(ProtocolError) as caught:
+        open_objects(config.blobs) if extra == "s3" else await open_state(config)
+    assert caught.value.reason is Reason.STORE_AWAY
+    assert f"cloister[{extra}]" in caught.value.detail
