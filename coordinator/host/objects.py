@@ -46,7 +46,7 @@ class FolderObjects:
         self._folder = folder
 
     async def put(self, key: str, path: Path) -> None:
-        """A hard link where that is possible, else a copy; it gets its name when it is whole."""
+        """A copy, which gets its name when it is whole. No link: a spool may write to its file again."""
         await _in_thread(self._put, key, path)
 
     async def read(self, key: str, offset: int, size_bytes: int) -> bytes:
@@ -66,13 +66,10 @@ class FolderObjects:
         target.parent.mkdir(mode=0o700, exist_ok=True)
         growing = target.with_suffix(f".{token_hex(4)}")
         try:
-            try:
-                os.link(path, growing)
-            except OSError:  # another file system
-                shutil.copyfile(path, growing)
+            shutil.copyfile(path, growing)
             growing.replace(target)
         finally:
-            growing.unlink(missing_ok=True)  # also when it was a second link to what is there already
+            growing.unlink(missing_ok=True)
 
     def _read(self, key: str, offset: int, size_bytes: int) -> bytes:
         with (self._folder / key).open("rb", buffering=0) as file:
