@@ -6,6 +6,7 @@ SNP always runs, on evidence of a software chip: the cryptography is the real on
 
 from __future__ import annotations
 
+import argparse
 import importlib
 import json
 import os
@@ -20,7 +21,9 @@ from typing import Any
 from cryptography.hazmat.primitives import hashes
 from cryptography.hazmat.primitives.asymmetric import ec
 
-from benchmarks.admission import Federated
+from benchmarks.command import Benchmark, Outcome, table
+from benchmarks.consortium import Admission
+from benchmarks.machine import machine
 from benchmarks.measured import Measurement, measure
 from softtee.certificates import revocation_list
 from softtee.chip import SoftwareRoot
@@ -128,5 +131,21 @@ def _load(folder: Path) -> _Genuine | None:
 
 def _admissions(root: SoftwareRoot, now: datetime, seconds: float) -> Iterator[Measurement]:
     """Hello to open session, both sides on one core: four key exchanges, two reports made and two verified."""
-    federated = Federated.of(root, now)
-    yield measure("admit one worker, both sides in memory", federated.admit, seconds)
+    admission = Admission.of(root, now)
+    yield measure("admit one worker, both sides in memory", admission.admit, seconds)
+
+
+def _add_options(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("--seconds", type=float, default=1.0, help="how long to repeat each measurement")
+
+
+def _run(options: argparse.Namespace) -> Outcome:
+    found_on, found = machine(), measure_attestation(options.seconds)
+    data = {"benchmark": BENCHMARK.name, "machine": found_on, "measurements": [item.to_json() for item in found]}
+    heading = ("what", "per second", "median ms", "p95 ms", "runs")
+    return Outcome(data, table([heading, *(item.row() for item in found)]))
+
+
+BENCHMARK = Benchmark(
+    "attestation", "verifications a second of one core for each format, and admissions", _add_options, _run
+)

@@ -17,6 +17,7 @@ from typing import Any
 from trusted.attestation.evidence import EvidenceFormat
 from trusted.attestation.platforms import PLATFORMS
 from trusted.attestation.policies.knob import KnobbedPolicy, PlatformPolicy
+from trusted.attestation.policies.pcr_rules import PcrRule
 from trusted.attestation.policies.rules import Demand, Permission, Skip
 from trusted.attestation.policy import AppraisalPolicy
 from trusted.attestation.roots import Assurance
@@ -25,6 +26,7 @@ from trusted.errors import Reason
 
 _LONG_VALIDITY = timedelta(days=400)
 _LONG_LIST_AGE_DAYS = 400
+_RESETTABLE = frozenset({16, 23})  # by any software (TCG PC Client Platform TPM Profile, PCR attributes)
 
 
 @unique
@@ -78,6 +80,7 @@ def lint(charter: Charter) -> list[Weakness]:
             where = "devices." if format not in policy.platforms else ""
             found.extend(_policy(format, platform, f"{role}.{where}{format.value}"))
             found.extend(_unrooted(charter, format, f"{role}.{where}{format.value}"))
+        found.extend(_tpm_alone(policy, role))
     found.extend(_same_measurements(charter))
     return sorted(found, key=lambda weakness: -weakness.severity.rank)
 
@@ -166,6 +169,17 @@ _VENDORS = MappingProxyType(
 )
 
 
+def _tpm_alone(policy: AppraisalPolicy, role: str) -> Iterator[Weakness]:
+    if EvidenceFormat.TPM in policy.platforms:
+        yield Weakness(
+            "tpm-alone",
+            Severity.WARNING,
+            f"{role}.tpm",
+            "a TPM says what was booted and protects no memory: whoever runs the machine can read all that is on it",
+            "admit a TEE, and ask for the TPM beside it, under devices",
+        )
+
+
 def _unrooted(charter: Charter, format: EvidenceFormat, path: str) -> Iterator[Weakness]:
     if not any(root.format is format for root in charter.roots):
         yield Weakness(
@@ -212,6 +226,29 @@ def _policy(format: EvidenceFormat, policy: PlatformPolicy, path: str) -> Iterat
             yield from _value(knob.name, value, where)
     yield from _milan(policy, path)
     yield from _possession(policy, path)
+    yield from _asked_possession(policy, path)
+
+
+def _asked_possession(policy: PlatformPolicy, path: str) -> Iterator[Weakness]:
+    """What ``assurance`` asks for, against the list that it would stand on."""
+    machines, asked = PLATFORMS[_format_of(policy)].machines, getattr(policy, "assurance", Assurance.NONE)
+    listed = bool(machines) and getattr(policy, machines) != () and not isinstance(getattr(policy, machines), Skip)
+    if asked is Assurance.HARDWARE and machines:
+        yield Weakness(
+            "no-possession",
+            Severity.NOTE,
+            f"{path}.assurance",
+            "nobody vouches for where the machine stands: any genuine one of the vendor's is as good as a member's",
+            "write possession" if listed else f"list the members' machines in {machines} and ask for possession",
+        )
+    if asked is Assurance.POSSESSION and not listed:
+        yield Weakness(
+            "no-list-to-possess",
+            Severity.WARNING,
+            f"{path}.assurance",
+            "nobody: possession is asked for, and no machine is listed",
+            f"list machines in {machines}" if machines else "ask for hardware: this platform has no list of machines",
+        )
 
 
 def _covers(policy: PlatformPolicy, name: str, reason: Reason) -> bool:
@@ -248,8 +285,17 @@ _OPENS: Mapping[Reason, tuple[Severity, str]] = MappingProxyType(
 )
 
 
+# Knobs whose reason they share with others that are about something else.
+_OPENS_OF_KNOB: Mapping[str, tuple[Severity, str]] = MappingProxyType(
+    {"restarts": (Severity.NOTE, "a machine that was restarted any number of times, as what it booted shows anyway")}
+)
+
+
 def _skipped(reason: Reason, skip: Skip, path: str, *, covered: bool) -> Weakness:
-    severity, opens = _OPENS.get(reason, (Severity.NOTE, "evidence in which this says anything at all"))
+    knob = path.rpartition(".")[2]
+    severity, opens = _OPENS_OF_KNOB.get(knob) or _OPENS.get(
+        reason, (Severity.NOTE, "evidence in which this says anything at all")
+    )
     if covered:
         severity, opens = Severity.NOTE, "what another knob of the same kind lets in, and nothing more"
     remedy = "set a value, unless that reason is good enough for every member"
@@ -271,6 +317,14 @@ def _value(name: str, value: Any, path: str) -> Iterator[Weakness]:
             path,
             "evidence that software made is as good as a processor's: NO HARDWARE PROTECTION",
             "write hardware",
+        )
+    if name == "assurance" and value is Assurance.PROVIDER:
+        yield Weakness(
+            "provider-word",
+            Severity.WARNING,
+            path,
+            "a provider alone says what protects the memory, and whoever runs or compels it can say so of any machine",
+            "where a silicon vendor's own evidence can be had, admit that instead",
         )
     if getattr(value, "max_age_days", 0) > _LONG_LIST_AGE_DAYS:
         yield Weakness(
@@ -295,6 +349,14 @@ def _value(name: str, value: Any, path: str) -> Iterator[Weakness]:
             path,
             f"{len(value)} security advisories are accepted as harmless",
             "look at each again when the charter is renewed",
+        )
+    if isinstance(value, PcrRule) and _RESETTABLE & set(value.selection):
+        yield Weakness(
+            "resettable-pcrs",
+            Severity.SEVERE,
+            path,
+            "PCRs 16 and 23 can be reset at any time, so they hold whatever the machine's operator likes",
+            "select PCRs that only a restart clears (0 to 15)",
         )
     yield from _windows(name, value, path)
     yield from _providers(value, path)

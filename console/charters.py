@@ -17,17 +17,26 @@ from console.documents import present
 from console.files import read_bounded
 from console.members import read_member_file
 from console.output import UserError
+from console.software_tpm import read_tpm_key, software_tpm_rule
+from softtee.chip_tpm import tpm_root
+from trusted.attestation.cca_claims import PRODUCT as CCA_PRODUCT
+from trusted.attestation.device_policy import NO_DEVICES
 from trusted.attestation.evidence import EvidenceFormat
 from trusted.attestation.policies.snp import strict_snp_policy
 from trusted.attestation.policy import AppraisalPolicy
 from trusted.attestation.products import PRODUCTS
-from trusted.attestation.roots import VENDOR_ROOTS, TrustRoot
+from trusted.attestation.roots import PROVIDER_FORMATS, VENDOR_ROOTS, Assurance, TrustRoot
 from trusted.documents.charter import Charter, Member, Profile, Thresholds, VerifiedCharter, majority
 from trusted.documents.schema import Validity
 from trusted.wire import sha256
 
 _MAX_CERTIFICATE_BYTES = 1 << 14
 _MAX_POLICY_BYTES = 1 << 18
+_PROVIDER_PRODUCTS = {
+    EvidenceFormat.TPM: "TPM",
+    EvidenceFormat.GCP_CS: "Confidential Space",
+    EvidenceFormat.CCA: CCA_PRODUCT,
+}
 _HEX = re.compile(r"[0-9a-fA-F]+")
 
 
@@ -84,36 +93,82 @@ def default_thresholds(charter: int | None, plan: int | None, members: int) -> T
     return Thresholds(charter or majority(members), plan or majority(members))
 
 
-def read_roots(vendor_products: Sequence[str], software_roots: Sequence[str], product: str) -> tuple[TrustRoot, ...]:
-    """The vendors' own roots of ``vendor_products``, and software roots that vouch for ``product``.
+def read_roots(
+    vendor_products: Sequence[str], software_roots: Sequence[str], product: str, *, tpms: bool = False
+) -> tuple[TrustRoot, ...]:
+    """The vendors' own roots of ``vendor_products``, and software roots that vouch for ``product``, and for ``tpms``.
 
     Raises:
-        UserError: no root at all, a product that nobody knows, or a root that is none of file, folder and digest.
+        UserError: TPMs without a software root, a product that nobody knows, or a root that is none of file, folder
+            and digest.
     """
     for name, known in (*((name, VENDOR_ROOTS) for name in vendor_products), (product, PRODUCTS)):
         if name not in known:
             raise UserError(f"no such product: {name}", f"Give one of {', '.join(known)}.")
     vendor = [root for name in vendor_products for root in VENDOR_ROOTS[name]]
-    software = [TrustRoot(EvidenceFormat.SNP, product, _root_digest(root)) for root in software_roots]
-    if not vendor and not software:
-        hint = "Add --vendor-root Genoa, or --software-root for a development charter."
-        raise UserError("the charter trusts no root", hint)
+    digests = [_root_digest(root) for root in software_roots]
+    software = [TrustRoot(EvidenceFormat.SNP, product, digest) for digest in digests]
+    if tpms and not software:
+        hint = "For a real TPM write devices.tpm into a policy file: cloister charter template tpm --as-device."
+        raise UserError("--tpm-key is for software TPMs, and the charter trusts no software root", hint)
+    if tpms:
+        software += [tpm_root(digest) for digest in digests]
     return (*vendor, *software)
 
 
+def require_roots(roots: Sequence[TrustRoot]) -> None:
+    """There is something that the charter trusts.
+
+    Raises:
+        UserError: there is not.
+    """
+    if not roots:
+        hint = "Add --vendor-root Genoa, --provider-root gcp-cs=…, or --software-root for a development charter."
+        raise UserError("the charter trusts no root", hint)
+
+
+def read_provider_roots(given: Sequence[str]) -> tuple[TrustRoot, ...]:
+    """Roots for which the members vouch, each ``FORMAT=SHA256`` or ``FORMAT=FILE`` (whose very bytes are the root).
+
+    Raises:
+        UserError: another form. DocumentError: a format whose roots are silicon vendors'.
+    """
+    return tuple(_provider_root(text) for text in given)
+
+
+def _provider_root(text: str) -> TrustRoot:
+    name, _, value = text.partition("=")
+    known = {format.value: format for format in PROVIDER_FORMATS}
+    if name not in known or not value:
+        raise UserError(f"--provider-root {text}: not FORMAT=SHA256", f"FORMAT is one of {', '.join(sorted(known))}.")
+    is_digest = len(value) == 64 and _HEX.fullmatch(value)
+    digest = bytes.fromhex(value) if is_digest else sha256(read_bounded(Path(value), _MAX_POLICY_BYTES))
+    return TrustRoot(known[name], _PROVIDER_PRODUCTS[known[name]], digest, Assurance.PROVIDER)
+
+
 def read_policy(
-    file: Path | None, measurements: Sequence[str], *, roots: Sequence[TrustRoot], chip_ids: Sequence[str] = ()
+    file: Path | None,
+    measurements: Sequence[str],
+    *,
+    roots: Sequence[TrustRoot],
+    chip_ids: Sequence[str] = (),
+    tpm_keys: Sequence[str] = (),
 ) -> AppraisalPolicy:
     """The policy in ``file``, or the strict one for ``measurements`` (hex, or files that hold hex).
 
-    With ``chip_ids`` (hex) only those processors may take part; without, every one of the roots' products.
+    With ``chip_ids`` (hex) only those processors may take part; without, every one of the roots' products. With
+    ``tpm_keys`` (hex, or chips' folders) each machine must hold a software TPM too, with one of those keys.
 
     Raises:
         UserError: neither or both are given, or a measurement is not 48 bytes of hexadecimal.
+        TeeError: a chip that has no TPM.
         OSError, WireError: a file cannot be read, or is no policy.
     """
     if (file is None) == (not measurements):
         raise UserError("a role needs measurements or a policy file", "Give one of the two for each role.")
+    if file is not None and tpm_keys:
+        hint = "Write devices.tpm into that file: cloister charter template tpm --as-device."
+        raise UserError("--tpm-key goes with measurements, and a role has a policy file", hint)
     if file is not None:
         return AppraisalPolicy.from_json(_read_json(file))
     products = sorted({root.product for root in roots if root.format is EvidenceFormat.SNP})
@@ -124,13 +179,15 @@ def read_policy(
         hint = "Name each trusted processor with --chip-id, or leave Milan out."
         raise UserError("Milan chip keys can be extracted in software, so no other Milan chip is trusted", hint)
     assurance = min((root.assurance for root in roots), key=lambda assurance: assurance.rank)
+    values = [_measurement(text) for text in measurements]
     policy = strict_snp_policy(
-        [_measurement(text) for text in measurements],
+        values,
         products=products,
         assurance=assurance,
         chip_ids=[_octets(text, 64, "a chip id") for text in chip_ids] or None,
     )
-    return AppraisalPolicy.of(snp=policy)
+    devices = {EvidenceFormat.TPM: software_tpm_rule(values, [read_tpm_key(given) for given in tpm_keys])}
+    return AppraisalPolicy({EvidenceFormat.SNP: policy}, devices if tpm_keys else NO_DEVICES)
 
 
 def _read_json(file: Path) -> Any:

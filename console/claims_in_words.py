@@ -8,6 +8,7 @@ from datetime import datetime
 from enum import Enum
 
 from trusted.attestation.claims import Launch, Platform, PlatformClaims, SnpClaims
+from trusted.attestation.formats.tcg_event_log import Bank
 from trusted.attestation.policies.rules import write_time
 from trusted.wire import Json
 
@@ -35,8 +36,12 @@ def _plain(value: object) -> Json:
         return value.hex()
     if isinstance(value, datetime):
         return write_time(value)
+    if isinstance(value, Bank):
+        return value.label
     if isinstance(value, Enum):
         return str(value.value)
+    if is_dataclass(value) and not isinstance(value, type):
+        return {name: _plain(item) for name, item in _items(value)}
     if isinstance(value, Mapping):
         return {str(key): _plain(item) for key, item in value.items()}
     if isinstance(value, frozenset):
@@ -86,6 +91,7 @@ def _launch(launch: Launch) -> dict[str, Json]:
 def _platform(platform: Platform) -> dict[str, Json]:
     return {
         "product": platform.product,
+        "silicon_line": platform.line,
         "chip_id": platform.hardware_id.hex(),
         "signed_by": "the key of one chip" if platform.provider is None else f"a key of {platform.provider}",
         "platform_flags": _sorted(platform.flags),
@@ -113,4 +119,6 @@ def _words(value: Json) -> str:
         return "none"
     if isinstance(value, bool):
         return "on" if value else "off"
-    return ", ".join(map(str, value)) if isinstance(value, list) else str(value)
+    if isinstance(value, dict):
+        return " ".join(f"{name} {_words(item)}" for name, item in value.items())
+    return ", ".join(map(_words, value)) if isinstance(value, list) else str(value)

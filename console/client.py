@@ -21,6 +21,8 @@ from worker.dialer import get_blob
 from worker.grpc_channel import HostAddress, refusal_of
 
 _TIMEOUT_S = 30.0
+_QUIET_S = 2.0
+_MAX_EVENTS = 1 << 20
 
 
 @dataclass(frozen=True, slots=True)
@@ -80,7 +82,25 @@ class HostClient:
             ProtocolError: the host knows no such run, skips or repeats a number, or the stream was cut: call again with
                 the number of the last event.
         """
-        call = self._runs.Watch(cloister_pb2.WatchRequest(plan=plan, after=after))
+        return self._events(plan, after, None)
+
+    def recorded(self, plan: bytes) -> Iterator[WatchedEvent]:
+        """Every event so far; it ends when the host has told none for a moment.
+
+        Raises:
+            ProtocolError: as :meth:`watch`, or the host tells more than any run can have.
+        """
+        after, before = 0, -1
+        while after != before:
+            before = after
+            for event in self._events(plan, after, _QUIET_S):
+                after = event.number
+                if after > _MAX_EVENTS:
+                    raise RunError(Reason.TOO_LARGE, f"events: at most {_MAX_EVENTS} expected")
+                yield event
+
+    def _events(self, plan: bytes, after: int, timeout_s: float | None) -> Iterator[WatchedEvent]:
+        call = self._runs.Watch(cloister_pb2.WatchRequest(plan=plan, after=after), timeout=timeout_s)
         try:
             for event in call:
                 after += 1
@@ -88,17 +108,18 @@ class HostClient:
                     raise RunError(Reason.MALFORMED, "event.number: the next number expected; the host lost events")
                 yield WatchedEvent(event.number, shown_fields(event.json, plan))
         except grpc.RpcError as error:
-            raise refusal_of(error) from None
+            if timeout_s is None or call.code() is not grpc.StatusCode.DEADLINE_EXCEEDED:
+                raise refusal_of(error) from None
         finally:
             call.cancel()
 
-    def get_blob(self, plan: bytes, blob: bytes) -> Iterator[bytes]:
+    def get_blob(self, plan: bytes, blob: bytes) -> Iterator[memoryview]:
         """The sealed bytes under ``blob``, in pieces of at most 1 MiB; a cut download goes on where it stopped.
 
         Raises:
             ProtocolError: the host has no such blob, or stays out of reach.
         """
-        return get_blob(self._blobs, cloister_pb2.BlobName(plan=plan, blob=blob))
+        return get_blob(self._channel, cloister_pb2.BlobName(plan=plan, blob=blob))
 
     def _call(self, method: Any, request: Any) -> Any:
         try:

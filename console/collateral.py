@@ -9,7 +9,8 @@ from enum import Enum, unique
 from pathlib import Path
 from typing import Any
 
-from console.files import read_bounded
+from console.documents import load_charter, present
+from console.files import MAX_CA_BYTES, read_bounded
 from console.output import UserError
 from trusted.attestation.collateral import (
     MAX_ENDORSEMENT_BYTES,
@@ -19,7 +20,9 @@ from trusted.attestation.collateral import (
     recognise,
 )
 from trusted.attestation.policies.rules import write_time
+from trusted.attestation.roots import VENDOR_ROOTS
 from trusted.errors import AttestationError, Reason
+from trusted.evidence.collateral_offer import Offer
 from trusted.evidence.collateral_store import CollateralStore
 
 
@@ -79,6 +82,31 @@ def _recognised(path: Path, content: bytes) -> tuple[Endorsement, ...]:
             raise
         hint = "Give a CRL (DER), Intel's collateral (JSON), certificates, an OCSP response, a RIM or a JWKS."
         raise UserError(f"{path}: no endorsement that Cloister knows", hint) from None
+
+
+@dataclass(frozen=True, slots=True)
+class Source:
+    """The host to fetch from: ``name:port``, its CA file (None: the public ones), a CONNECT proxy (empty: none)."""
+
+    coordinator: str
+    ca: Path | None
+    proxy: str
+
+
+def fetch_into(store: CollateralStore, source: Source, charter: Path | None) -> Offer:
+    """Take from the host what is newer than in ``store`` and signed under the charter's roots, or the vendors'.
+
+    Raises:
+        ProtocolError, OSError: the host is out of reach, breaks a bound, or the store cannot be read or written.
+    """
+    from worker.collateral import fetch_offer
+    from worker.grpc_channel import HostAddress
+
+    vendors = tuple(root for roots in VENDOR_ROOTS.values() for root in roots)
+    roots = vendors if charter is None else load_charter(charter).document.roots
+    ca_pem = None if source.ca is None else read_bounded(source.ca, MAX_CA_BYTES)
+    with HostAddress(source.coordinator, ca_pem, source.proxy or None).open() as channel:
+        return fetch_offer(channel, store, roots, present())
 
 
 def status_of(store: CollateralStore, now: datetime, warn_days: int) -> list[Line]:

@@ -71,6 +71,7 @@ def diagnose(examined: Examined) -> Iterator[Finding]:
     yield machine_checks.disk(examined.state)
     yield protection_checks.tee_device()
     yield protection_checks.software_tee()
+    yield protection_checks.software_tpm()
     yield network_checks.proxies()
     if examined.listen:
         yield network_checks.port(examined.listen)

@@ -20,17 +20,22 @@ from softtee.launcher import Launch, launch
 from softtee.surroundings import enclave_uid
 from trusted.attestation.evidence import EvidenceFormat
 from trusted.attestation.policies.pcr_rules import PcrRule
+from trusted.attestation.policies.tpm import TpmPolicy
 from trusted.attestation.policy import AppraisalPolicy
 from trusted.documents.charter import VerifiedCharter
 from trusted.documents.plan import VerifiedPlan
 from trusted.evidence.boot import Boot, Role
 from trusted.evidence.collateral_store import CollateralStore, WithCollateral
-from trusted.evidence.detection import ENDORSEMENTS, Provisions, detect
-from trusted.evidence.devices import WithDevices
+from trusted.evidence.detection import ENDORSEMENTS, Provisions, detect, read_chain
+from trusted.evidence.devices import TpmDevice, WithDevices
 from trusted.evidence.nvidia import Endorsements, NvidiaGpus, NvmlCall, load
 from trusted.evidence.provider import EvidenceProvider
 from trusted.evidence.tpm import PcrChoice
+from trusted.evidence.tpm import detect as detect_tpm
+from trusted.evidence.tpm_transport import DEVICE
 from trusted.wire import Json
+
+TPM_CHAIN = "tpm.pem"  # the chain of the key of a TPM beside the TEE
 
 
 @dataclass(frozen=True, slots=True)
@@ -60,7 +65,7 @@ class Surroundings:
 
 
 def start_in_software(role: Role, papers: Papers, options: Mapping[str, Json], around: Surroundings) -> Enclave:
-    """Measure, confine and start an enclave that has NO HARDWARE PROTECTION.
+    """Measure, confine and start an enclave that has NO HARDWARE PROTECTION, with a TPM where its charter asks for one.
 
     Raises:
         TeeError, UserError, OSError: it could not be started; nothing runs.
@@ -78,6 +83,7 @@ def start_in_software(role: Role, papers: Papers, options: Mapping[str, Json], a
         readable=around.readable,
         writable=around.writable,
         network=around.network,
+        tpm=tpm_choice(policy_of(role, papers)),
     )
     try:
         return launch(start)
@@ -102,10 +108,31 @@ def hardware_boot(role: Role, papers: Papers, options: Mapping[str, Json]) -> Bo
     Raises:
         TeeError: TEE_DEVICE_MISSING: it is none.
     """
-    charter = papers.charter.document
-    policy = charter.aggregator if role is Role.AGGREGATOR else charter.worker
+    policy = policy_of(role, papers)
     source = equipped(detect(provisions=provisions_for(policy)), policy)
     return Boot(role, papers.charter.envelope, papers.plan.envelope, dict(options), source)
+
+
+def policy_of(role: Role, papers: Papers) -> AppraisalPolicy:
+    """What the charter asks of ``role``."""
+    charter = papers.charter.document
+    return charter.aggregator if role is Role.AGGREGATOR else charter.worker
+
+
+def tpm_choice(policy: AppraisalPolicy) -> PcrChoice | None:
+    """The PCRs that a TPM beside the TEE is to quote; None where the policy asks for no such TPM."""
+    rule = policy.devices.get(EvidenceFormat.TPM)
+    if rule is None or not isinstance(rule.policy, TpmPolicy):
+        return None
+    return PcrChoice(rule.policy.pcrs.bank, rule.policy.pcrs.selection)
+
+
+def kept_collateral(folder: Path = ENDORSEMENTS) -> str:
+    """The folder of the operator's collateral, made where it may be, so that a worker can fill it up; empty if not."""
+    kept = folder / "collateral"
+    with suppress(OSError):
+        kept.mkdir(parents=True, exist_ok=True)
+    return str(kept) if kept.is_dir() else ""
 
 
 def equipped(
@@ -114,20 +141,27 @@ def equipped(
     *,
     folder: Path = ENDORSEMENTS,
     nvml: Callable[[], NvmlCall] = load,
+    tpm: Path = DEVICE,
 ) -> EvidenceProvider:
-    """``tee`` with the operator's collateral, and with the GPUs that the policy asks for.
+    """``tee`` with the operator's collateral, and with the GPUs and the TPM that the policy asks for.
 
     Args:
-        folder: what the operator keeps: ``collateral/`` (made by ``cloister collateral import``) and ``nvidia/``.
+        folder: what the operator keeps: ``collateral/`` (made by ``cloister collateral import``), ``nvidia/``, and
+            ``tpm.pem``, the chain of the TPM's key where the charter does not name the key itself.
         nvml: opens NVIDIA's library; only where the policy names GPUs.
+        tpm: the kernel's device; only where the policy names a TPM.
 
     Raises:
-        TeeError: TEE_DEVICE_MISSING: the policy asks for GPUs, and there is no driver for them.
+        TeeError: TEE_DEVICE_MISSING: the policy asks for GPUs or a TPM, and there is no driver for them.
     """
     if (folder / "collateral").is_dir():
         tee = WithCollateral(tee, CollateralStore(folder / "collateral"))
     if EvidenceFormat.NVIDIA_GPU in policy.devices:
         tee = WithDevices(tee, NvidiaGpus(nvml(), lambda: Endorsements.from_folder(folder / "nvidia")))
+    choice = tpm_choice(policy)
+    if choice is not None:
+        chain = read_chain(folder / TPM_CHAIN)
+        tee = WithDevices(tee, TpmDevice(detect_tpm(choice, certificates=chain, device=tpm)))
     return tee
 
 

@@ -14,13 +14,14 @@ from types import MappingProxyType
 
 from console.explained_rows import NOT_CHECKED, NOTHING, Row, Standing
 from console.verification_steps import Step, failed_at, step_of
-from trusted.attestation.appraise import Expected, examine, verify
+from trusted.attestation.appraise import Expected, assurance_of, examine, verify
 from trusted.attestation.binding import short_nonce
 from trusted.attestation.claims import CrlClaim, CrlStatus, PlatformClaims, SnpClaims
 from trusted.attestation.evidence import Evidence, EvidenceFormat
 from trusted.attestation.formats import snp
 from trusted.attestation.platforms import PLATFORMS
 from trusted.attestation.policies.check import Check
+from trusted.attestation.policies.knob import PlatformPolicy
 from trusted.attestation.policy import AppraisalPolicy
 from trusted.attestation.roots import Assurance, TrustRoot
 from trusted.attestation.verify.verified import VerifiedEvidence
@@ -64,6 +65,7 @@ class Explanation:
     rows: tuple[Row, ...]
     verified: VerifiedEvidence | None
     appraised: bool
+    assurance: Assurance | None = None  # what stands behind the evidence, under the policy where there is one
 
     @property
     def conclusion(self) -> Conclusion:
@@ -76,11 +78,6 @@ class Explanation:
     def claims(self) -> PlatformClaims | None:
         """The verified claims."""
         return None if self.verified is None else self.verified.claims
-
-    @property
-    def assurance(self) -> Assurance | None:
-        """What stands behind the root."""
-        return None if self.verified is None else self.verified.root.assurance
 
     @property
     def unbound(self) -> tuple[str, ...]:
@@ -103,7 +100,13 @@ def explain(evidence: Evidence, question: Question) -> Explanation:
     checks = (
         _compared(verified, question) if question.policy is None else _appraised(verified, question.policy, question)
     )
-    return Explanation((*steps, *checks), verified, question.policy is not None)
+    return Explanation((*steps, *checks), verified, question.policy is not None, _assurance(verified, question))
+
+
+def _assurance(verified: VerifiedEvidence, question: Question) -> Assurance:
+    if question.policy is None:
+        return verified.root.assurance
+    return assurance_of(verified, question.policy.for_format(verified.claims.format), question.at)
 
 
 _UNBOUND: Mapping[str, str] = MappingProxyType(
@@ -121,11 +124,17 @@ def _appraised(verified: VerifiedEvidence, policy: AppraisalPolicy, question: Qu
     host_data = PLATFORMS[claims.format].host_data(claims)
     carried = claims.report_data if len(claims.report_data) == _REPORT_DATA_BYTES else bytes(_REPORT_DATA_BYTES)
     expected = Expected(question.report_data or carried, question.host_data or host_data or bytes(32))
-    for check in examine(verified, policy.for_format(verified.claims.format), expected, question.at):
+    for check in examine(verified, _policy_for(claims.format, policy), expected, question.at):
         if check.claim in given and given[check.claim] is None:
             yield _unbound(check.claim, check.actual)
         else:
             yield _row(check)
+
+
+def _policy_for(format: EvidenceFormat, policy: AppraisalPolicy) -> PlatformPolicy:
+    """What a role's policy says of evidence of this format, a TEE's or one of its devices': never both."""
+    rule = policy.devices.get(format)
+    return policy.for_format(format) if rule is None else rule.policy
 
 
 def _compared(verified: VerifiedEvidence, question: Question) -> Iterator[Row]:

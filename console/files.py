@@ -10,6 +10,7 @@ from console.output import UserError
 
 PRIVATE = 0o600
 PUBLIC = 0o644
+MAX_CA_BYTES = 1 << 18
 
 
 def read_bounded(path: Path, max_bytes: int) -> bytes:

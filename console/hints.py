@@ -39,7 +39,7 @@ _BY_REASON: Mapping[Reason, str] = MappingProxyType(
         Reason.DEBUG: "Start the machine without debug mode: its host can read all of its memory.",
         Reason.TCB_FLOOR: "Update the firmware of the machine that attests.",
         Reason.POLICY_UNSET: "Give the knob a value, or write out the skip with a reason.",
-        Reason.ASSURANCE: "This is software, not hardware protection. Only a development charter may accept it.",
+        Reason.ASSURANCE: "Less stands behind it than the policy asks for; docs/platforms.md has the four levels.",
         Reason.DOCUMENT_SIGNATURE: "Document or signature were changed after signing. Ask for the original file.",
         Reason.THRESHOLD: "Collect the missing signatures: pass the file to the other members for `sign`.",
         Reason.DOCUMENT_EXPIRED: "Make a new document and have it signed; check this machine's clock first.",

@@ -9,8 +9,16 @@ from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 from cryptography.hazmat.primitives.serialization import load_pem_private_key
 
 from console import keyfiles
-from console.enclaves import Papers, Stage, Surroundings, hardware_boot, required_chip, start_in_software
-from console.files import read_bounded
+from console.enclaves import (
+    Papers,
+    Stage,
+    Surroundings,
+    hardware_boot,
+    kept_collateral,
+    required_chip,
+    start_in_software,
+)
+from console.files import MAX_CA_BYTES, read_bounded
 from console.initial_model import read_initial_model
 from console.output import Report, UserError
 from console.running import NO_HARDWARE_PROTECTION, run_to_end
@@ -21,7 +29,6 @@ from trusted.wire import Json
 from worker.bundle import MAX_BUNDLE_BYTES
 
 SITE_POLICY = "site-policy.dsse.json"
-_MAX_CA_BYTES = 1 << 18
 _MAX_KEY_BYTES = 1 << 14
 
 
@@ -58,7 +65,7 @@ def join_run(papers: Papers, files: SiteFiles, route: Route, *, tee: Tee, chip: 
         if tee is Tee.HARDWARE:
             from worker.__main__ import main
 
-            return main(hardware_boot(Role.WORKER, papers, options))
+            return main(hardware_boot(Role.WORKER, papers, options | {"collateral_store": kept_collateral()}))
         app_logs = Path(str(options["app_log"])).parent
         around = Surroundings(
             required_chip(chip), files.log, readable=staged_paths(options), writable=(app_logs,), network=True
@@ -91,7 +98,7 @@ def stage_site(stage: Stage, papers: Papers, files: SiteFiles, route: Route) -> 
     logs = stage.empty_folder(files.log.parent / f"{files.log.stem}-app")
     return {
         "coordinators": list(route.coordinators),
-        "ca_pem": "".join(read_bounded(ca, _MAX_CA_BYTES).decode() for ca in route.cas),
+        "ca_pem": "".join(read_bounded(ca, MAX_CA_BYTES).decode() for ca in route.cas),
         "proxy": route.proxy,
         "site_policy": read_bounded(files.folder / SITE_POLICY, MAX_ENVELOPE_BYTES).decode(),
         "credential": read_bounded(files.folder / keyfiles.CREDENTIAL, MAX_ENVELOPE_BYTES).decode(),
@@ -100,6 +107,7 @@ def stage_site(stage: Stage, papers: Papers, files: SiteFiles, route: Route) -> 
         "data": str(stage.copy(files.data)),
         "initial_model": initial,
         "app_log": str(logs / "app.log"),
+        "collateral_store": "",
     }
 
 

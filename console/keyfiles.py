@@ -14,7 +14,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 import typer
-from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
+from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey, Ed25519PublicKey
 from cryptography.hazmat.primitives.asymmetric.mlkem import MLKEM768PrivateKey
 from cryptography.hazmat.primitives.asymmetric.types import PrivateKeyTypes
 from cryptography.hazmat.primitives.asymmetric.x25519 import X25519PrivateKey
@@ -25,6 +25,7 @@ from cryptography.hazmat.primitives.serialization import (
     NoEncryption,
     PrivateFormat,
     load_pem_private_key,
+    load_pem_public_key,
 )
 from securesystemslib.signer import CryptoSigner  # type: ignore[attr-defined]  # public, but not in __all__
 
@@ -39,6 +40,7 @@ WORKER_KEY = "worker-key.pem"
 MEMBER_FILE = "member.json"
 CREDENTIAL = "credential.dsse.json"
 _MAX_KEY_BYTES = 1 << 16
+_PUBLIC_KEY = re.compile(r"[0-9a-fA-F]{64}")
 _MAX_PASSPHRASE_BYTES = 1024
 _PEM = re.compile(rb"-----BEGIN [A-Z ]+-----.+?-----END [A-Z ]+-----\n?", re.DOTALL)
 
@@ -103,10 +105,37 @@ def load_signer(path: Path, passphrase: Passphrase | None) -> Signer:
         UserError: no Ed25519 key, readable by others, or the passphrase is missing or wrong.
         OSError: it cannot be read.
     """
-    keys = _load(path, passphrase)
-    if len(keys) != 1 or not isinstance(keys[0], Ed25519PrivateKey):
-        raise UserError(f"{path}: not an Ed25519 private key", "Give the signing-key.pem of `cloister member keygen`.")
-    return CryptoSigner(keys[0])
+    return CryptoSigner(load_ed25519(path, passphrase))
+
+
+def load_ed25519(path: Path, passphrase: Passphrase | None) -> Ed25519PrivateKey:
+    """The Ed25519 key of a key file.
+
+    Raises:
+        UserError, OSError: as :func:`load_signer`.
+    """
+    match _load(path, passphrase):
+        case [Ed25519PrivateKey() as key]:
+            return key
+    raise UserError(f"{path}: not an Ed25519 private key", "Give the signing-key.pem of `cloister member keygen`.")
+
+
+def read_public_key(text: str) -> bytes:
+    """The Ed25519 public key (32 bytes) that ``text`` spells in hexadecimal, or that is in the PEM file of that name.
+
+    Raises:
+        UserError: neither. OSError: the file cannot be read.
+    """
+    if _PUBLIC_KEY.fullmatch(text):
+        return bytes.fromhex(text)
+    try:
+        key = load_pem_public_key(read_bounded(Path(text), _MAX_KEY_BYTES))
+    except ValueError:
+        key = None
+    if not isinstance(key, Ed25519PublicKey):
+        hint = "Give 64 hexadecimal digits, or a PEM file with an Ed25519 public key."
+        raise UserError("--key is no Ed25519 public key", hint)
+    return key.public_bytes_raw()
 
 
 def load_sealing_key(path: Path, passphrase: Passphrase | None) -> SealingKey:

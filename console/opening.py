@@ -13,6 +13,7 @@ from console.documents import present
 from console.files import PRIVATE, write_file
 from console.ordering import Desk
 from console.output import UserError
+from console.running import protection_in_words
 from trusted.attestation.result import AttestationResult
 from trusted.blob import open_blob
 from trusted.channel.federation import Federation
@@ -20,7 +21,7 @@ from trusted.documents.layout import Layout, initial_digest
 from trusted.documents.plan import VerifiedPlan
 from trusted.errors import BlobError, Reason, RunError
 from trusted.hpke import SealingKey
-from trusted.release import MAX_RELEASE_BYTES, Release, release_name, verify_release
+from trusted.release import MAX_RELEASE_BYTES, Release, VerifiedRelease, release_name, verify_release
 from worker.trainer import split_vector
 
 
@@ -41,7 +42,7 @@ class OpenedModel:
             "model_sha256": self.release.model_sha256.hex(),
             "aggregator_measurement": self.aggregator.measurement.hex(),
             "assurance": self.aggregator.assurance.value,
-            "protection": "NO HARDWARE PROTECTION" if self.aggregator.assurance.value == "none" else "hardware",
+            "protection": protection_in_words(self.aggregator.assurance.value),
         }
 
 
@@ -52,7 +53,7 @@ def open_release(desk: Desk, member: str, key: SealingKey) -> OpenedModel:
         UserError: nothing has been released yet. ProtocolError: what the host serves does not hold.
     """
     federation = Federation(desk.charter, desk.plan)
-    verified = verify_release(_fetch_release(desk, desk.plan), federation, present())
+    verified = fetch_release(desk)
     release = verified.release
     content_key = verified.open_key(member, key)
     stored = desk.client.get_blob(desk.plan.digest, release.blob)
@@ -63,6 +64,15 @@ def open_release(desk: Desk, member: str, key: SealingKey) -> OpenedModel:
     if initial_digest(layout, data) != release.model_sha256:
         raise BlobError(Reason.DOCUMENT_DIGEST, "release.model_sha256: the opened model has another digest")
     return OpenedModel(np.frombuffer(data, dtype="<f4"), release, verified.aggregator)
+
+
+def fetch_release(desk: Desk) -> VerifiedRelease:
+    """The release document of the plan's run, and with it the aggregator that made it, both verified.
+
+    Raises:
+        UserError: nothing has been released yet. ProtocolError: what the host serves does not hold.
+    """
+    return verify_release(_fetch_release(desk, desk.plan), Federation(desk.charter, desk.plan), present())
 
 
 def _fetch_release(desk: Desk, plan: VerifiedPlan) -> bytes:

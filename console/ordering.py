@@ -12,7 +12,7 @@ from typing import Any
 
 from console.client import HostClient
 from console.documents import load_charter, load_plan, owner_of, present
-from console.files import read_bounded
+from console.files import MAX_CA_BYTES, read_bounded
 from console.output import Report
 from coordinator.host.run_status import RunStatus
 from trusted.documents import order
@@ -20,8 +20,6 @@ from trusted.documents.charter import VerifiedCharter
 from trusted.documents.dsse import Signer, new_envelope, raw_public_key, sign
 from trusted.documents.order import Action, Order
 from trusted.documents.plan import VerifiedPlan
-
-_MAX_CA_BYTES = 1 << 18
 
 
 @dataclass(frozen=True, slots=True)
@@ -34,7 +32,7 @@ class Host:
 
     def connect(self) -> HostClient:
         """A client; nothing is sent before it is used."""
-        ca_pem = read_bounded(self.ca, _MAX_CA_BYTES) if self.ca is not None else None
+        ca_pem = read_bounded(self.ca, MAX_CA_BYTES) if self.ca is not None else None
         return HostClient(self.target, ca_pem, proxy=self.proxy or None)
 
 

@@ -8,9 +8,11 @@ import sys
 from pathlib import Path
 
 from console.diagnosis import Finding, ok, warning
+from softtee import swtpm
 from softtee.program import REPOSITORY
 from softtee.surroundings import own_mounts_possible
 from trusted.confinement import Feature, landlock_abi
+from trusted.errors import TeeError
 from trusted.evidence.detection import survey
 
 _CONFINED_TIMEOUT_S = 30
@@ -66,6 +68,15 @@ def software_tee() -> Finding:
         advice = "Start it as root, where mounts are allowed, to give enclaves a user and file systems of their own."
         return warning(name, found, advice)
     return ok(name, found)
+
+
+def software_tpm() -> Finding:
+    """Whether a software TEE could have a TPM here. Nothing needs one, unless a charter asks for it."""
+    name = "software tpm"
+    try:
+        return ok(name, f"{swtpm.version()}. `cloister tee chip --tpm` makes one, with NO HARDWARE PROTECTION")
+    except TeeError:
+        return ok(name, "none: only charters that ask for software TPMs need swtpm (apt install swtpm)")
 
 
 def _held() -> list[str] | None:

@@ -21,6 +21,7 @@ from trusted.documents.dsse import MAX_ENVELOPE_BYTES
 from trusted.documents.plan import verify_plan
 from trusted.evidence.boot import Role
 
+_NONCE = re.compile(r"[0-9a-fA-F]{16,128}")
 _REPORT_DATA = re.compile(r"[0-9a-fA-F]{128}")
 
 
@@ -68,6 +69,17 @@ def read_report_data(text: str) -> bytes:
     return bytes.fromhex(text)
 
 
+def read_nonce(text: str) -> bytes:
+    """The 8 to 64 bytes that ``text`` spells.
+
+    Raises:
+        UserError: it spells something else.
+    """
+    if not _NONCE.fullmatch(text) or len(text) % 2:
+        raise UserError("--nonce is not 8 to 64 bytes of hexadecimal", "Give the question that was asked.")
+    return bytes.fromhex(text)
+
+
 def _host_data(papers: Papers, charter: VerifiedCharter, moment: datetime) -> bytes | None:
     if papers.plan is None or papers.role is None:
         return None
@@ -80,4 +92,4 @@ def _roots(software_roots: Sequence[str]) -> tuple[TrustRoot, ...]:
     vendor = tuple(root for roots in VENDOR_ROOTS.values() for root in roots)
     if not software_roots:
         return vendor
-    return (*vendor, *(root for product in PRODUCTS for root in read_roots((), software_roots, product)))
+    return (*vendor, *(root for product in PRODUCTS for root in read_roots((), software_roots, product, tpms=True)))

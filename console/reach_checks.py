@@ -14,13 +14,12 @@ import grpc
 from cryptography import x509
 
 from console.diagnosis import Examined, Finding, ok, problem
-from console.files import read_bounded
+from console.files import MAX_CA_BYTES, read_bounded
 from console.network_checks import split_address
 from console.tunnel import TIMEOUT_S, ProxyRefused, Way, open_way, proxy_for
 from trusted.errors import ProtocolError
 from worker.grpc_channel import HostAddress, refusal_of
 
-_MAX_CA_BYTES = 1 << 18
 _HEALTH = "/grpc.health.v1.Health/Check"
 _SERVING = b"\x08\x01"  # HealthCheckResponse, status = SERVING
 _PROXY_ADVICE = "Check the proxy's address and password, and that it allows CONNECT to this name and port."
@@ -29,7 +28,7 @@ _PROXY_ADVICE = "Check the proxy's address and password, and that it allows CONN
 def coordinator(examined: Examined) -> Iterator[Finding]:
     """Findings about the way to the coordinator; the first step that fails is the last one tried."""
     host, number = split_address(examined.coordinator, "--coordinator")
-    ca_pem = read_bounded(examined.ca, _MAX_CA_BYTES) if examined.ca is not None else None
+    ca_pem = read_bounded(examined.ca, MAX_CA_BYTES) if examined.ca is not None else None
     way = Way(host, number, examined.proxy or proxy_for(host))
     via = "through the proxy" if way.proxy else "straight"
     try:

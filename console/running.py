@@ -20,6 +20,12 @@ Entry = Mapping[str, Any]
 Say = Callable[[str], None]
 
 NO_HARDWARE_PROTECTION = "NO HARDWARE PROTECTION"
+_PROTECTION = {
+    "none": NO_HARDWARE_PROTECTION,
+    "provider": "on a provider's word alone",
+    "hardware": "hardware attested",
+    "possession": "hardware attested, a machine that members vouch for",
+}
 _WAITS = {
     Reason.NO_AGGREGATOR.code: "The host has no aggregator for this plan yet",
     Reason.UNREACHABLE.code: "The coordinator cannot be reached",
@@ -110,7 +116,7 @@ def sentence_of(entry: Entry) -> str:
         case "trainer-started":
             return "The app runs in a process of its own, without network."
         case "admitted":
-            protection = NO_HARDWARE_PROTECTION if entry.get("assurance") == "none" else "hardware attested"
+            protection = protection_in_words(str(entry.get("assurance")))
             return f"Admitted. The aggregator proved measurement {str(entry.get('measurement'))[:16]}… ({protection})."
         case "receipt":
             return f"Round {entry.get('round')}: this site's update {entry.get('outcome')}" + _because(reason) + "."
@@ -130,6 +136,11 @@ def sentence_of(entry: Entry) -> str:
         case "door-unreachable" | "door-broken":
             return f"No way through the host's door ({entry.get('detail')}); trying again."
     return ""
+
+
+def protection_in_words(assurance: str) -> str:
+    """What an assurance level means; nothing is made of a word that nobody knows."""
+    return _PROTECTION.get(assurance, "of an unknown assurance")
 
 
 def _because(reason: object) -> str:

@@ -10,7 +10,7 @@ import re
 from collections.abc import Callable, Mapping
 from types import MappingProxyType
 
-from trusted.attestation.device_policy import DEVICE_FORMATS
+from trusted.attestation.device_policy import ONLY_DEVICES
 from trusted.attestation.evidence import EvidenceFormat
 from trusted.attestation.policies.azure_vtpm import strict_azure_vtpm_policy
 from trusted.attestation.policies.cca import ComponentReference, strict_cca_policy
@@ -55,10 +55,13 @@ _TEMPLATES: Mapping[EvidenceFormat, Callable[[], PlatformPolicy]] = MappingProxy
 )
 
 
-def template_of(format: EvidenceFormat) -> dict[str, Json]:
-    """The part of a role's policy for one platform, to be completed: ``{"snp": {…}}``, or under ``devices``."""
+def template_of(format: EvidenceFormat, *, as_device: bool = False) -> dict[str, Json]:
+    """The part of a role's policy for one platform, to be completed: ``{"snp": {…}}``, or under ``devices``.
+
+    What is never anything but a device is one without ``as_device`` too.
+    """
     knobs = {name: _marked(value) for name, value in _TEMPLATES[format]().to_json().items()}
-    if format in DEVICE_FORMATS:
+    if as_device or format in ONLY_DEVICES:
         return {"devices": {format.value: {"count": {"min": 1, "max": 1}, **knobs}}}
     return {format.value: knobs}
 

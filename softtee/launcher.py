@@ -18,9 +18,11 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 
+from softtee import measured_boot, swtpm
 from softtee.archive import member
 from softtee.bytecode import bytecode_directory, prime
 from softtee.chip import Chip
+from softtee.chip_tpm import ChipTpm
 from softtee.digests import DigestCache, private_directory
 from softtee.enclave import Enclave, answer, await_features
 from softtee.measure import LOCK, Interpreter, Measured, default_state, measured
@@ -28,10 +30,12 @@ from softtee.program import PROGRAMS, PROJECT_NAMES, Program
 from softtee.scratch import scratch
 from softtee.sealed import append_only, sealed
 from softtee.surroundings import environment, isolation_plan, own_mounts_possible, readable_paths
+from softtee.swtpm import RunningTpm
 from trusted.attestation.binding import host_data
 from trusted.attestation.evidence import Evidence
 from trusted.errors import Reason, TeeError
 from trusted.evidence.boot import Role, encode_boot
+from trusted.evidence.tpm import PcrChoice
 from trusted.wire import Json
 
 # Threads that all look at 60,000 files at once would only fight for the interpreter: they take turns.
@@ -54,6 +58,7 @@ class Launch:
         readable: further paths it may read; they must be readable by :func:`softtee.surroundings.enclave_uid`.
         writable: further paths it may write, among them the directory of its door's Unix socket.
         network: whether it may use IP. Without it, no socket but Unix ones.
+        tpm: which PCRs the chip's TPM quotes for the enclave; None starts no TPM.
         expect: the measurement, 48 bytes, that must come out; None starts whatever is there.
         threads: for numeric libraries.
         program: another program than the role's own. For tests; its measurement differs.
@@ -74,6 +79,7 @@ class Launch:
     readable: tuple[Path, ...] = ()
     writable: tuple[Path, ...] = ()
     network: bool = False
+    tpm: PcrChoice | None = None
     expect: bytes | None = None
     threads: int = 1
     program: Program | None = None
@@ -88,7 +94,7 @@ def launch(start: Launch) -> Enclave:
 
     Raises:
         TeeError: LAUNCH_MEASUREMENT, it is not what ``expect`` says (nothing was started); LAUNCH_FAILED, it ended
-            before its entry began (the log says why).
+            before its entry began (the log says why); TEE_DEVICE_MISSING, the chip has no TPM, or there is no swtpm.
         ValueError: something to measure is missing, or a named path does not exist.
     """
     for path in (*start.readable, *start.writable):
@@ -120,6 +126,7 @@ class _Platform:
         self._host_data = host_data(start.role.value, start.charter_digest, start.plan_digest)
         self._bytecode = bytecode_directory(state, image.measurement.parts)
         self._program = start.program or PROGRAMS[start.role]
+        self._chip_tpm = None if start.tpm is None else ChipTpm.load(start.chip_directory)
         self._state = state
         self._outcome: queue.Queue[Enclave | Exception] = queue.Queue(1)
 
@@ -137,7 +144,7 @@ class _Platform:
                 private = scratch(stack, self._state)
                 ours, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
                 stack.enter_context(ours)
-                process, enclave = self._run(theirs, private)
+                process, enclave = self._run(theirs, private, self._switched_on(stack))
             except Exception as error:  # handed to the caller of start(), in its thread
                 self._outcome.put(error)
                 return
@@ -145,7 +152,17 @@ class _Platform:
             answer(ours, self._evidence)
             process.wait()
 
-    def _run(self, theirs: socket.socket, private: Path) -> tuple[subprocess.Popen[bytes], Enclave]:
+    def _switched_on(self, stack: contextlib.ExitStack) -> RunningTpm | None:
+        """The chip's TPM, if one was asked for, with what is about to start measured into it."""
+        if self._chip_tpm is None:
+            return None
+        tpm = stack.enter_context(swtpm.running(self._chip_tpm.state))
+        measured_boot.measure_into(tpm.client, self._image.measurement.parts)
+        return tpm
+
+    def _run(
+        self, theirs: socket.socket, private: Path, tpm: RunningTpm | None
+    ) -> tuple[subprocess.Popen[bytes], Enclave]:
         """Start the process and wait until it is confined."""
         surroundings = environment(private, self._start.threads)
         prime(self._bytecode, self._interpreter, self._program.warm, surroundings)
@@ -155,6 +172,8 @@ class _Platform:
             stack.callback(os.close, read_end)
             status = stack.enter_context(open(write_end, "wb"))
             passed = {"platform": theirs.fileno(), "status": write_end, **self._sealed_inputs(stack)}
+            if tpm is not None:
+                passed["tpm"] = tpm.line.fileno()
             document = sealed(stack, json.dumps({**self._document(private), **passed}).encode())
             shim = sealed(stack, member(self._image.launcher, "softtee/shim.py"))
             log = stack.enter_context(append_only(self._start.log))
@@ -171,6 +190,8 @@ class _Platform:
             # Only the child may hold these now, or their end could not be noticed.
             status.close()
             theirs.close()
+            if tpm is not None:
+                tpm.line.close()
             features = await_features(read_end)
         if features is None:
             process.kill()
@@ -185,6 +206,8 @@ class _Platform:
             "launcher": self._image.launcher,
             "boot": encode_boot(start.role, start.charter, start.plan, dict(start.options)),
         }
+        if start.tpm is not None:
+            contents["tpm_log"] = measured_boot.event_log(self._image.measurement.parts)
         return {name: sealed(stack, content) for name, content in contents.items()}
 
     def _command(self, shim: int, document: int) -> list[str]:
@@ -212,7 +235,16 @@ class _Platform:
                 "writable": writable,
                 "connect_ports": None if self._start.network else [],
             },
+            "tpm_quotes": self._tpm_quotes(),
         }
+
+    def _tpm_quotes(self) -> dict[str, object] | None:
+        """What the enclave needs to quote with its TPM; None where it has none."""
+        choice = self._start.tpm
+        if choice is None or self._chip_tpm is None:
+            return None
+        certificates = [der.hex() for der in self._chip_tpm.certificates]
+        return {"bank": choice.bank.name, "indexes": choice.indexes, "certificates": certificates}
 
     def _evidence(self, report_data: bytes) -> Evidence:
         """Evidence about exactly what this platform started: the enclave chooses its report data and nothing else."""

@@ -62,6 +62,10 @@ class Parts:
     role: str
     site: str
 
+    def encode(self) -> bytes:
+        """Their canonical JSON, of which a measurement is the SHA-384."""
+        return encode_json(asdict(self))
+
 
 @dataclass(frozen=True, slots=True)
 class Measurement:
@@ -73,7 +77,7 @@ class Measurement:
     @classmethod
     def of(cls, parts: Parts) -> Measurement:
         """SHA-384 over the canonical JSON of ``parts``."""
-        return cls(hashlib.sha384(encode_json(asdict(parts))).digest(), parts)
+        return cls(hashlib.sha384(parts.encode()).digest(), parts)
 
 
 @dataclass(frozen=True, slots=True)

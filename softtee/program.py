@@ -65,7 +65,7 @@ PROGRAMS: Mapping[Role, Program] = {
     ),
     Role.WORKER: Program(
         REPOSITORY,
-        ("trusted", "protos/__init__.py", "protos/v1", "worker"),
+        ("trusted", "protos/__init__.py", "protos/chunks.py", "protos/v1", "worker"),
         "worker.__main__:main",
         (*_TRUSTED, "grpc", "google.protobuf.message", *_TRAINING, *_TRAINING_FLOWER),
     ),

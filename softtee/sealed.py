@@ -26,3 +26,9 @@ def append_only(path: Path) -> BufferedWriter:
     """``path``, opened so that one can only add to it; made 0600, and never through a link."""
     flags = os.O_WRONLY | os.O_APPEND | os.O_CREAT | os.O_CLOEXEC | os.O_NOFOLLOW
     return open(os.open(path, flags, 0o600), "ab")
+
+
+def replaced(path: Path) -> BufferedWriter:
+    """``path``, opened empty; made 0600, and never through a link."""
+    flags = os.O_WRONLY | os.O_TRUNC | os.O_CREAT | os.O_CLOEXEC | os.O_NOFOLLOW
+    return open(os.open(path, flags, 0o600), "wb")

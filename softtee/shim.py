@@ -116,6 +116,30 @@ def _confine(limits: Mapping[str, Any]) -> list[str]:
     return [feature.value for feature in held]
 
 
+def _provider(start: Mapping[str, Any]) -> Any:
+    """Where this enclave asks for evidence: its platform, and the TPM that it was given, if any."""
+    from trusted.evidence.software import PlatformEvidence
+
+    platform = PlatformEvidence(socket.socket(fileno=start["platform"]))
+    if start["tpm_quotes"] is None:
+        return platform
+
+    from trusted.attestation.formats.tcg_event_log import Bank
+    from trusted.evidence.devices import TpmDevice, WithDevices
+    from trusted.evidence.tpm import PcrChoice, TpmEvidence
+    from trusted.evidence.tpm_client import TpmClient
+    from trusted.evidence.tpm_transport import SocketTransport
+
+    quotes = start["tpm_quotes"]
+    tpm = TpmEvidence(
+        TpmClient(SocketTransport(socket.socket(fileno=start["tpm"]))),
+        PcrChoice(Bank[quotes["bank"]], tuple(quotes["indexes"])),
+        certificates=[bytes.fromhex(der) for der in quotes["certificates"]],
+        event_log=Path(f"/proc/self/fd/{start['tpm_log']}"),
+    )
+    return WithDevices(platform, TpmDevice(tpm))
+
+
 def _enter(start: Mapping[str, Any]) -> int:
     """Steps 1 to 6 of the module's docstring; the entry's exit status."""
     _only_sources_and_extensions(start["site"])
@@ -133,9 +157,8 @@ def _enter(start: Mapping[str, Any]) -> int:
     os.close(start["status"])
 
     from trusted.evidence.boot import decode_boot
-    from trusted.evidence.software import PlatformEvidence
 
-    boot = decode_boot(_read(start["boot"]), PlatformEvidence(socket.socket(fileno=start["platform"])))
+    boot = decode_boot(_read(start["boot"]), _provider(start))
     module, _, function = start["entry"].partition(":")
     return int(getattr(importlib.import_module(module), function)(boot))
 

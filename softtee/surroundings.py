@@ -16,6 +16,7 @@ from softtee.measure import Interpreter
 # An unprivileged number that no distribution gives away. All enclaves of a machine share it, and are kept apart by
 # their own file systems, by not being dumpable, and by Landlock's scope for signals.
 ENCLAVE_UID = 23457
+_TPM_UID = 23458
 
 _SYSTEM = (
     *("/usr", "/lib", "/lib64", "/lib32", "/proc", "/sys/devices/system/cpu", "/etc/ld.so.cache", "/etc/localtime"),
@@ -49,6 +50,11 @@ def enclave_uid() -> int:
     (``os.chown(path, enclave_uid(), -1)``). Parent directories do not matter where enclaves have their own mounts.
     """
     return ENCLAVE_UID if own_mounts_possible() else os.geteuid()
+
+
+def tpm_uid() -> int | None:
+    """The user that software TPMs started here run as, which no enclave has; None: the launcher's own."""
+    return _TPM_UID if own_mounts_possible() else None
 
 
 def environment(private: Path, threads: int) -> dict[str, str]:

@@ -9,7 +9,7 @@ from datetime import datetime
 import pytest
 
 from benchmarks.__main__ import main
-from benchmarks.admission import Federated
+from benchmarks.consortium import Admission
 from benchmarks.measured import Measurement, measure
 from softtee.chip import SoftwareRoot
 from trusted.channel.transcript import AGGREGATOR, WORKER
@@ -17,7 +17,7 @@ from trusted.errors import ProtocolError
 
 
 def test_an_admission_in_memory_is_a_whole_one(software_root: SoftwareRoot, now: datetime) -> None:
-    federated = Federated.of(software_root, now)
+    federated = Admission.of(software_root, now)
     for _ in range(2):
         federated.admit()
     swapped = {AGGREGATOR: federated.identities[WORKER], WORKER: federated.identities[AGGREGATOR]}

@@ -11,7 +11,10 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from trusted.blob import PIECE_BYTES, BlobHeader, BlobKind, ContentKey, open_blob, seal
+from trusted.blob.header import context_of, signed_bytes
 from trusted.errors import BlobError, ProtocolError, Reason
+from trusted.floe import Floe
+from trusted.wire import length_prefixed
 
 SIGNER = Ed25519PrivateKey.generate()
 VERIFY = SIGNER.public_key().public_bytes_raw()
@@ -94,12 +97,13 @@ def test_every_truncation_is_refused():
             opened(blob[:size], expected=header(100))
 
 
-def test_chunks_in_another_order_are_refused():
-    blob = sealed(20_000)
-    first = len(blob) - (80_000 + 4 * 16 + 16)
-    one, two = blob[first : first + 16_400], blob[first + 16_400 : first + 32_800]
+def test_pieces_in_another_order_are_refused():
+    blob, expected = sealed(600_000), header(600_000)
+    one, two, _ = expected.pieces()
+    first, second, end = one.offset, two.offset, two.offset + two.sealed_bytes
+    assert opened(blob, expected=expected) == plaintext(600_000)
     with pytest.raises(BlobError):
-        opened(blob[:first] + two + one + blob[first + 32_800 :], expected=header(20_000))
+        opened(blob[:first] + blob[second:end] + blob[first:second] + blob[end:], expected=expected)
 
 
 def test_a_byte_after_the_end_is_refused():
@@ -124,15 +128,11 @@ def test_a_shorter_plaintext_than_announced_is_refused():
 
 
 def _seal_wrong_size(announced: BlobHeader, data: bytes) -> list[bytes]:
-    from cryptography.cobblestone import Cobblestone256Encryptor
-
-    from trusted.blob import _context, _signed
-    from trusted.wire import length_prefixed
-
     encoded = announced.encode()
-    signature = SIGNER.sign(_signed(encoded))
-    sealer = Cobblestone256Encryptor(KEY.secret, _context(encoded, signature))
-    return [length_prefixed(encoded, signature), sealer.update(data), sealer.finalize()]
+    signature = SIGNER.sign(signed_bytes(encoded))
+    floe, begin = Floe.start(KEY.secret, context_of(encoded, signature), segment_bytes=announced.segment_bytes)
+    out = memoryview(bytearray(announced.segment_bytes))
+    return [length_prefixed(encoded, signature) + begin, bytes(out[: floe.seal_into(0, data, out, last=True)])]
 
 
 @given(data=st.binary(max_size=400))

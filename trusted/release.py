@@ -22,11 +22,12 @@ from trusted.channel.federation import Federation
 from trusted.channel.session import Identity
 from trusted.channel.transcript import AGGREGATOR
 from trusted.errors import DocumentError, Reason
+from trusted.exchange import AGGREGATOR as AGGREGATOR_SENDER
+from trusted.exchange import Exchanged
 from trusted.hpke import SealingKey
 from trusted.wire import Fields, decode_json, encode_json, pack, sha256, unpack
 
 MAX_RELEASE_BYTES = 1 << 22
-SENDER = "aggregator"
 _LABEL = "cloister/signed-release/v1"
 
 
@@ -84,8 +85,7 @@ class Release:
 
     def header(self, federation: Federation) -> BlobHeader:
         """The header of the sealed model that this release announces."""
-        layout = federation.plan.document.layout
-        return BlobHeader(BlobKind.RELEASE, self.plan, self.rounds, SENDER, layout.digest, layout.elements)
+        return Exchanged.of(federation.plan).header(BlobKind.RELEASE, self.rounds, AGGREGATOR_SENDER)
 
 
 def _contribution(item: Any) -> tuple[int, tuple[str, ...]]:

@@ -11,16 +11,20 @@ import sys
 import time
 from typing import TYPE_CHECKING
 
+from trusted.allocator import keep_chunk_memory
+from trusted.channel.results import aggregator_subject
 from trusted.channel.session import Identity
 from trusted.channel.worker import WorkerChannel
 from trusted.errors import ProtocolError, Reason
 from trusted.evidence.boot import Boot
+from trusted.exchange import Exchanged
 from worker.contribution import BlobTransport, Contributor
 from worker.participant import Closed, Participant
 from worker.session_loop import SessionLoop, Site
 from worker.start import Options, Prepared, prepare
 
 if TYPE_CHECKING:
+    from worker.collateral import HostCollateral
     from worker.coordinators import Coordinators
 
 _FIRST_PAUSE_S = 0.5
@@ -42,10 +46,11 @@ _PASSING = frozenset(
 
 def main(boot: Boot) -> int:
     """Take part in one run. 0 when the run finished or was stopped, 1 when this worker cannot go on."""
+    keep_chunk_memory()
     try:
         options = Options.read(boot)
         prepared = prepare(boot, options, note)
-        return _take_part(boot, options, prepared)
+        return take_part(boot, options, prepared)
     except ProtocolError as error:
         note("worker-refused", reason=error.reason.code, name=error.reason.name, detail=error.detail)
         return 1
@@ -54,15 +59,23 @@ def main(boot: Boot) -> int:
         return 1
 
 
-def _take_part(boot: Boot, options: Options, prepared: Prepared) -> int:
+def take_part(boot: Boot, options: Options, prepared: Prepared) -> int:
+    """Join and come back until the run is over; the exit status.
+
+    Raises:
+        ProtocolError: this worker's own rules, or an aggregator that does not prove itself, forbid to go on.
+    """
     # Not above: gRPC starts threads when it is imported, and the trainer must be forked before.
+    from worker.collateral import HostCollateral
     from worker.coordinators import Coordinators
 
     plan = prepared.federation.plan
     ca_pem = options.ca_pem.encode() or None
     try:
         with Coordinators(options.coordinators, ca_pem, plan.digest, proxy=options.proxy or None) as coordinators:
-            closed = _until_closed(_site(boot, prepared, coordinators), prepared, coordinators)
+            roots = prepared.federation.charter.document.roots
+            collateral = HostCollateral(lambda: coordinators.channel, options.collateral_store, roots, note)
+            closed = _until_closed(_site(boot, prepared, coordinators), prepared, coordinators, collateral)
     finally:
         prepared.trainer.stop()
     note("run-over", outcome=closed.outcome, rounds=closed.rounds)
@@ -73,6 +86,7 @@ def _site(boot: Boot, prepared: Prepared, coordinators: BlobTransport) -> Site:
     identity = Identity.generate(boot.provider)
     plan = prepared.federation.plan.document
     contributor = Contributor(
+        exchanged=Exchanged.of(prepared.federation.plan),
         transport=coordinators,
         trainer=prepared.trainer,
         signing_key=identity.signing_key,
@@ -86,15 +100,17 @@ def _site(boot: Boot, prepared: Prepared, coordinators: BlobTransport) -> Site:
         membership=prepared.membership,
         contributor=contributor,
         initial=prepared.initial,
+        aggregator=aggregator_subject(prepared.federation.plan.digest),
         reattest_s=plan.deadlines.reattest_s,
         note=note,
     )
 
 
-def _until_closed(site: Site, prepared: Prepared, coordinators: Coordinators) -> Closed:
+def _until_closed(site: Site, prepared: Prepared, coordinators: Coordinators, collateral: HostCollateral) -> Closed:
     pause_s = _FIRST_PAUSE_S
     while True:
         started = time.monotonic()
+        collateral.refresh()
         try:
             with coordinators.attach() as frames:
                 channel = WorkerChannel(prepared.federation, site.identity, site.membership)

@@ -6,17 +6,20 @@ The transport is the host's: whatever it delivers must open under the announced 
 from __future__ import annotations
 
 import threading
-from collections.abc import Callable, Iterable, Iterator, Mapping
+import time
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field
+from itertools import pairwise
 from typing import Any, Protocol
 
 import numpy as np
 import numpy.typing as npt
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 
-from trusted.blob import PIECE_BYTES, BlobHeader, ContentKey, open_blob, seal
+from trusted.blob import BlobHeader, BlobSealer, ContentKey, open_vector
 from trusted.errors import AppError, BlobError, Reason
-from worker.participant import SendInitial, Train
+from trusted.exchange import Exchanged
+from worker.participant import AnnouncedBlob, SendInitial, Train
 
 Vector = npt.NDArray[np.float32]
 Progress = Callable[[str, int], None]
@@ -25,11 +28,11 @@ Progress = Callable[[str, int], None]
 class BlobTransport(Protocol):
     """Carries sealed blobs to and from the host, resuming where it was cut."""
 
-    def get_blob(self, blob: bytes) -> Iterator[bytes]:
-        """The stored bytes, in pieces."""
+    def get_blob(self, blob: bytes, *, header: BlobHeader) -> Iterator[memoryview]:
+        """The stored bytes, cut where the pieces of ``header`` begin."""
 
-    def put_blob(self, blob: bytes, pieces: bytes | memoryview, progress: Callable[[int], None]) -> None:
-        """Store all of ``pieces`` under ``blob``; repeating it is harmless."""
+    def put_blob(self, blob: bytes, sealed: memoryview, progress: Callable[[int], None]) -> None:
+        """Store all of ``sealed`` under ``blob``; repeating it is harmless."""
 
 
 class Trains(Protocol):
@@ -45,10 +48,11 @@ class SealedUpdate:
 
     round: int
     blob: bytes
-    sealed: bytearray = field(repr=False)
+    sealed: memoryview = field(repr=False)
     key: ContentKey = field(repr=False)
     weight: int
     metrics: Mapping[str, float]
+    seconds: dict[str, float]
 
     def message(self) -> dict[str, Any]:
         """The ``update`` document."""
@@ -59,19 +63,27 @@ class SealedUpdate:
             "key": self.key.secret.hex(),
             "weight": self.weight,
             "metrics": dict(self.metrics),
+            "seconds": dict(self.seconds),
         }
 
 
 @dataclass(slots=True)
 class Contributor:
-    """Does the work of a round; keeps the last sealed update, so that a broken session costs no second training."""
+    """Does the work of a round; keeps the last sealed update, so that a broken session costs no second training.
 
+    Memory is the model and one sealed update, used again each round: fresh pages cost more than what is done to them.
+    """
+
+    exchanged: Exchanged
     transport: BlobTransport
     trainer: Trains
     signing_key: Ed25519PrivateKey
     allowed_metrics: frozenset[str]
     train_timeout_s: float
     _last: SealedUpdate | None = None
+    _model: Vector | None = field(default=None, repr=False)
+    _base: tuple[bytes, Vector] | None = field(default=None, repr=False)
+    _room: bytearray = field(default_factory=bytearray, repr=False)
     _one_at_a_time: threading.Lock = field(default_factory=threading.Lock)
 
     def contribute(self, task: Train, aggregator_key: bytes, progress: Progress) -> SealedUpdate:
@@ -82,52 +94,74 @@ class Contributor:
         """
         with self._one_at_a_time:  # a session that broke may still be at work on the very same task
             if self._last is None or (self._last.round, self._last.blob) != (task.round, task.upload):
-                progress("download", 0)
-                model = self._fetch(task, aggregator_key)
-                progress("train", 0)
-                self._last = self._train(task, model)
+                self._last = None
+                self._last = self._work(task, aggregator_key, progress)
             update = self._last
         progress("upload", 0)
+        begun = time.monotonic()
         self._put(update.blob, update.sealed, progress)
+        update.seconds["upload"] = time.monotonic() - begun
         return update
 
     def send_initial(self, order: SendInitial, vector: Vector) -> dict[str, Any]:
         """Seal and upload the initial model; the ``initial`` document that gives its key."""
         key = ContentKey.generate()
-        self._put(order.blob, self._seal(order.header, vector, key), lambda stage, percent: None)
+        sealed = self._seal(order.header, vector, key, bytearray(order.header.sealed_bytes))
+        self._put(order.blob, sealed, lambda stage, percent: None)
         return {"type": "initial", "blob": order.blob.hex(), "key": key.secret.hex()}
 
-    def _fetch(self, task: Train, aggregator_key: bytes) -> Vector:
-        model = np.empty(task.model_header.elements, dtype="<f4")
-        target, position = model.data.cast("B"), 0
-        stored = self.transport.get_blob(task.model_blob)
-        opened = open_blob(stored, expected=task.model_header, key=task.model_key, verify_key=aggregator_key)
-        for piece in opened:
-            target[position : position + len(piece)] = piece
-            position += len(piece)
-        return model
-
-    def _train(self, task: Train, model: Vector) -> SealedUpdate:
+    def _work(self, task: Train, aggregator_key: bytes, progress: Progress) -> SealedUpdate:
+        """Download, train and seal, each timed for whoever asks why a round is slow."""
+        marks = [time.monotonic()]
+        progress("download", 0)
+        model = self._fetch(task, aggregator_key)
+        marks.append(time.monotonic())
+        progress("train", 0)
         result = self.trainer.train(model, task.round, timeout_s=self.train_timeout_s)
         if result.delta.shape != model.shape or not np.isfinite(result.delta).all():
             raise AppError(Reason.APP_REPLY, "update: not a finite vector of the plan's layout")
-        key = ContentKey.generate()
+        marks.append(time.monotonic())
+        key, header = ContentKey.generate(), task.upload_header
+        if len(self._room) != header.sealed_bytes:
+            self._room = bytearray(header.sealed_bytes)
+        sealed = self._seal(header, self.exchanged.taken_from(result.delta), key, self._room)
+        marks.append(time.monotonic())
+        spent = [later - earlier for earlier, later in pairwise(marks)]
+        seconds = dict(zip(("download", "train", "seal"), spent, strict=True))
         metrics = {name: value for name, value in result.metrics.items() if name in self.allowed_metrics}
-        sealed = self._seal(task.upload_header, result.delta, key)
-        return SealedUpdate(task.round, task.upload, sealed, key, result.num_examples, metrics)
+        return SealedUpdate(task.round, task.upload, sealed, key, result.num_examples, metrics, seconds)
 
-    def _seal(self, header: BlobHeader, vector: Vector, key: ContentKey) -> bytearray:
-        data = np.ascontiguousarray(vector, dtype="<f4").data.cast("B")
-        pieces: Iterable[memoryview] = (data[at : at + PIECE_BYTES] for at in range(0, len(data), PIECE_BYTES))
-        sealed = bytearray()
-        for piece in seal(header, pieces, key=key, signing_key=self.signing_key):
-            sealed += piece
-        if len(sealed) != header.sealed_bytes:
-            raise BlobError(Reason.BLOB_LAYOUT, "update: sealed to another size than announced")
-        return sealed
+    def _fetch(self, task: Train, aggregator_key: bytes) -> Vector:
+        """The whole model that the app sees: what is exchanged, over what stays as it was where the plan says so."""
+        if self._model is None:
+            self._model = np.empty(task.model.header.elements, dtype="<f4")
+        self._open(task.model, self._model, aggregator_key)
+        if task.base is None:
+            return self._model
+        if self._base is None or self._base[0] != task.base.blob:
+            whole = np.empty(task.base.header.elements, dtype="<f4")
+            self._open(task.base, whole, aggregator_key)
+            self._base = task.base.blob, whole
+        whole = self._base[1]
+        self.exchanged.put_into(whole, self._model)
+        return whole
 
-    def _put(self, blob: bytes, sealed: bytearray, progress: Progress) -> None:
+    def _open(self, announced: AnnouncedBlob, vector: Vector, aggregator_key: bytes) -> None:
+        header = announced.header
+        stored = self.transport.get_blob(announced.blob, header=header)
+        open_vector(stored, vector, expected=header, key=announced.key, verify_key=aggregator_key)
+
+    def _seal(self, header: BlobHeader, vector: Vector, key: ContentKey, room: bytearray) -> memoryview:
+        sealer, out = BlobSealer(header, key, self.signing_key), memoryview(room)
+        if len(sealer.prefix) != header.prefix_bytes or vector.shape != (header.elements,):
+            raise BlobError(Reason.BLOB_LAYOUT, "update: another size than announced")
+        out[: header.prefix_bytes] = sealer.prefix
+        for piece in header.pieces():
+            sealer.seal_into(piece, vector, out[piece.offset : piece.offset + piece.sealed_bytes])
+        return out
+
+    def _put(self, blob: bytes, sealed: memoryview, progress: Progress) -> None:
         def sent(count: int) -> None:
             progress("upload", 100 * count // len(sealed))
 
-        self.transport.put_blob(blob, memoryview(sealed), sent)
+        self.transport.put_blob(blob, sealed, sent)

@@ -5,11 +5,14 @@ All of them together are the host that nobody trusts. What one of them holds com
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from contextlib import ExitStack, contextmanager
 
+import grpc
+
+from trusted.blob import BlobHeader
 from trusted.errors import ProtocolError, Reason, RunError
-from worker.dialer import Dialer, FrameStream, Patience
+from worker.dialer import Dialer, FrameStream, Patience, Progress
 
 _ALONE = Patience()
 _AMONG_OTHERS = Patience(attempts=3)
@@ -47,30 +50,37 @@ class Coordinators:
         """Use the next replica from now on; transfers that are under way go on where they are."""
         self._used = (self._used + 1) % len(self._dialers)
 
+    @property
+    def channel(self) -> grpc.Channel:
+        """The connection to the replica that is used now, for what else it serves."""
+        return self._dialers[self._used].channel
+
     def attach(self) -> FrameStream:
         """A new stream to the plan's aggregator. That nobody answers shows as its end, with a ``refusal``."""
         return self._dialers[self._used].attach()
 
-    def put_blob(self, blob: bytes, pieces: bytes | memoryview, progress: Callable[[int], None] = _silent) -> None:
-        """Store all of ``pieces`` under the announced name ``blob``, at whichever replica takes them.
+    def put_blob(self, blob: bytes, sealed: bytes | memoryview, progress: Progress = _silent) -> None:
+        """Store all of ``sealed`` under the announced name ``blob``, at whichever replica takes them.
 
         Raises:
             ProtocolError: a replica refuses, or all stay out of reach.
         """
         for dialer, last in self._in_turn():
             with self._passing(last=last):
-                dialer.put_blob(blob, pieces, progress)
+                dialer.put_blob(blob, sealed, progress)
                 break
 
-    def get_blob(self, blob: bytes, offset: int = 0) -> Iterator[bytes]:
+    def get_blob(self, blob: bytes, offset: int = 0, *, header: BlobHeader | None = None) -> Iterator[memoryview]:
         """The stored bytes from ``offset`` to the end, each given once, from whichever replica gives them.
+
+        Cut where the pieces of ``header`` begin; a piece that one replica began comes whole, or its rest from another.
 
         Raises:
             ProtocolError: a replica has no such blob, or all stay out of reach.
         """
         for dialer, last in self._in_turn():
             with self._passing(last=last):
-                for piece in dialer.get_blob(blob, offset):
+                for piece in dialer.get_blob(blob, offset, header=header):
                     offset += len(piece)
                     yield piece
                 return

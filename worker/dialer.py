@@ -16,7 +16,9 @@ from typing import Any
 
 import grpc
 
+from protos.chunks import as_bytes, decode_chunk, put_chunk_head
 from protos.v1 import cloister_pb2, cloister_pb2_grpc
+from trusted.blob import BlobHeader
 from trusted.errors import BlobError, ProtocolError, Reason, RunError
 from worker.grpc_channel import HostAddress, is_cut, refusal_of
 
@@ -142,6 +144,25 @@ class _Attempts:
 _PATIENT = Patience()
 
 
+@dataclass(frozen=True, slots=True)
+class Cut:
+    """Where a reader wants a blob cut: ``first_bytes`` from its start, then every ``chunk_bytes``; 0: anywhere."""
+
+    first_bytes: int = 0
+    chunk_bytes: int = 0
+
+    def request(self, name: Any, offset: int) -> Any:
+        """The ``GetRequest`` for the rest from ``offset`` on, which may lie within a piece."""
+        if not self.chunk_bytes:
+            return cloister_pb2.GetRequest(name=name, offset=offset)
+        gone = offset - self.first_bytes
+        first = -gone if gone < 0 else self.chunk_bytes - gone % self.chunk_bytes
+        return cloister_pb2.GetRequest(name=name, offset=offset, first_bytes=first, chunk_bytes=self.chunk_bytes)
+
+
+_ANY_CUT = Cut()
+
+
 class Dialer:
     """A worker's way to one plan at one host."""
 
@@ -159,6 +180,7 @@ class Dialer:
         self._channel = HostAddress(target, ca_pem, proxy).open()
         self._relay = cloister_pb2_grpc.RelayStub(self._channel)
         self._blobs = cloister_pb2_grpc.BlobsStub(self._channel)
+        self._put = self._channel.stream_unary("/cloister.v1.Blobs/Put", as_bytes, cloister_pb2.BlobState.FromString)
 
     def __enter__(self) -> Dialer:
         return self
@@ -170,19 +192,24 @@ class Dialer:
         """End the connection and every stream on it."""
         self._channel.close()
 
+    @property
+    def channel(self) -> grpc.Channel:
+        """The connection itself, for what else the host serves."""
+        return self._channel
+
     def attach(self) -> FrameStream:
         """A new stream to the plan's aggregator. That nobody answers shows as its end, with a ``refusal``."""
         return FrameStream(self._relay, self._plan)
 
-    def put_blob(self, blob: bytes, pieces: bytes | memoryview, progress: Progress = _silent) -> None:
-        """Store all of ``pieces`` under the announced name ``blob``, from where an earlier attempt stopped.
+    def put_blob(self, blob: bytes, sealed: bytes | bytearray | memoryview, progress: Progress = _silent) -> None:
+        """Store all of ``sealed`` under the announced name ``blob``, from where an earlier attempt stopped.
 
         ``progress`` is told how many bytes have left. Repeating a finished upload is harmless.
 
         Raises:
             ProtocolError: the host refuses (no such name, another size), or stays out of reach.
         """
-        view, attempts = memoryview(pieces), _Attempts(self._patience)
+        view, attempts = memoryview(sealed), _Attempts(self._patience)
         while True:
             received = 0
             try:
@@ -191,7 +218,7 @@ class Dialer:
                 if state.total_bytes != len(view):
                     raise BlobError(Reason.BLOB_LAYOUT, "blob: the host expects another size under this name")
                 if received < len(view):
-                    received = self._blobs.Put(self._chunks(blob, view, received, progress)).received_bytes
+                    received = self._put(self._chunks(blob, view, received, progress)).received_bytes
                 if received == len(view):
                     progress(received)
                     return
@@ -199,37 +226,43 @@ class Dialer:
             except grpc.RpcError as error:
                 attempts.after(error, received)
 
-    def get_blob(self, blob: bytes, offset: int = 0) -> Iterator[bytes]:
-        """The stored bytes from ``offset`` to the end, in pieces of at most 1 MiB, each given once.
+    def get_blob(self, blob: bytes, offset: int = 0, *, header: BlobHeader | None = None) -> Iterator[memoryview]:
+        """The stored bytes from ``offset`` to the end, each given once; cut where the pieces of ``header`` begin.
 
         Raises:
             ProtocolError: the host has no such blob, or stays out of reach.
         """
-        return get_blob(self._blobs, self._name(blob), offset, self._patience)
+        cut = _ANY_CUT if header is None else Cut(header.prefix_bytes, header.segment_bytes)
+        return get_blob(self._channel, self._name(blob), offset, cut=cut, patience=self._patience)
 
     def _name(self, blob: bytes) -> Any:
         return cloister_pb2.BlobName(plan=self._plan, blob=blob)
 
-    def _chunks(self, blob: bytes, view: memoryview, offset: int, progress: Progress) -> Iterator[Any]:
-        name: Any = self._name(blob)
+    def _chunks(self, blob: bytes, view: memoryview, offset: int, progress: Progress) -> Iterator[bytes]:
+        """The messages of an upload, written by hand: each byte is copied once, out of ``view``."""
+        begin: bytes = cloister_pb2.PutChunk(name=self._name(blob), offset=offset).SerializeToString()
         for start in range(offset, len(view), CHUNK_BYTES):
             progress(start)
-            yield cloister_pb2.PutChunk(name=name, offset=start, data=bytes(view[start : start + CHUNK_BYTES]))
-            name = None  # the first message names the blob
+            data = view[start : start + CHUNK_BYTES]
+            yield b"".join((begin, put_chunk_head(len(data)), data))
+            begin = b""  # the first message names the blob
 
 
-def get_blob(stub: Any, name: Any, offset: int = 0, patience: Patience = _PATIENT) -> Iterator[bytes]:
-    """The bytes stored under ``name`` (a ``BlobName`` message), for callers that hold a ``BlobsStub`` of their own.
+def get_blob(
+    channel: grpc.Channel, name: Any, offset: int = 0, *, cut: Cut = _ANY_CUT, patience: Patience = _PATIENT
+) -> Iterator[memoryview]:
+    """The bytes stored under ``name`` (a ``BlobName`` message), for callers that hold a channel of their own.
 
     Raises:
         ProtocolError: the host has no such blob, or stays out of reach.
     """
     attempts = _Attempts(patience)
+    get = channel.unary_stream("/cloister.v1.Blobs/Get", cloister_pb2.GetRequest.SerializeToString, decode_chunk)
     while True:
         try:
-            for chunk in stub.Get(cloister_pb2.GetRequest(name=name, offset=offset)):
-                offset += len(chunk.data)
-                yield chunk.data
+            for data in get(cut.request(name, offset)):
+                offset += len(data)
+                yield data
             return
         except grpc.RpcError as error:
             attempts.after(error, offset)

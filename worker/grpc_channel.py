@@ -27,12 +27,15 @@ _OPTIONS = (
     ("grpc.max_reconnect_backoff_ms", 15_000),
 )
 _PASSING = frozenset({Reason.UNREACHABLE.value, Reason.STORE_AWAY.value})
+_PLAINTEXT = "http://"
+_LOOPBACK = ("127.0.0.1", "[::1]", "localhost")
 _CUT = frozenset({grpc.StatusCode.UNAVAILABLE, grpc.StatusCode.CANCELLED, grpc.StatusCode.UNKNOWN})
 
 
 @dataclass(frozen=True, slots=True)
 class HostAddress:
-    """How a host is reached: ``target`` (``name:port``), the CA that its certificate must come from (PEM; None: the
+    """How a host is reached: ``target`` (``name:port``, or ``http://127.0.0.1:port`` where a proxy on this machine adds
+    TLS), the CA that its certificate must come from (PEM; None: the
     public ones), and an HTTP CONNECT ``proxy`` (``http://user:password@name:port``; None: what ``https_proxy`` and
     ``no_proxy`` in the environment say).
     """
@@ -47,10 +50,27 @@ class HostAddress:
     def open(self) -> grpc.Channel:
         """A channel, connected when it is first used."""
         options: list[tuple[str, str | int]] = list(_OPTIONS)
+        if self.target.startswith(_PLAINTEXT):
+            return grpc.insecure_channel(loopback_target(self.target), options=options)
         if self.proxy is not None:
             options.append(("grpc.http_proxy", self.proxy))
         credentials = grpc.ssl_channel_credentials(root_certificates=self.ca_pem)
         return grpc.secure_channel(self.target, credentials, options=options)
+
+
+def loopback_target(target: str) -> str:
+    """``name:port`` of a plaintext target, which must not leave this machine.
+
+    Raises:
+        RunError: it would.
+    """
+    address = target.removeprefix(_PLAINTEXT)
+    if address.rpartition(":")[0] not in _LOOPBACK:
+        raise RunError(
+            Reason.MALFORMED,
+            "coordinator.target: http:// is for 127.0.0.1, [::1] and localhost; else name:port",
+        )
+    return address
 
 
 def is_cut(error: grpc.RpcError) -> bool:

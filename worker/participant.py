@@ -14,9 +14,9 @@ from trusted.blob import BlobHeader, BlobKind, ContentKey
 from trusted.channel.federation import Federation
 from trusted.documents.site_policy import EffectiveRule
 from trusted.errors import ChannelError, DocumentError, Reason, RoundError
+from trusted.exchange import AGGREGATOR, Exchanged, read_announced
 from trusted.wire import Fields, sha256
 
-_AGGREGATOR = "aggregator"
 _ATTEMPTS_PER_ROUND = 3  # an abandoned round is tried again under a new number, at most so often
 
 
@@ -29,15 +29,41 @@ class SendInitial:
 
 
 @dataclass(frozen=True, slots=True)
+class AnnouncedBlob:
+    """A blob that the aggregator sealed: where it lies, what opens it, and what it must be."""
+
+    blob: bytes
+    key: ContentKey = field(repr=False)
+    header: BlobHeader
+
+
+@dataclass(frozen=True, slots=True)
 class Train:
-    """Fetch the model, train on this site's data, seal the update, upload it under ``upload``."""
+    """Fetch the model, train on this site's data, seal the update, upload it under ``upload``.
+
+    ``base`` is the whole initial model, where the plan exchanges only a part of it.
+    """
 
     round: int
-    model_blob: bytes
-    model_key: ContentKey = field(repr=False)
-    model_header: BlobHeader
+    model: AnnouncedBlob
+    base: AnnouncedBlob | None
     upload: bytes
     upload_header: BlobHeader
+
+    @property
+    def model_blob(self) -> bytes:
+        """Where the model lies."""
+        return self.model.blob
+
+    @property
+    def model_key(self) -> ContentKey:
+        """What opens it."""
+        return self.model.key
+
+    @property
+    def model_header(self) -> BlobHeader:
+        """What it must be."""
+        return self.model.header
 
 
 @dataclass(frozen=True, slots=True)
@@ -63,7 +89,7 @@ class Participant:
     """One site's part in one run; it outlives sessions."""
 
     def __init__(self, federation: Federation, rule: EffectiveRule) -> None:
-        self._federation = federation
+        self._exchanged = Exchanged.of(federation.plan)
         self._rule = rule
         self._last_round = 0
 
@@ -88,7 +114,7 @@ class Participant:
             raise DocumentError(Reason.SITE_REFUSES, "site_policy.not_after: this site's consent has ended")
 
     def _send_initial(self, fields: Fields) -> SendInitial:
-        header = self._header(BlobKind.INITIAL, 0, self._rule.member)
+        header = self._exchanged.header(BlobKind.INITIAL, 0, self._rule.member)
         self._require_size(fields, header)
         return SendInitial(fields.octets("blob", 16), header)
 
@@ -96,25 +122,26 @@ class Participant:
         number = fields.integer("round", low=1, high=1 << 31)
         if not self._last_round <= number <= _ATTEMPTS_PER_ROUND * self._rule.rounds:
             raise RoundError(Reason.SITE_REFUSES, "task.round: goes back, or beyond what plan and site allow")
-        model_header = self._header(BlobKind.MODEL, number, _AGGREGATOR)
-        upload_header = self._header(BlobKind.UPDATE, number, self._rule.member)
-        with Fields(fields.mapping("model"), "task.model") as model:
-            model_blob, key = model.octets("blob", 16), ContentKey(model.octets("key", 32))
-            if model.octets("header_sha256", 32) != sha256(model_header.encode()):
-                raise ChannelError(Reason.BLOB_HEADER, "task.model.header_sha256: not the header that the plan implies")
+        upload_header = self._exchanged.header(BlobKind.UPDATE, number, self._rule.member)
+        model = self._announced(fields, "model", self._exchanged.header(BlobKind.MODEL, number, AGGREGATOR))
+        base = None
+        if self._exchanged.is_partial:
+            base = self._announced(fields, "base", self._exchanged.header(BlobKind.BASE, 0, AGGREGATOR))
         with Fields(fields.mapping("upload"), "task.upload") as upload:
             self._require_size(upload, upload_header)
             upload_blob = upload.octets("blob", 16)
         self._last_round = number
-        return Train(number, model_blob, key, model_header, upload_blob, upload_header)
+        return Train(number, model, base, upload_blob, upload_header)
+
+    def _announced(self, fields: Fields, key: str, header: BlobHeader) -> AnnouncedBlob:
+        blob, secret, claimed = read_announced(fields.mapping(key), f"task.{key}")
+        if claimed != sha256(header.encode()):
+            raise ChannelError(Reason.BLOB_HEADER, f"task.{key}.header_sha256: not the header that the plan implies")
+        return AnnouncedBlob(blob, ContentKey(secret), header)
 
     def _require_size(self, fields: Fields, header: BlobHeader) -> None:
         if fields.integer("bytes", low=1, high=1 << 40) != header.sealed_bytes:
             raise RoundError(Reason.BLOB_LAYOUT, "bytes: not the size that the plan's layout implies")
-
-    def _header(self, kind: BlobKind, number: int, sender: str) -> BlobHeader:
-        layout = self._federation.plan.document.layout
-        return BlobHeader(kind, self._federation.plan.digest, number, sender, layout.digest, layout.elements)
 
 
 def _reason(fields: Fields) -> Reason | None:

@@ -15,7 +15,8 @@ from datetime import UTC, datetime
 from typing import Any, Protocol
 
 from trusted.channel.refusal import refusal
-from trusted.channel.session import Identity
+from trusted.channel.results import issue_result
+from trusted.channel.session import Identity, Proof
 from trusted.channel.states import State
 from trusted.channel.worker import Membership, WorkerChannel
 from trusted.errors import ChannelError, ProtocolError, Reason
@@ -43,13 +44,14 @@ class Frames(Protocol):
 
 @dataclass(slots=True)
 class Site:
-    """Everything about this site that outlives a session."""
+    """Everything about this site that outlives a session. ``aggregator``: what its results call the aggregator."""
 
     participant: Participant
     identity: Identity
     membership: Membership
     contributor: Contributor
     initial: Vector | None = field(repr=False)
+    aggregator: str
     reattest_s: int
     note: Note
 
@@ -74,6 +76,7 @@ class SessionLoop:
         self._frames = frames
         self._inbox: queue.SimpleQueue[bytes | _Done | _StreamEnded | dict[str, Any]] = queue.SimpleQueue()
         self._working = False
+        self._noted: Proof | None = None
         self._challenge_at = time.monotonic() + site.reattest_s
 
     def run(self) -> Closed | None:
@@ -118,6 +121,7 @@ class SessionLoop:
                 self._frames.send(reply)
             if before is not State.OPEN and self._channel.state is State.OPEN:
                 self._on_open()
+            self._note_proof()
             for message in received.messages:
                 closed = self._on_message(message)
                 if closed is not None:
@@ -134,6 +138,16 @@ class SessionLoop:
             raise RuntimeError("an open channel has appraised its aggregator")
         self._site.note("admitted", measurement=result.measurement.hex(), assurance=result.assurance.value)
         self._say({"type": "ready", "has_initial": self._site.initial is not None})
+
+    def _note_proof(self) -> None:
+        """This site's own signed word about each proof of the aggregator, for its log."""
+        if self._channel.state is not State.OPEN or self._noted is self._channel.session.proof:
+            return
+        session, identity = self._channel.session, self._site.identity
+        self._noted = session.proof
+        token = issue_result(session, self._site.aggregator, identity)
+        keys = {"key": identity.verify_key.hex(), "aggregator_key": session.peer.verify_key.hex()}
+        self._site.note("attested", ear=token, **keys)
 
     def _on_message(self, message: dict[str, Any]) -> Closed | None:
         action = self._site.participant.take(message, datetime.now(UTC))

@@ -48,6 +48,7 @@ class Options:
         data: the member's CSV file or folder.
         initial_model: file of the flat float32 initial model where this site holds it, or empty.
         app_log: file for the app's own words; it stays at the site.
+        collateral_store: folder of `cloister collateral` that the host may fill up with newer, or empty.
     """
 
     coordinators: tuple[str, ...]
@@ -60,6 +61,7 @@ class Options:
     data: str
     initial_model: str
     app_log: str
+    collateral_store: str
 
     @classmethod
     def read(cls, boot: Boot) -> Options:

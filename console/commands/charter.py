@@ -45,10 +45,14 @@ def new(  # one parameter for each field of the document
     profile: Annotated[ProfileOption, typer.Option(help="production needs hardware.")] = ProfileOption.PRODUCTION,
     vendor_root: Annotated[Texts, typer.Option(help="Milan, Genoa, Turin, TDX, SGX, Nitro, Azure, NVIDIA.")] = [],  # noqa: B006
     software_root: Annotated[Texts, typer.Option(help="Trust this ark.der, folder or SHA-256.")] = [],  # noqa: B006
+    provider_root: Annotated[Texts, typer.Option(help="FORMAT=SHA256 or file; members vouch: gcp-cs, tpm, cca.")] = [],  # noqa: B006
     product: Annotated[str, typer.Option(help="The product that the software roots play.")] = "Genoa",
     aggregator_measurement: Annotated[Texts, typer.Option(help="48 bytes of hex, or its file.")] = [],  # noqa: B006
     worker_measurement: Annotated[Texts, typer.Option(help="48 bytes of hex, or its file.")] = [],  # noqa: B006
     chip_id: Annotated[Texts, typer.Option(help="Only these processors, 64 bytes of hex each.")] = [],  # noqa: B006
+    tpm_key: Annotated[
+        Texts, typer.Option(help="Each machine has a software TPM too: a key of one, hex or chip.")
+    ] = [],  # noqa: B006
     aggregator_policy: Annotated[Path | None, typer.Option(help="A whole appraisal policy, JSON.")] = None,
     worker_policy: Annotated[Path | None, typer.Option(help="A whole appraisal policy, JSON.")] = None,
     charter_threshold: Annotated[int | None, typer.Option(min=1, help="Default: a majority.")] = None,
@@ -68,11 +72,17 @@ def new(  # one parameter for each field of the document
 
         members = charters.read_members(member)
         older = load_charter(previous) if previous is not None else None
-        roots = charters.read_roots(vendor_root, software_root, product)
+        roots = charters.read_roots(vendor_root, software_root, product, tpms=bool(tpm_key))
+        roots += charters.read_provider_roots(provider_root)
+        charters.require_roots(roots)
         proofs = charters.Proofs(
             roots=roots,
-            aggregator=charters.read_policy(aggregator_policy, aggregator_measurement, roots=roots, chip_ids=chip_id),
-            worker=charters.read_policy(worker_policy, worker_measurement, roots=roots, chip_ids=chip_id),
+            aggregator=charters.read_policy(
+                aggregator_policy, aggregator_measurement, roots=roots, chip_ids=chip_id, tpm_keys=tpm_key
+            ),
+            worker=charters.read_policy(
+                worker_policy, worker_measurement, roots=roots, chip_ids=chip_id, tpm_keys=tpm_key
+            ),
         )
         identity = charters.Identity(name, Profile(profile.value), members, valid_days, older)
         thresholds = charters.default_thresholds(charter_threshold, plan_threshold, len(members))
@@ -196,6 +206,7 @@ def lint(
 @app.command(epilog="Example: cloister charter template snp > worker-policy.json")
 def template(
     platform: Annotated[str, typer.Argument(help="An evidence format: snp, tdx, …", show_default=False)],
+    as_device: Annotated[bool, typer.Option("--as-device", help="Beside a TEE, and not in its place (tpm).")] = False,
     json_output: JsonOption = False,
 ) -> None:
     """Print a strict role policy for one platform. What you must fill in says REPLACE; until then it does not read."""
@@ -203,12 +214,16 @@ def template(
         import json
 
         from console.templates import open_questions, template_of
+        from trusted.attestation.device_policy import DEVICE_FORMATS
         from trusted.attestation.evidence import EvidenceFormat
 
         known = [format.value for format in EvidenceFormat]
         if platform not in known:
             raise UserError(f"no such platform: {platform}", f"Give one of {', '.join(known)}.")
-        policy = template_of(EvidenceFormat(platform))
+        if as_device and EvidenceFormat(platform) not in DEVICE_FORMATS:
+            devices = ", ".join(sorted(format.value for format in DEVICE_FORMATS))
+            raise UserError(f"{platform} is no device beside a TEE", f"With --as-device give one of {devices}.")
+        policy = template_of(EvidenceFormat(platform), as_device=as_device)
         if not json_output:
             typer.echo(json.dumps(policy, indent=2))
         report.data |= {"policy": policy, "replace": open_questions(policy)}

@@ -39,6 +39,41 @@ def import_(
 
 
 @app.command(
+    epilog="Exit code 4 when something that the host offers was refused. Example: cloister collateral fetch "
+    "--coordinator coordinator.example:8443 --ca ca.pem --store ./collateral"
+)
+def fetch(
+    coordinator: Annotated[str, typer.Option(help="The host's name:port.", show_default=False)],
+    store: Store,
+    ca: Annotated[Path | None, typer.Option(help="The host's CA file; default: the public ones.")] = None,
+    proxy: Annotated[str, typer.Option(help="http://name:port of a CONNECT proxy.")] = "",
+    charter: Annotated[Path | None, typer.Option(help="Trust its roots; default: AMD's and Intel's.")] = None,
+    json_output: JsonOption = False,
+) -> None:
+    """Take from a coordinator's host what is newer than in the store, once its signatures have been verified.
+
+    A host may lie: what is older, damaged, forged or too large changes nothing.
+    """
+    with reporting(json_output) as report:
+        from console.collateral import Source, fetch_into, platform_of
+        from trusted.evidence.collateral_store import CollateralStore
+
+        offer = fetch_into(CollateralStore(store), Source(coordinator, ca, proxy), charter)
+        for said in offer.taken:
+            report.say(f"Took the {said.kind.value} of {said.name} ({platform_of(said)})")
+        for error in offer.refused:
+            report.say(f"REFUSED: {error}")
+        if not offer.taken:
+            report.say("Nothing new.")
+        report.say(f"Next: cloister collateral status --store {store}")
+        report.data |= {
+            "taken": [{"kind": said.kind.value, "name": said.name} for said in offer.taken],
+            "refused": [{"code": error.reason.code, "message": str(error)} for error in offer.refused],
+        }
+    raise typer.Exit(ExitCode.ATTESTATION if offer.refused else ExitCode.OK)
+
+
+@app.command(
     epilog="Exit code 3 when something ends within --warn-days, 4 when something has expired or nothing is there. "
     "Example: cloister collateral status --store ./collateral"
 )

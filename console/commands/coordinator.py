@@ -38,6 +38,7 @@ def serve(
         Path | None, typer.Option(help="AWS credentials file; default: environment, web identity or instance.")
     ] = None,
     metrics_port: Annotated[int | None, typer.Option(help="Serve Prometheus metrics on this loopback port.")] = None,
+    collateral: Annotated[Path | None, typer.Option(help="A `cloister collateral` store to serve to sites.")] = None,
     json_output: JsonOption = False,
 ) -> None:
     """Serve until Ctrl-C. Workers need the address and the CA file that it prints; aggregators need its door."""
@@ -45,11 +46,11 @@ def serve(
         import asyncio
 
         from coordinator.door import Address
-        from coordinator.host.allocator import keep_chunk_memory
         from coordinator.host.config import LOCAL_NAMES, HostConfig
         from coordinator.host.events import log_to
         from coordinator.host.places import BlobPlace, Database
         from coordinator.host.server import HostReady, serve
+        from trusted.allocator import keep_chunk_memory
 
         state = state.resolve()
         keeps = (blobs, s3_endpoint, s3_region, s3_credentials)
@@ -61,6 +62,7 @@ def serve(
                 charter=charter,
                 names=tuple(name) or LOCAL_NAMES,
                 metrics_port=metrics_port,
+                collateral_store=collateral,
                 database=Database(database, database_password) if database or database_password else None,
                 blobs=BlobPlace(blobs, s3_endpoint or None, s3_region or None, s3_credentials) if any(keeps) else None,
             )

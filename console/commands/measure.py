@@ -62,18 +62,21 @@ def _installed(role: Role, *, rehash: bool, fragment: bool, json_output: bool) -
         from console.reference_values import ReferenceValues
         from softtee.digests import DigestCache
         from softtee.measure import default_state, measure
+        from softtee.measured_boot import quoted_digest
 
         try:
             measured = measure(role, cache=DigestCache(default_state(), rehash=rehash))
         except ValueError as error:  # its words for what is missing, or changed while it was read
             raise UserError(f"nothing was measured: {error}", "Run `cloister doctor` on this machine.") from None
         parts = asdict(measured.parts)
-        report.data |= {"role": role.value, "measurement": measured.value.hex(), "parts": parts}
+        quoted = quoted_digest(measured.value).hex()
+        report.data |= {"role": role.value, "measurement": measured.value.hex(), "parts": parts, "tpm": quoted}
         if fragment:
             _say_fragment(report, ReferenceValues("snp", measured.value, (), ""))
             return
         report.say(f"{role.value} {measured.value.hex()}")
         report.rows((name, f"{value[:24]}…") for name, value in parts.items())
+        report.say(f"Measured into a software TPM: {quoted}")
 
 
 @app.command(

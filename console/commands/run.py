@@ -120,3 +120,48 @@ def list_runs(coordinator: Coordinator, ca: Ca = None, proxy: Proxy = "", json_o
         if not runs:
             report.say("No run has been ordered here.")
         report.data |= {"runs": [ordering.status_json(run) for run in runs]}
+
+
+@app.command(
+    epilog="Exit code 4 when a result does not verify. Example: cloister run results --charter charter.dsse.json "
+    "--plan plan.dsse.json --coordinator coordinator.example:8443 --ca ca.pem"
+)
+def results(
+    charter: CharterFile,
+    plan: PlanFile,
+    coordinator: Coordinator,
+    ca: Ca = None,
+    proxy: Proxy = "",
+    key: Annotated[str, typer.Option(help="The aggregator's key, from a worker's log; default: its release's.")] = "",
+    json_output: JsonOption = False,
+) -> None:
+    """List who was admitted, under which policy, until when: the aggregator's signed results, each verified.
+
+    A host may withhold results; it cannot forge one. The key comes from the release, whose evidence is verified first.
+    """
+    with reporting(json_output) as report:
+        from console import ordering
+        from console.documents import present
+        from console.keyfiles import read_public_key
+        from console.output import ExitCode
+        from console.results import ear_json, listed_results, protection, under_charter, until
+        from trusted.errors import ProtocolError
+
+        report.data |= {"results": [], "unverified": []}
+        with ordering.desk(charter, plan, ordering.Host(coordinator, ca, proxy)) as desk:
+            for listed in listed_results(desk, read_public_key(key) if key else None):
+                found = listed.found
+                if isinstance(found, ProtocolError):
+                    report.say(f"  {listed.number}  {listed.member}: PROVES NOTHING: {found}")
+                    report.data["unverified"].append({"event": listed.number, "code": found.reason.code})
+                    continue
+                meets = under_charter(found, desk.charter)
+                worth = f"{protection(found)} ({found.status.value})"
+                said = f"{worth}, under this charter's policy: {meets}, {until(found, present())}"
+                report.say(f"  {listed.number}  {listed.member}: {said}")
+                entry = {"event": listed.number, "member": listed.member, "charter_policy": meets}
+                report.data["results"].append(entry | ear_json(found))
+        if not report.data["results"] and not report.data["unverified"]:
+            report.say("The host tells of no admission.")
+        code = ExitCode.ATTESTATION if report.data["unverified"] else ExitCode.OK
+    raise typer.Exit(code)

@@ -40,10 +40,11 @@ def root(
         report.data |= {"folder": str(out), "product": product, "sha256": made.sha256.hex()}
 
 
-@app.command(epilog="Example: cloister tee chip --root ./tee-root --out ./chip-1")
+@app.command(epilog="Example: cloister tee chip --root ./tee-root --tpm --out ./chip-1")
 def chip(
     root: Annotated[Path, typer.Option(help="The folder of `cloister tee root`.", show_default=False)],
     out: Out,
+    tpm: Annotated[bool, typer.Option("--tpm", help="With a software TPM beside it; needs swtpm.")] = False,
     force: Force = False,
     json_output: JsonOption = False,
 ) -> None:
@@ -51,13 +52,26 @@ def chip(
     with reporting(json_output) as report:
         from console.documents import present
         from console.files import refuse_existing
+        from softtee import swtpm
         from softtee.chip import SoftwareRoot
+        from softtee.chip_tpm import ChipTpm, remove_tpm
 
         refuse_existing(out, force=force)
+        if tpm:
+            swtpm.installed()  # before anything is written
         try:
-            made = SoftwareRoot.load(root).issue_chip(now=present())
+            issuer, now = SoftwareRoot.load(root), present()
         except ValueError:
             raise UserError(f"{root}: not a software root", "Make one: cloister tee root --out ./tee-root") from None
+        made = issuer.issue_chip(now=now)
         made.save(out)
+        remove_tpm(out)
         report.say(f"Made a chip in {out}. Whoever reads this folder can forge its evidence.")
         report.data |= {"folder": str(out), "chip_id": made.chip_id.hex()}
+        if tpm:
+            key = ChipTpm.make(out, issuer, now=now).key_sha256.hex()
+            report.say(
+                f"Its software TPM has the attestation key {key}.",
+                "Next: cloister charter new --tpm-key, with the key of each chip that may take part.",
+            )
+            report.data |= {"tpm_key": key}

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import subprocess
 import sys
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
@@ -17,9 +17,12 @@ from console.documents import load_charter, load_plan, present
 from console.enclaves import Papers
 from console.files import write_file
 from console.joining import SITE_POLICY
+from console.software_tpm import software_tpm_rule
 from softtee.chip import SoftwareRoot
+from softtee.chip_tpm import ChipTpm, tpm_root
 from softtee.digests import DigestCache
 from softtee.measure import default_state, measure
+from trusted.attestation.evidence import EvidenceFormat
 from trusted.attestation.policies.snp import development_snp_policy
 from trusted.attestation.policy import AppraisalPolicy
 from trusted.documents import charter as charter_document
@@ -34,6 +37,7 @@ APP = REPOSITORY / "examples" / "rand_hie"
 DATA = REPOSITORY / "data" / "rand_hie"
 SITES = tuple(f"site-{number}" for number in range(1, 7))
 RECIPIENT = SITES[0]
+AGGREGATOR = "aggregator"
 # What the app reads, and no more: `black` and the outcomes that it does not predict stay out of the enclave.
 COLUMNS = (
     *("zper", "xage", "female", "educdec", "income", "num", "child", "mhi", "disea", "physlm", "xghindx"),
@@ -43,10 +47,19 @@ COLUMNS = (
 
 @dataclass(frozen=True, slots=True)
 class Wishes:
-    """What the person asked for."""
+    """What the person asked for, and whether each machine has a software TPM as well."""
 
     rounds: int
     seed: int
+    tpms: bool
+
+
+@dataclass(frozen=True, slots=True)
+class Machines:
+    """The software root of all chips, and the keys of their TPMs by machine; no key where there are no TPMs."""
+
+    root: SoftwareRoot
+    tpm_keys: Mapping[str, bytes]
 
 
 @dataclass(frozen=True, slots=True)
@@ -88,11 +101,11 @@ def agree(folder: Folder, wishes: Wishes) -> Papers:
     """Make and sign everything; what comes back is verified as every enclave will verify it."""
     with ThreadPoolExecutor(max_workers=3) as pool:
         initial = pool.submit(_initial_model, folder, wishes.seed)
-        root = pool.submit(_root_and_chips, folder)
+        machines = pool.submit(_root_and_chips, folder, wishes)
         measurements = pool.submit(_measurements)
         for name in SITES:
             members.make_member(folder.site(name), members.Naming(name, f"Site {name[-1]}"), None, force=False)
-        _write_charter(folder, root.result(), measurements.result())
+        _write_charter(folder, machines.result(), measurements.result())
         initial.result()
     _write_plan(folder, wishes)
     papers = Papers(load_charter(folder.charter), load_plan(folder.plan, load_charter(folder.charter)))
@@ -108,12 +121,15 @@ def _initial_model(folder: Folder, seed: int) -> None:
     subprocess.run(command, check=True, stdin=subprocess.DEVNULL, capture_output=True)
 
 
-def _root_and_chips(folder: Folder) -> SoftwareRoot:
-    root = SoftwareRoot.create(now=present())
+def _root_and_chips(folder: Folder, wishes: Wishes) -> Machines:
+    now = present()
+    root = SoftwareRoot.create(now=now)
     root.save(folder.path / "tee-root")
-    for name in ("aggregator", *SITES):
-        root.issue_chip(now=present()).save(folder.chip(name))
-    return root
+    names = (AGGREGATOR, *SITES)
+    for name in names:
+        root.issue_chip(now=now).save(folder.chip(name))
+    keys = {name: ChipTpm.make(folder.chip(name), root, now=now).key_sha256 for name in names if wishes.tpms}
+    return Machines(root, keys)
 
 
 def _measurements() -> tuple[bytes, bytes]:
@@ -121,14 +137,25 @@ def _measurements() -> tuple[bytes, bytes]:
     return measure(Role.AGGREGATOR, cache=cache).value, measure(Role.WORKER, cache=cache).value
 
 
-def _write_charter(folder: Folder, root: SoftwareRoot, measurements: tuple[bytes, bytes]) -> None:
-    aggregator, worker = (AppraisalPolicy.of(snp=development_snp_policy([value])) for value in measurements)
+def _write_charter(folder: Folder, machines: Machines, measurements: tuple[bytes, bytes]) -> None:
+    aggregator = _policy(measurements[0], machines, (AGGREGATOR,))
+    worker = _policy(measurements[1], machines, SITES)
+    roots = [machines.root.trust_root, *([tpm_root(machines.root.sha256)] if machines.tpm_keys else [])]
     people = charters.read_members([folder.site(name) / keyfiles.MEMBER_FILE for name in SITES])
     identity = charters.Identity("RAND HIE demonstration", Profile.DEVELOPMENT, people, valid_days=30, previous=None)
-    proofs = charters.Proofs((root.trust_root,), aggregator, worker)
+    proofs = charters.Proofs(tuple(roots), aggregator, worker)
     thresholds = charters.default_thresholds(None, None, len(people))
     document = charters.make_charter(identity, proofs, thresholds)
     _write_signed(folder.charter, document.encode(), charter_document.PAYLOAD_TYPE, _signers(folder, SITES))
+
+
+def _policy(measurement: bytes, machines: Machines, names: Sequence[str]) -> AppraisalPolicy:
+    """What the machines ``names`` must prove: their chip's report, and where they have TPMs a quote of one of these."""
+    tee = {EvidenceFormat.SNP: development_snp_policy([measurement])}
+    if not machines.tpm_keys:
+        return AppraisalPolicy(tee)
+    rule = software_tpm_rule([measurement], [machines.tpm_keys[name] for name in names])
+    return AppraisalPolicy(tee, {EvidenceFormat.TPM: rule})
 
 
 def _write_plan(folder: Folder, wishes: Wishes) -> None:

@@ -14,7 +14,7 @@ from contextlib import ExitStack
 from pathlib import Path
 
 from console import keyfiles
-from console.demo.papers import DATA, RECIPIENT, REPOSITORY, SITES, Folder
+from console.demo.papers import AGGREGATOR, DATA, RECIPIENT, REPOSITORY, SITES, Folder
 from console.enclaves import Papers, Stage, Surroundings, start_in_software
 from console.joining import Route, SiteFiles, stage_site, staged_paths
 from console.ordering import Desk, Host
@@ -101,7 +101,9 @@ class Federation:
 
     def _start_enclaves(self, stack: ExitStack) -> None:
         """All at once: each takes a second to be measured and confined."""
-        with ThreadPoolExecutor(max_workers=4) as pool:
+        with ThreadPoolExecutor(max_workers=4) as pool, ExitStack() as leaving:
+            # After Ctrl-C what has not begun to start shall not: each start takes seconds on a busy machine.
+            leaving.callback(pool.shutdown, wait=False, cancel_futures=True)
             starts = {"aggregator": pool.submit(self._start_aggregator)}
             starts |= {name: pool.submit(self._start_worker, stack, name) for name in SITES}
             for name, start in starts.items():
@@ -111,7 +113,7 @@ class Federation:
     def _start_aggregator(self) -> Enclave:
         door = self.host_state / "door" / "door.sock"
         log = self._folder.path / "logs" / "aggregator.log"
-        around = Surroundings(self._folder.chip("aggregator"), log, writable=(door.parent,))
+        around = Surroundings(self._folder.chip(AGGREGATOR), log, writable=(door.parent,))
         return start_in_software(Role.AGGREGATOR, self.papers, {"doors": [f"unix:{door}"]}, around)
 
     def _start_worker(self, stack: ExitStack, name: str) -> Enclave:

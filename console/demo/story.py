@@ -19,6 +19,8 @@ from console.output import Report, UserError
 from console.progress import watch_run
 from console.running import NO_HARDWARE_PROTECTION
 from coordinator.host.run_status import RunState
+from softtee import swtpm
+from trusted.errors import TeeError
 
 _ENDING_S = 20.0
 
@@ -33,8 +35,9 @@ def tell(report: Report, *, keep: Path | None, rounds: int, seed: int) -> dict[s
     folder = _folder(keep)
     console = Console(stderr=report.json_output)
     report.say(f"Six clinical sites, one model. Software TEE: {NO_HARDWARE_PROTECTION}.")
+    tpms = _say_tpms(report)
     with console.status("Measuring code, drawing keys, signing charter and plan: six members, every signature checked"):
-        papers = agree(folder, Wishes(rounds, seed))
+        papers = agree(folder, Wishes(rounds, seed, tpms))
     report.say(f"Agreed: charter {papers.charter.digest.hex()[:12]}…, plan {papers.plan.digest.hex()[:12]}…")
     with Federation(folder, papers) as federation:
         report.say(
@@ -59,11 +62,22 @@ def tell(report: Report, *, keep: Path | None, rounds: int, seed: int) -> dict[s
         "rounds": opened.release.rounds,
         "assurance": opened.aggregator.assurance.value,
         "protection": NO_HARDWARE_PROTECTION,
+        "software_tpms": tpms,
         "seconds": seconds,
         "artefacts": str(folder.path),
         "model": str(model),
         "model_sha256": opened.release.model_sha256.hex(),
     }
+
+
+def _say_tpms(report: Report) -> bool:
+    """Whether each machine gets a software TPM: where swtpm is installed."""
+    try:
+        report.say(f"Each machine has a software TPM too ({swtpm.version()}): its quote goes with every report.")
+    except TeeError:
+        report.say("No software TPMs: swtpm is not installed here (apt install swtpm). All else is the same.")
+        return False
+    return True
 
 
 def _folder(keep: Path | None) -> Folder:

@@ -20,6 +20,8 @@ from coordinator.enclave.doors import MAX_DOORS, Doors, Link
 from coordinator.enclave.effects import Close, Effect, Emit, Send
 from coordinator.enclave.run import RunState
 from coordinator.enclave.sessions import Sessions
+from coordinator.enclave.workshop import Workshop
+from trusted.allocator import keep_chunk_memory
 from trusted.channel.federation import Federation
 from trusted.channel.session import Identity
 from trusted.documents.charter import verify_charter
@@ -40,13 +42,18 @@ def _utc_now() -> datetime:
 
 def main(boot: Boot) -> int:
     """Serve one plan until its run ends. The exit status is 0 when the run finished or was stopped."""
+    keep_chunk_memory()
     now = _utc_now()
     charter = verify_charter(boot.charter, now)
     federation = Federation(charter, verify_plan(boot.plan, charter, now))
     doors = Doors(_addresses(boot.options), federation.plan.digest, note)
-    aggregator = Aggregator(federation, Identity.generate(boot.provider), doors)
+    workshop = Workshop(doors.post)
+    aggregator = Aggregator(federation, Identity.generate(boot.provider), doors, workshop)
     note("aggregator-started", plan=federation.plan.digest.hex())
-    serve(doors, aggregator)
+    try:
+        serve(doors, aggregator)
+    finally:
+        workshop.close()
     return 0 if aggregator.state in {RunState.FINISHED, RunState.STOPPED} else 1
 
 
@@ -85,9 +92,13 @@ class _Shell:
                 tick_at = time.monotonic() + _TICK_S
                 self._do(lambda: self._aggregator.tick(self._clock()))
             try:
-                link, message = self._doors.next(max(0.0, tick_at - time.monotonic()))
+                arrived = self._doors.next(max(0.0, tick_at - time.monotonic()))
             except queue.Empty:
                 continue
+            if not isinstance(arrived, tuple):
+                self._do(partial(self._aggregator.finish, arrived, self._clock()))
+                continue
+            link, message = arrived
             if message is None:
                 self._end_sessions(link)
             else:

@@ -15,7 +15,8 @@ from coordinator.enclave.effects import Close, Effect, Emit, Send
 from trusted.channel.aggregator import AdmittedPeer, AggregatorChannel
 from trusted.channel.federation import Federation
 from trusted.channel.refusal import refusal
-from trusted.channel.session import Identity
+from trusted.channel.results import issue_result, worker_subject
+from trusted.channel.session import Identity, Proof
 from trusted.channel.states import State
 from trusted.errors import ProtocolError, Reason
 
@@ -34,6 +35,7 @@ class Arrival:
 class _Connection:
     channel: AggregatorChannel
     challenged_at: datetime
+    told: Proof | None = None  # the proof of which the public knows
 
 
 @dataclass(slots=True)
@@ -75,6 +77,7 @@ class Admissions:
         admitted = before is not State.OPEN
         if admitted:
             self._admit(connection, entry, now)
+        self._tell_proof(connection, entry)
         return Arrival(entry.channel.peer, connection, admitted, received.messages)
 
     def send(self, member: str, message: dict[str, Any]) -> None:
@@ -95,6 +98,12 @@ class Admissions:
         fields = {"session": connection, "reason": reason.code}
         self.effects.append(Emit("evicted" if member else "refused", fields | ({"member": member} if member else {})))
         self._forget(connection)
+
+    def refuse_member(self, member: str, reason: Reason) -> None:
+        """End the session of ``member``, if it still has one, for ``reason``."""
+        connection = self._members.get(member)
+        if connection is not None:
+            self.refuse(connection, reason)
 
     def detach(self, connection: int) -> None:
         """The host says that a connection ended."""
@@ -132,6 +141,15 @@ class Admissions:
             "measurement": peer.result.measurement.hex(),
         }
         self.effects.append(Emit("admitted", fields))
+
+    def _tell_proof(self, connection: int, entry: _Connection) -> None:
+        """A signed result for each proof that granted a lease, so that anybody can verify later who was admitted."""
+        session, member = entry.channel.session, entry.channel.peer.member
+        if entry.told is not session.proof:
+            entry.told = session.proof
+            subject = worker_subject(self.federation.plan.digest, member)
+            token = issue_result(session, subject, self.identity)
+            self.effects.append(Emit("attested", {"session": connection, "member": member, "ear": token}))
 
     def _member_at(self, connection: int) -> str | None:
         return next((member for member, at in self._members.items() if at == connection), None)

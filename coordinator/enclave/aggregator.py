@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from datetime import datetime
 
 from coordinator.enclave.admissions import Admissions
 from coordinator.enclave.effects import Effect
+from coordinator.enclave.jobs import Jobs
 from coordinator.enclave.ports import HostStore
 from coordinator.enclave.run import Run, RunState
 from trusted.channel.federation import Federation
@@ -15,9 +17,9 @@ from trusted.channel.session import Identity
 class Aggregator:
     """One plan's aggregator. Every method may be called by a lying host, in any order, at any time."""
 
-    def __init__(self, federation: Federation, identity: Identity, store: HostStore) -> None:
+    def __init__(self, federation: Federation, identity: Identity, store: HostStore, jobs: Jobs | None = None) -> None:
         self._admissions = Admissions(federation, identity)
-        self._run = Run(self._admissions, store)
+        self._run = Run(self._admissions, store, jobs)
 
     @property
     def state(self) -> RunState:
@@ -50,6 +52,11 @@ class Aggregator:
     def stop(self) -> tuple[Effect, ...]:
         """The host passed on an order to stop."""
         self._run.stop()
+        return self._drain()
+
+    def finish(self, done: Callable[[datetime], None], now: datetime) -> tuple[Effect, ...]:
+        """A job came back: let it say what it did."""
+        done(now)
         return self._drain()
 
     def tick(self, now: datetime) -> tuple[Effect, ...]:

@@ -2,36 +2,49 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+import threading
+from collections.abc import Callable, Iterable
 
 from coordinator.door import MAX_DATA_CHUNK, Announcement, BlobRange, BlobWrite, DoorKind
 from coordinator.door_socket import DoorConnection
 from trusted.errors import Reason, WireError
+from trusted.floe import Buffer
+
+
+class _Data:
+    """One thread's data connection, and the memory its answers are copied into, out of the host's reach."""
+
+    def __init__(self, connection: DoorConnection) -> None:
+        self.connection = connection
+        self.buffer = memoryview(bytearray(MAX_DATA_CHUNK))
 
 
 class DoorStore:
-    """Implements :class:`coordinator.enclave.ports.HostStore` over one control and one data connection."""
+    """Implements :class:`coordinator.enclave.ports.HostStore` over one control and a data connection for each thread.
 
-    def __init__(self, control: DoorConnection, data: DoorConnection) -> None:
+    ``open_data`` dials and registers one more. After an error a thread's connection is closed, and its next call dials.
+    """
+
+    def __init__(self, control: DoorConnection, open_data: Callable[[], DoorConnection]) -> None:
         self._control = control
-        self._data = data
-        self._buffer = memoryview(bytearray(MAX_DATA_CHUNK))
+        self._open_data = open_data
+        self._mine = threading.local()
+        self._all: list[DoorConnection] = []
 
     def expect(self, blob: bytes, size_bytes: int) -> None:
         """Announce an upload. It goes before any frame that tells a worker the name."""
         self._control.send(DoorKind.EXPECT, 0, Announcement(blob, size_bytes).encode())
 
-    def read(self, blob: bytes, offset: int, size_bytes: int) -> bytes:
-        """At most ``size_bytes`` from ``offset``, copied out of the host's reach; nothing where it has nothing."""
-        self._data.send(DoorKind.READ, 0, BlobRange(blob, offset, size_bytes).encode())
-        kind, size = self._data.receive_into(self._buffer)
+    def read(self, blob: bytes, offset: int, size_bytes: int) -> Buffer:
+        """At most ``size_bytes`` from ``offset``, good until this thread's next read; nothing if the host has none."""
+        kind, size, buffer = self._ask(DoorKind.READ, BlobRange(blob, offset, size_bytes).encode())
         if kind is DoorKind.MISSING:
             return b""
         if kind is not DoorKind.DATA or size > size_bytes:
             raise WireError(Reason.UNEXPECTED_MESSAGE, "door: DATA or MISSING expected, no longer than asked for")
-        return bytes(self._buffer[:size])
+        return buffer[:size]
 
-    def write(self, blob: bytes, size_bytes: int, pieces: Iterable[bytes]) -> None:
+    def write(self, blob: bytes, size_bytes: int, pieces: Iterable[Buffer]) -> None:
         """Store a blob piece by piece; the host answers each."""
         offset = 0
         for piece in pieces:
@@ -39,14 +52,30 @@ class DoorStore:
             for start in range(0, len(view), MAX_DATA_CHUNK):
                 part = view[start : start + MAX_DATA_CHUNK]
                 offset += len(part)
-                self._write_part(BlobWrite(blob, offset - len(part), offset == size_bytes), part)
+                write = BlobWrite(blob, offset - len(part), offset == size_bytes)
+                if self._ask(DoorKind.WRITE, write.encode(), part)[0] is not DoorKind.STORED:
+                    raise WireError(Reason.UNEXPECTED_MESSAGE, "door: the host did not store a piece")
 
     def discard(self, blob: bytes) -> None:
         """Let the host forget a blob."""
         self._control.send(DoorKind.DISCARD, 0, blob)
 
-    def _write_part(self, write: BlobWrite, part: memoryview) -> None:
-        self._data.send(DoorKind.WRITE, 0, write.encode(), part)
-        kind, _ = self._data.receive_into(self._buffer)
-        if kind is not DoorKind.STORED:
-            raise WireError(Reason.UNEXPECTED_MESSAGE, "door: the host did not store a piece")
+    def close(self) -> None:
+        """End every thread's connection; whoever waits in one wakes up with an error."""
+        for connection in self._all:
+            connection.close()
+
+    def _ask(self, kind: DoorKind, *body: Buffer) -> tuple[DoorKind, int, memoryview]:
+        data: _Data | None = getattr(self._mine, "data", None)
+        if data is None:
+            data = self._mine.data = _Data(self._open_data())
+            self._all.append(data.connection)
+        try:
+            data.connection.send(kind, 0, *(memoryview(part) for part in body))
+            answer, size = data.connection.receive_into(data.buffer)
+        except BaseException:
+            self._mine.data = None  # what is on its way belongs to another question
+            data.connection.close()
+            self._all.remove(data.connection)
+            raise
+        return answer, size, data.buffer

@@ -22,7 +22,9 @@ from secrets import token_bytes
 from coordinator.door import TOKEN_BYTES, Address, DoorKind, DoorMessage, DoorRole, Registration
 from coordinator.door_socket import DoorConnection, connect
 from coordinator.enclave.door_store import DoorStore
+from coordinator.enclave.workshop import Finish
 from trusted.errors import ProtocolError
+from trusted.floe import Buffer
 
 MAX_DOORS = 16
 _REDIAL_S = 1.0
@@ -33,28 +35,23 @@ Note = Callable[..., None]
 
 
 class Link:
-    """Two live connections to one door, until one of them breaks."""
+    """The live connections to one door, until one of them breaks."""
 
     def __init__(self, address: Address, plan: bytes, token: bytes) -> None:
         self.address = address
         self.control = _register(address, Registration(plan, DoorRole.CONTROL, token), socket.SO_SNDTIMEO)
-        try:
-            data = _register(address, Registration(plan, DoorRole.DATA, token), socket.SO_RCVTIMEO)
-        except BaseException:
-            self.control.close()
-            raise
-        self._data = data
-        self.store = DoorStore(self.control, data)
+        registration = Registration(plan, DoorRole.DATA, token)
+        self.store = DoorStore(self.control, partial(_register, address, registration, socket.SO_RCVTIMEO))
         self.is_broken = False
 
     def __repr__(self) -> str:
         return f"Link({self.address})"
 
     def close(self) -> None:
-        """End both, from any thread; the door's own thread wakes up, says that the link is over, and dials again."""
+        """End all, from any thread; the door's own thread wakes up, says that the link is over, and dials again."""
         self.is_broken = True
         self.control.close()
-        self._data.close()
+        self.store.close()
 
 
 def _register(address: Address, registration: Registration, waits: int) -> DoorConnection:
@@ -84,7 +81,7 @@ class Doors:
         self._plan = plan
         self._note = note
         self._token = token_bytes(TOKEN_BYTES)  # the same at every door: it names this aggregator's events
-        self._arrivals: queue.SimpleQueue[tuple[Link, DoorMessage | _Opened | None]] = queue.SimpleQueue()
+        self._arrivals: queue.SimpleQueue[tuple[Link, DoorMessage | _Opened | None] | Finish] = queue.SimpleQueue()
         self._links: list[Link] = []
         self._expected: set[bytes] = set()  # no host makes this side remember a name that was not asked for
         self._nearest: dict[bytes, Link] = {}  # where a blob arrived, or was written
@@ -108,15 +105,22 @@ class Doors:
         """Some replica still has to acknowledge an event."""
         return bool(self._unheard)
 
-    def next(self, timeout_s: float) -> tuple[Link, DoorMessage | None]:
-        """What came next and on which link; None in place of a message when that link is over.
+    def post(self, finish: Finish) -> None:
+        """Let a job that is done come out of :meth:`next`; from any thread."""
+        self._arrivals.put(finish)
+
+    def next(self, timeout_s: float) -> tuple[Link, DoorMessage | None] | Finish:
+        """What came next and on which link, None in place of a message when that link is over; or a job that is done.
 
         Raises:
             queue.Empty: nothing came in time.
         """
         deadline = time.monotonic() + timeout_s
         while True:
-            link, arrival = self._arrivals.get(timeout=max(0.0, deadline - time.monotonic()))
+            arrived = self._arrivals.get(timeout=max(0.0, deadline - time.monotonic()))
+            if not isinstance(arrived, tuple):
+                return arrived
+            link, arrival = arrived
             if isinstance(arrival, _Opened):
                 self._add(link)
             elif arrival is None:
@@ -152,8 +156,11 @@ class Doors:
         self._expected.add(blob)
         self._at_all(lambda link: link.store.expect(blob, size_bytes))
 
-    def read(self, blob: bytes, offset: int, size_bytes: int) -> bytes:
-        """At most ``size_bytes`` from ``offset``, from the replica that has it nearest; nothing where none has it."""
+    def read(self, blob: bytes, offset: int, size_bytes: int) -> Buffer:
+        """At most ``size_bytes`` from ``offset``, from the replica that has it nearest; nothing where none has it.
+
+        What is read is good until this thread's next read.
+        """
         nearest = self._nearest.get(blob)
         for link in sorted(self._live(), key=lambda link: link is not nearest):
             try:
@@ -166,7 +173,7 @@ class Doors:
         self._live()
         return b""
 
-    def write(self, blob: bytes, size_bytes: int, pieces: Iterable[bytes]) -> None:
+    def write(self, blob: bytes, size_bytes: int, pieces: Iterable[Buffer]) -> None:
         """Store a blob at one replica, which shares it with the others."""
         link = self._live()[0]
         try:
@@ -217,7 +224,7 @@ class Doors:
         link.close()
         if link in self._links:
             self._links.remove(link)
-        for blob in [blob for blob, nearest in self._nearest.items() if nearest is link]:
+        for blob in [blob for blob, nearest in tuple(self._nearest.items()) if nearest is link]:
             del self._nearest[blob]
         if self._speaker is link:
             self._speak_through(self._links[0] if self._links else None)

@@ -1,22 +1,24 @@
-"""Folding updates into one, chunk by chunk. Trust zone: aggregator TEE.
+"""Folding updates into the next model, piece by piece. Trust zone: aggregator TEE.
 
 Rules: 1. Nothing unauthenticated or incomplete reaches a result. 2. All contributions advance in lockstep, in the order
-of member ids, so the sum does not depend on arrival. 3. Memory is one model and one chunk, whatever the cohort. 4.
-Every update has the same size and every byte of it is touched in the same order, so the access pattern tells nothing.
+of member ids, so the sum does not depend on arrival. 3. Memory is the model, the next model and a few pieces, whatever
+the cohort. 4. Every update has the same size and every byte of it is touched in the same order, so the access pattern
+tells nothing. 5. Lanes take turns in pieces; no piece is another lane's, so their number changes no bit.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 import numpy as np
-import numpy.typing as npt
+from numpy.typing import NDArray
 
-from trusted.blob import PIECE_BYTES, BlobHeader, ContentKey
+from coordinator.enclave.jobs import Jobs
+from coordinator.enclave.ports import HostStore, read_exactly
+from trusted.blob import BlobHeader, BlobOpener, ContentKey, Piece
+from trusted.encoding import Vector
 from trusted.errors import BlobError, Reason
-
-Vector = npt.NDArray[np.float32]
 
 
 @dataclass(frozen=True, slots=True)
@@ -31,11 +33,8 @@ class Contribution:
     verify_key: bytes
 
 
-Opener = Callable[[Contribution], Iterator[bytes]]
-
-
 class ContributionLost(Exception):
-    """A contribution that counted no longer opens: the host altered or lost it. The others can still be folded."""
+    """A contribution does not open: it never did, or the host altered or lost it. The others can still be folded."""
 
     def __init__(self, member: str, error: BlobError) -> None:
         super().__init__(f"{member}: {error}")
@@ -43,19 +42,53 @@ class ContributionLost(Exception):
         self.error = error
 
 
-def require_finite(plaintext: Iterator[bytes]) -> None:
-    """Read a whole update once: complete, authentic, and without NaN or infinity.
+class Opened:
+    """A contribution whose header and signature were found good; its pieces are opened as they are asked for.
+
+    Raises, in its method and when it is made:
+        ContributionLost: the host does not hold it as it was sealed, or it is not finite.
+    """
+
+    def __init__(self, contribution: Contribution, store: HostStore) -> None:
+        self.contribution = contribution
+        self._store = store
+        header = contribution.header
+        try:
+            prefix = read_exactly(store, contribution.blob, 0, header.prefix_bytes)
+            self._opener = BlobOpener.begin(
+                prefix, expected=header, key=contribution.key, verify_key=contribution.verify_key
+            )
+        except BlobError as error:
+            raise ContributionLost(contribution.member, error) from error
+
+    def open_into(self, piece: Piece, out: Vector) -> None:
+        """Read and open ``piece`` into ``out``, float32[piece.elements], finite."""
+        try:
+            sealed = read_exactly(self._store, self.contribution.blob, piece.offset, piece.sealed_bytes)
+            self._opener.open_into(piece, sealed, out)
+        except BlobError as error:
+            raise ContributionLost(self.contribution.member, error) from error
+
+
+def check(contribution: Contribution, store: HostStore, *, given_up: Callable[[], bool]) -> None:
+    """Read a whole update once: complete, authentic, finite. Returns early once it is ``given_up``.
 
     Raises:
-        BlobError: what is wrong with it.
+        ContributionLost: what is wrong with it.
     """
-    for piece in plaintext:
-        if not np.isfinite(np.frombuffer(piece, dtype="<f4")).all():
-            raise BlobError(Reason.NON_FINITE, "update: NaN or infinity")
+    opened = Opened(contribution, store)
+    header = contribution.header
+    scratch = np.empty(min(header.elements, header.encoding.piece_elements), dtype=np.float32)
+    for piece in header.pieces():
+        if given_up():
+            return
+        opened.open_into(piece, scratch[: piece.elements])
 
 
-def weighted_mean(contributions: Sequence[Contribution], opener: Opener, elements: int) -> Vector:
-    """Σ weight·update / Σ weight, float32[elements], summed in float64 in the order of member ids.
+def weighted_mean(
+    contributions: Sequence[Contribution], store: HostStore, *, model: Vector, out: Vector, jobs: Jobs
+) -> None:
+    """``out`` = ``model`` + Σ weight·update / Σ weight, float32[elements]; the sum in float64, in the order of ids.
 
     Raises:
         ContributionLost: one of them does not open now; fold again without it.
@@ -63,51 +96,37 @@ def weighted_mean(contributions: Sequence[Contribution], opener: Opener, element
     """
     ordered = sorted(contributions, key=lambda contribution: contribution.member)
     total = float(sum(contribution.weight for contribution in ordered))
-    streams = [_Aligned(contribution, opener(contribution)) for contribution in ordered]
-    result = np.empty(elements, dtype=np.float32)
-    step = PIECE_BYTES // 4
-    scratch = np.empty(min(step, elements), dtype=np.float64)
-    for start in range(0, elements, step):
-        count = min(step, elements - start)
-        chunk = scratch[:count]
-        chunk.fill(0.0)
-        for contribution, stream in zip(ordered, streams, strict=True):
-            chunk += np.multiply(stream.take(count), contribution.weight / total, dtype=np.float64)
-        with np.errstate(over="ignore"):  # checked in the next line
-            result[start : start + count] = chunk
-    for stream in streams:
-        stream.require_end()
-    if not np.isfinite(result).all():
+    streams = [(Opened(contribution, store), contribution.weight / total) for contribution in ordered]
+    header = ordered[0].header
+    pieces = list(header.pieces())
+    step = min(header.elements, header.encoding.piece_elements)
+    failures: list[Exception] = []
+
+    def fold_lane(lane: int, lanes: int) -> None:
+        opened, weighted, summed = np.empty(step, "f4"), np.empty(step), np.empty(step)
+        for piece in pieces[lane::lanes]:
+            if failures:  # of another lane: this result is lost already
+                return
+            count = piece.elements
+            summed[:count] = 0.0
+            try:
+                for stream, share in streams:
+                    stream.open_into(piece, opened[:count])
+                    np.multiply(opened[:count], share, out=weighted[:count], dtype=np.float64)
+                    summed[:count] += weighted[:count]
+                _advance(model, summed[:count], out, piece)
+            except (ContributionLost, BlobError) as error:
+                failures.append(error)
+                raise
+
+    jobs.each_lane(fold_lane)
+
+
+def _advance(model: Vector, update: NDArray[np.float64], out: Vector, piece: Piece) -> None:
+    """Write one piece of the next model."""
+    target = out[piece.start : piece.start + piece.elements]
+    with np.errstate(over="ignore", invalid="ignore"):  # looked at in the next line
+        target[:] = update
+        target += model[piece.start : piece.start + piece.elements]
+    if not np.isfinite(target).all():
         raise BlobError(Reason.NON_FINITE, "fold: the sum leaves the range of float32")
-    return result
-
-
-class _Aligned:
-    """An update's plaintext in runs of the size that the fold asks for."""
-
-    def __init__(self, contribution: Contribution, plaintext: Iterator[bytes]) -> None:
-        self._member = contribution.member
-        self._plaintext = plaintext
-        self._rest = b""
-
-    def take(self, count: int) -> Vector:
-        """The next ``count`` elements."""
-        while len(self._rest) < 4 * count:
-            piece = self._next()
-            if piece is None:
-                raise ContributionLost(self._member, BlobError(Reason.BLOB_TRUNCATED, "update: ended early"))
-            self._rest = self._rest + piece if self._rest else piece
-        taken = np.frombuffer(self._rest, dtype="<f4", count=count)
-        self._rest = self._rest[4 * count :]
-        return taken
-
-    def require_end(self) -> None:
-        """Only here is it known that nothing was cut from the end."""
-        if self._rest or self._next() is not None:
-            raise ContributionLost(self._member, BlobError(Reason.BLOB_TOO_LONG, "update: goes on"))
-
-    def _next(self) -> bytes | None:
-        try:
-            return next(self._plaintext, None)
-        except BlobError as error:
-            raise ContributionLost(self._member, error) from error

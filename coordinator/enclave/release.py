@@ -5,13 +5,13 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 from secrets import token_bytes
 
-from coordinator.enclave.model import GlobalModel
 from coordinator.enclave.ports import BLOB_NAME_BYTES, HostStore
 from coordinator.enclave.rounds import Round
-from trusted.blob import ContentKey, seal
+from trusted.blob import ContentKey, seal_vector
 from trusted.channel.federation import Federation
 from trusted.channel.session import Identity
 from trusted.documents.plan import initial_digest
+from trusted.encoding import Vector
 from trusted.release import Release, release_name, sign_release, wrap_keys
 
 
@@ -32,12 +32,15 @@ class History:
 
 
 def release_model(
-    federation: Federation, identity: Identity, store: HostStore, *, model: GlobalModel, history: History
+    federation: Federation, identity: Identity, store: HostStore, *, model: Vector, history: History
 ) -> None:
-    """Seal ``model`` once, wrap its key to each recipient, and store both with evidence of where they come from."""
+    """Seal ``model`` once, wrap its key to each recipient, and store both with evidence of where they come from.
+
+    ``model`` is float32[elements] of the whole layout.
+    """
     plan = federation.plan.document
     key, blob = ContentKey.generate(), token_bytes(BLOB_NAME_BYTES)
-    digest = initial_digest(plan.layout, model.vector.data.cast("B"))
+    digest = initial_digest(plan.layout, model.data.cast("B"))
     release = Release(
         plan=federation.plan.digest,
         charter=federation.charter.digest,
@@ -50,6 +53,6 @@ def release_model(
         wrapped=wrap_keys(federation, key, digest),
     )
     header = release.header(federation)
-    store.write(blob, header.sealed_bytes, seal(header, model.pieces(), key=key, signing_key=identity.signing_key))
+    store.write(blob, header.sealed_bytes, seal_vector(header, model, key=key, signing_key=identity.signing_key))
     stored = sign_release(release, identity)
     store.write(release_name(federation.plan.digest), len(stored), [stored])

@@ -1,7 +1,8 @@
 """One round, as a state machine without I/O (docs/protocol.md §7). Trust zone: aggregator TEE.
 
-Rules: the cohort is fixed when the round opens. A member answers once: it counts, is refused, or fails. The round
-closes when everybody answered or the deadline passed; with fewer than the minimum it is abandoned, never folded.
+Rules: the cohort is fixed when the round opens. A member answers once: it counts, is refused, or fails. An update is
+read while the round collects, or at the latest by the fold, which takes nothing unread. The round closes when everybody
+answered or the deadline passed; with fewer than the minimum it is abandoned, never folded.
 """
 
 from __future__ import annotations
@@ -66,6 +67,7 @@ class Round:
     counted: dict[str, Contribution] = field(default_factory=dict)
     metrics: dict[str, Mapping[str, float]] = field(default_factory=dict)
     lost: dict[str, Reason] = field(default_factory=dict)
+    unread: set[str] = field(default_factory=set)
 
     def advance(self, event: RoundEvent) -> None:
         """Follow the table.
@@ -84,6 +86,10 @@ class Round:
         """Members of the cohort that have not answered."""
         return tuple(sorted(set(self.uploads) - set(self.counted) - set(self.lost)))
 
+    def awaits(self, member: str) -> bool:
+        """Whether the round still takes an answer of ``member``."""
+        return self.state is RoundState.COLLECTING and member in self.waiting_for
+
     def require_accepts(self, member: str, number: int) -> None:
         """Refuse an answer of another round, from outside the cohort, a second one, or one that comes too late."""
         if number != self.number:
@@ -96,11 +102,20 @@ class Round:
             raise RoundError(Reason.ROUND_CLOSED, "update: the round collects no more")
 
     def count(self, contribution: Contribution, metrics: Mapping[str, float]) -> None:
-        """Count a contribution whose blob was read whole and found good."""
+        """Count a contribution; its blob is still to be read."""
         self.require_accepts(contribution.member, contribution.header.round)
         self.advance(RoundEvent.ANSWERED)
         self.counted[contribution.member] = contribution
         self.metrics[contribution.member] = metrics
+        self.unread.add(contribution.member)
+
+    def found_good(self, member: str) -> None:
+        """The blob of a counted contribution was read whole."""
+        self.unread.discard(member)
+
+    def found_bad(self, member: str, reason: Reason) -> None:
+        """It was read while the round collects, and does not count after all."""
+        self._uncount(member, reason)
 
     def lose(self, member: str, reason: Reason) -> None:
         """Go on without ``member``: it was refused, failed, or is gone."""
@@ -118,9 +133,14 @@ class Round:
             self.lost[member] = Reason.ROUND_DEADLINE
         self.advance(RoundEvent.ENOUGH if len(self.counted) >= self.minimum else RoundEvent.TOO_FEW)
 
-    def exclude(self, member: str, reason: Reason) -> None:
-        """A counted contribution no longer opens: fold without it, or not at all."""
+    def exclude(self, lost: Mapping[str, Reason]) -> None:
+        """Contributions do not open for the fold: fold without them, or not at all."""
+        for member, reason in lost.items():
+            self._uncount(member, reason)
+        self.advance(RoundEvent.LOST if len(self.counted) >= self.minimum else RoundEvent.TOO_FEW)
+
+    def _uncount(self, member: str, reason: Reason) -> None:
         del self.counted[member]
         del self.metrics[member]
+        self.unread.discard(member)
         self.lost[member] = reason
-        self.advance(RoundEvent.LOST if len(self.counted) >= self.minimum else RoundEvent.TOO_FEW)

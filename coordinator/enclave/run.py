@@ -7,6 +7,8 @@ once one lease has passed. The model changes only by a committed round.
 
 from __future__ import annotations
 
+from collections.abc import Callable, Iterable, Mapping
+from dataclasses import dataclass, field
 from datetime import datetime, timedelta
 from enum import Enum, unique
 from secrets import SystemRandom, token_bytes
@@ -15,17 +17,21 @@ from typing import Any
 from coordinator.enclave.admissions import Admissions, Arrival
 from coordinator.enclave.disclosure import disclosed, parse_metrics
 from coordinator.enclave.effects import Emit
-from coordinator.enclave.fold import Contribution, ContributionLost, require_finite, weighted_mean
+from coordinator.enclave.fold import Contribution, ContributionLost, check, weighted_mean
+from coordinator.enclave.initial import InitialModel
+from coordinator.enclave.jobs import Inline, Jobs
 from coordinator.enclave.model import GlobalModel
-from coordinator.enclave.ports import BLOB_NAME_BYTES, HostStore, stored_pieces
+from coordinator.enclave.ports import BLOB_NAME_BYTES, HostStore
 from coordinator.enclave.release import History, release_model
 from coordinator.enclave.rounds import ENDED, Round, RoundEvent, RoundState
-from trusted.blob import BlobHeader, BlobKind, ContentKey, open_blob, seal
+from coordinator.enclave.stages import Stages, read_stages
+from trusted.blob import BlobKind, ContentKey, seal_vector
 from trusted.channel.aggregator import AdmittedPeer
+from trusted.encoding import Vector
 from trusted.errors import BlobError, DocumentError, ProtocolError, Reason, RoundError
-from trusted.wire import Fields, sha256
+from trusted.exchange import AGGREGATOR, Exchanged, announced
+from trusted.wire import Fields
 
-SENDER = "aggregator"
 _MAX_ABANDONED_IN_A_ROW = 3
 
 
@@ -40,20 +46,38 @@ class RunState(Enum):
     ABANDONED = "abandoned"
 
 
-class Run:
-    """The run of one plan. Its owner feeds it arrivals and time; it speaks through ``admissions`` and the store."""
+@dataclass(frozen=True, slots=True)
+class _Folded:
+    """What became of a fold: nothing said is a new model; else who does not open, or that the sum overflowed."""
 
-    def __init__(self, admissions: Admissions, store: HostStore) -> None:
+    lost: Mapping[str, Reason] = field(default_factory=dict)
+    overflowed: bool = False
+
+
+class Run:
+    """The run of one plan. Its owner feeds it arrivals and time; it speaks through ``admissions`` and the store.
+
+    ``jobs`` does what takes long (reading, folding, sealing); while the round's own job is at work nothing else of the
+    run moves on, but members are admitted, challenged and answered.
+    """
+
+    def __init__(self, admissions: Admissions, store: HostStore, jobs: Jobs | None = None) -> None:
         self._admissions = admissions
         self._federation = admissions.federation
         self._plan = admissions.federation.plan.document
+        self._exchanged = Exchanged.of(admissions.federation.plan)
         self._store = store
+        self._jobs: Jobs = jobs or Inline()
         self._random = SystemRandom()
+        self._initial = InitialModel(admissions, store, self._jobs, self._begin_with)
         self._model: GlobalModel | None = None
-        self._initial_blobs: dict[str, bytes] = {}
+        self._base: Vector | None = None
+        self._base_named: dict[str, Any] = {}
         self._round: Round | None = None
+        self._stages: Stages | None = None
         self._task: dict[str, Any] = {}
         self._model_blob = b""
+        self._busy = False
         self._attempts = 0
         self._abandoned_in_a_row = 0
         self._gathering_since: datetime | None = None
@@ -95,7 +119,7 @@ class Run:
                 self._ready(member, has_initial=fields.boolean("has_initial"))
             elif kind == "initial":
                 blob, key = fields.octets("blob", BLOB_NAME_BYTES), ContentKey(fields.octets("key", 32))
-                self._take_initial(arrival.peer, blob, key)
+                self._initial.take(arrival.peer, blob, key, now)
             elif kind == "progress":
                 number = fields.integer("round", low=1, high=1 << 31)
                 stage = fields.choice("stage", ("download", "train", "upload"))
@@ -105,61 +129,60 @@ class Run:
                 number = fields.integer("round", low=0, high=1 << 31)
                 self._failed(member, number, _reason(fields))
             else:
-                self._answer(arrival.peer, fields)
+                self._answer(arrival.peer, fields, now)
 
     def _ready(self, member: str, *, has_initial: bool) -> None:
         if self.state in {RunState.FINISHED, RunState.STOPPED, RunState.ABANDONED}:
             self._say_closed(member)
         elif self._model is None and has_initial:
-            blob = self._initial_blobs.setdefault(member, token_bytes(BLOB_NAME_BYTES))
-            size = self._header(BlobKind.INITIAL, 0, member).sealed_bytes
-            self._store.expect(blob, size)
-            self._admissions.send(member, {"type": "send-initial", "blob": blob.hex(), "bytes": size})
-        elif self._round is not None and member in self._round.waiting_for:
+            self._initial.ask(member)
+        elif self._round is not None and self._round.awaits(member):
             self._send_task(self._round, member)
 
-    def _take_initial(self, peer: AdmittedPeer, blob: bytes, key: ContentKey) -> None:
-        if self._model is not None:
+    def _begin_with(self, member: str, model: GlobalModel, now: datetime) -> None:
+        """``member`` brought the initial model. Where only a part is exchanged, the whole is sealed once for all."""
+        self._emit("initial-model", member=member)
+        if not self._exchanged.is_partial:
+            self._model = model
+            self.proceed(now)
             return
-        if self._initial_blobs.get(peer.member) != blob:
-            raise RoundError(Reason.INITIAL_MODEL, "initial.blob: not the one that was asked for")
-        header = self._header(BlobKind.INITIAL, 0, peer.member)
-        sealed = stored_pieces(self._store, blob, header)
-        opened = open_blob(sealed, expected=header, key=key, verify_key=peer.verify_key)
-        self._model = GlobalModel.from_initial(self._plan, opened)
-        for name in self._initial_blobs.values():
-            self._store.discard(name)
-        self._initial_blobs.clear()
-        self._emit("initial-model", member=peer.member)
+        self._base = model.vector
+        part = GlobalModel(self._exchanged.taken_from(model.vector))
+
+        def sealed(base: dict[str, Any], later: datetime) -> None:
+            self._base_named = base
+            self._model = part
+            self.proceed(later)
+
+        self._jobs.submit(lambda: self._seal(BlobKind.BASE, 0, model.vector), sealed, now)
 
     def _failed(self, member: str, number: int, reason: Reason) -> None:
         if self._round is not None and self._round.number == number:
             self._round.lose(member, reason)
             self._emit("contribution", round=number, member=member, outcome="failed", reason=reason.code)
 
-    def _answer(self, peer: AdmittedPeer, fields: Fields) -> None:
-        """Count an update, or refuse it and say why; the round goes on either way."""
+    def _answer(self, peer: AdmittedPeer, fields: Fields, now: datetime) -> None:
+        """Count an update and read it, or refuse it and say why; the round goes on either way."""
         number = fields.integer("round", low=1, high=1 << 31)
         blob, key = fields.octets("blob", BLOB_NAME_BYTES), ContentKey(fields.octets("key", 32))
         weight = fields.integer("weight", low=-(1 << 53), high=1 << 53)
         claimed_metrics = fields.mapping("metrics")
-        reason: Reason | None = None
+        seconds = read_stages(fields.mapping("seconds")) if fields.has("seconds") else None
         try:
             current = self._require_round(peer.member, number, blob)
             if not 1 <= weight <= self._plan.aggregation.max_weight:
                 raise RoundError(Reason.WEIGHT, "update.weight: 1 to the plan's max_weight expected")
             metrics = parse_metrics(dict(claimed_metrics), self._plan)
-            header = self._header(BlobKind.UPDATE, number, peer.member)
-            contribution = Contribution(peer.member, weight, blob, header, key, peer.verify_key)
-            require_finite(self._open(contribution))
-            current.count(contribution, metrics)
-        except (RoundError, BlobError) as error:
-            reason = error.reason
-            self._lose_if_answerable(peer.member, number, reason)
-        outcome = {"outcome": "counted"} if reason is None else {"outcome": "refused", "reason": reason.code}
-        self._emit("contribution", round=number, member=peer.member, **outcome)
-        receipt = {"type": "receipt", "round": number, "reason": None if reason is None else int(reason)}
-        self._admissions.send(peer.member, receipt)
+        except RoundError as error:
+            self._lose_if_answerable(peer.member, number, error.reason)
+            self._tell(peer.member, number, error.reason)
+            return
+        header = self._exchanged.header(BlobKind.UPDATE, number, peer.member)
+        contribution = Contribution(peer.member, weight, blob, header, key, peer.verify_key)
+        current.count(contribution, metrics)
+        if seconds is not None and self._stages is not None:
+            self._stages.add_worker(seconds)
+        self._read(current, contribution, now)
 
     def _require_round(self, member: str, number: int, blob: bytes) -> Round:
         if self._round is None:
@@ -174,6 +197,36 @@ class Run:
         if self._round is not None and self._round.number == number and reason is not Reason.DUPLICATE:
             self._round.lose(member, reason)
 
+    def _read(self, current: Round, contribution: Contribution, now: datetime) -> None:
+        """Read an update while the round collects; once the round is closed the fold reads what is left."""
+
+        def read() -> Reason | None:
+            closed = lambda: current.state is not RoundState.COLLECTING  # noqa: E731
+            return _fault_of(contribution, self._store, closed)
+
+        def was_read(fault: Reason | None, _: datetime) -> None:
+            member = contribution.member
+            if current.state is not RoundState.COLLECTING or member not in current.unread:
+                return
+            if fault is None:
+                current.found_good(member)
+            else:
+                current.found_bad(member, fault)
+            self._tell(member, current.number, fault)
+
+        def was_read_and_on(fault: Reason | None, later: datetime) -> None:
+            was_read(fault, later)
+            self.proceed(later)
+
+        self._jobs.submit(read, was_read_and_on, now)
+
+    def _tell(self, member: str, number: int, fault: Reason | None) -> None:
+        """Everybody, and the member itself, whether its update counts."""
+        outcome = {"outcome": "counted"} if fault is None else {"outcome": "refused", "reason": fault.code}
+        self._emit("contribution", round=number, member=member, **outcome)
+        receipt = {"type": "receipt", "round": number, "reason": None if fault is None else int(fault)}
+        self._admissions.send(member, receipt)
+
     # --- time ------------------------------------------------------------------------------------------------------
 
     def proceed(self, now: datetime) -> None:
@@ -186,8 +239,10 @@ class Run:
             self._emit("expired", reason=error.reason.code)
             self._end(RunState.ABANDONED)
             return
+        if self._busy:
+            return
         if self._round is None and self._history.rounds >= self._plan.rounds:
-            self._release()  # a door broke while it was stored
+            self._release(now)  # every door was broken when it was to begin
             return
         if self._round is None:
             self._open_when_gathered(now)
@@ -195,8 +250,8 @@ class Run:
         self._lose_absent(self._round, now)
         self._round.settle(now)
         if self._round.state is RoundState.CLOSED:
-            self._fold(self._round)
-        if self._round.state in ENDED:
+            self._fold(self._round, now)
+        elif self._round.state in ENDED:
             self._conclude(self._round, now)
 
     def _open_when_gathered(self, now: datetime) -> None:
@@ -215,24 +270,36 @@ class Run:
 
     def _open_round(self, cohort: list[str], model: GlobalModel, now: datetime) -> None:
         self._attempts += 1
+        number, vector = self._attempts, model.vector
         uploads = {member: token_bytes(BLOB_NAME_BYTES) for member in cohort}
-        deadline = now + timedelta(seconds=self._plan.deadlines.round_s)
-        opened = Round(self._attempts, uploads, self._plan.cohort.minimum, deadline)
-        header = self._header(BlobKind.MODEL, opened.number, SENDER)
-        key, name = ContentKey.generate(), token_bytes(BLOB_NAME_BYTES)
-        signing_key = self._admissions.identity.signing_key
-        self._store.write(name, header.sealed_bytes, seal(header, model.pieces(), key=key, signing_key=signing_key))
-        announced = {"blob": name.hex(), "key": key.secret.hex(), "header_sha256": sha256(header.encode()).hex()}
-        self._task = {"type": "task", "round": opened.number, "model": announced}
-        self._model_blob = name
+        self._busy, self._stages = True, Stages(now)
+
+        def sealed(named: dict[str, Any], later: datetime) -> None:
+            self._busy = False
+            self._model_blob = bytes.fromhex(named["blob"])
+            if self.state is not RunState.RUNNING:
+                self._store.discard(self._model_blob)
+                return
+            deadline = later + timedelta(seconds=self._plan.deadlines.round_s)
+            self._announce(Round(number, uploads, self._plan.cohort.minimum, deadline), named, later)
+
+        self._jobs.submit(lambda: self._seal(BlobKind.MODEL, number, vector), sealed, now)
+
+    def _announce(self, opened: Round, named: dict[str, Any], now: datetime) -> None:
+        if self._stages is not None:
+            self._stages.mark("broadcast", now)
+        self._task = {"type": "task", "round": opened.number, "model": named}
+        if self._base_named:
+            self._task["base"] = self._base_named
         opened.advance(RoundEvent.ANNOUNCED)
         self._round = opened
-        self._emit("round-opened", round=opened.number, waiting_for=list(opened.waiting_for), bytes=header.sealed_bytes)
-        for member in cohort:
+        size = self._exchanged.header(BlobKind.MODEL, opened.number, AGGREGATOR).sealed_bytes
+        self._emit("round-opened", round=opened.number, waiting_for=list(opened.waiting_for), bytes=size)
+        for member in opened.uploads:
             self._send_task(opened, member)
 
     def _send_task(self, current: Round, member: str) -> None:
-        size = self._header(BlobKind.UPDATE, current.number, member).sealed_bytes
+        size = self._exchanged.header(BlobKind.UPDATE, current.number, member).sealed_bytes
         blob = current.uploads[member]
         self._store.expect(blob, size)
         self._admissions.send(member, self._task | {"upload": {"blob": blob.hex(), "bytes": size}})
@@ -247,25 +314,57 @@ class Run:
                 fields = {"member": member, "outcome": "gone", "reason": Reason.LEASE_EXPIRED.code}
                 self._emit("contribution", round=current.number, **fields)
 
-    def _fold(self, closed: Round) -> None:
-        if self._model is None:
+    def _fold(self, closed: Round, now: datetime) -> None:
+        if self._model is None or self._stages is None:
             raise RuntimeError("a round was opened without a model")
-        while closed.state is RoundState.CLOSED:
-            contributions = list(closed.counted.values())
+        self._busy, model = True, self._model
+        self._stages.mark("collect", now)
+        contributions, unread = list(closed.counted.values()), frozenset(closed.unread)
+
+        def fold() -> _Folded:
             try:
-                update = weighted_mean(contributions, self._open, self._plan.layout.elements)
-                folded = self._model.with_update(update)
+                weighted_mean(contributions, self._store, model=model.vector, out=model.room(), jobs=self._jobs)
             except ContributionLost as lost:
-                closed.exclude(lost.member, lost.error.reason)
-                fields = {"member": lost.member, "outcome": "lost", "reason": lost.error.reason.code}
-                self._emit("contribution", round=closed.number, **fields)
-                continue
+                others = [entry for entry in contributions if entry.member in unread - {lost.member}]
+                return _Folded({lost.member: lost.error.reason} | _faults(others, self._store))
             except BlobError:
-                closed.advance(RoundEvent.TOO_FEW)
-                return
+                return _Folded(overflowed=True)
+            return _Folded()
+
+        self._jobs.submit(fold, lambda folded, later: self._folded(closed, folded, later), now)
+
+    def _folded(self, closed: Round, folded: _Folded, now: datetime) -> None:
+        self._busy = False
+        if self.state is not RunState.RUNNING or self._model is None or self._stages is None:
+            return
+        self._stages.mark("fold", now)
+        if folded.overflowed:
+            closed.advance(RoundEvent.TOO_FEW)
+        elif folded.lost:
+            self._lose_in_fold(closed, folded.lost)
+        else:
             closed.advance(RoundEvent.FOLDED)
-            self._model = folded
+            for member in sorted(closed.unread):
+                closed.found_good(member)
+                self._tell(member, closed.number, None)
+            self._model = self._model.advanced()
             closed.advance(RoundEvent.COMMITTED)
+        self.proceed(now)
+
+    def _lose_in_fold(self, closed: Round, lost: Mapping[str, Reason]) -> None:
+        """Go on without whoever does not open; but who was finite when it was read, and now is not, has two faces."""
+        two_faced = [member for member, reason in lost.items() if reason is Reason.NON_FINITE]
+        two_faced = [member for member in two_faced if member not in closed.unread]
+        for member, reason in lost.items():
+            if member in closed.unread:
+                self._tell(member, closed.number, reason)
+            else:
+                fields = {"member": member, "outcome": "lost", "reason": reason.code}
+                self._emit("contribution", round=closed.number, **fields)
+        if two_faced:
+            closed.advance(RoundEvent.TOO_FEW)
+        else:
+            closed.exclude(lost)
 
     def _conclude(self, ended: Round, now: datetime) -> None:
         for blob in (self._model_blob, *ended.uploads.values()):
@@ -276,23 +375,37 @@ class Run:
             self._history.committed(ended)
             told = disclosed(self._plan, ended)
             self._emit("round-committed", round=ended.number, outcome=str(self._history.rounds), metrics=told)
+            if self._stages is not None:
+                self._emit("round-stages", round=ended.number, metrics=self._stages.to_json())
         else:
             self._abandoned_in_a_row += 1
             self._emit("round-abandoned", round=ended.number, reason=Reason.COHORT_MINIMUM.code)
         if self._history.rounds >= self._plan.rounds:
-            self._release()
+            self._release(now)
         elif self._abandoned_in_a_row >= _MAX_ABANDONED_IN_A_ROW:
             self._end(RunState.ABANDONED)
         else:
             self.proceed(now)
 
-    def _release(self) -> None:
+    def _release(self, now: datetime) -> None:
         if self._model is None:
             raise RuntimeError("a run finished without a model")
-        identity = self._admissions.identity
-        release_model(self._federation, identity, self._store, model=self._model, history=self._history)
-        self._emit("released")
-        self._end(RunState.FINISHED)
+        whole = self._model.vector
+        if self._base is not None:
+            whole = self._base
+            self._exchanged.put_into(whole, self._model.vector)
+        identity, history = self._admissions.identity, self._history
+        self._busy = True
+
+        def released(_: None, later: datetime) -> None:
+            self._busy = False
+            if self.state is RunState.RUNNING:
+                self._emit("released")
+                self._end(RunState.FINISHED)
+
+        self._jobs.submit(
+            lambda: release_model(self._federation, identity, self._store, model=whole, history=history), released, now
+        )
 
     def _end(self, state: RunState) -> None:
         self.state = state
@@ -304,18 +417,31 @@ class Run:
         message = {"type": "closed", "outcome": self.state.value, "rounds": self._history.rounds}
         self._admissions.send(member, message)
 
-    # --- names -----------------------------------------------------------------------------------------------------
-
-    def _header(self, kind: BlobKind, number: int, sender: str) -> BlobHeader:
-        layout = self._plan.layout
-        return BlobHeader(kind, self._federation.plan.digest, number, sender, layout.digest, layout.elements)
-
-    def _open(self, contribution: Contribution) -> Any:
-        sealed = stored_pieces(self._store, contribution.blob, contribution.header)
-        return open_blob(sealed, expected=contribution.header, key=contribution.key, verify_key=contribution.verify_key)
+    def _seal(self, kind: BlobKind, number: int, vector: Vector) -> dict[str, Any]:
+        """Seal ``vector`` once for everybody and store it; how a task names it."""
+        header = self._exchanged.header(kind, number, AGGREGATOR)
+        key, name = ContentKey.generate(), token_bytes(BLOB_NAME_BYTES)
+        sealed = seal_vector(header, vector, key=key, signing_key=self._admissions.identity.signing_key)
+        self._store.write(name, header.sealed_bytes, sealed)
+        return announced(name, key.secret, header)
 
     def _emit(self, event: str, **fields: Any) -> None:
         self._admissions.effects.append(Emit(event, fields))
+
+
+def _fault_of(contribution: Contribution, store: HostStore, given_up: Callable[[], bool]) -> Reason | None:
+    """What is wrong with an update, or None. Once it is ``given_up`` the answer means nothing."""
+    try:
+        check(contribution, store, given_up=given_up)
+    except ContributionLost as lost:
+        return lost.error.reason
+    return None
+
+
+def _faults(contributions: Iterable[Contribution], store: HostStore) -> dict[str, Reason]:
+    """Everybody among them whose update does not open: so that many bad ones cost one more fold, and not one each."""
+    found = {entry.member: _fault_of(entry, store, lambda: False) for entry in contributions}
+    return {member: fault for member, fault in found.items() if fault is not None}
 
 
 def _reason(fields: Fields) -> Reason:

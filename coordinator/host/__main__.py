@@ -6,10 +6,10 @@ import asyncio
 import sys
 from pathlib import Path
 
-from coordinator.host.allocator import keep_chunk_memory
 from coordinator.host.config import HostConfig
 from coordinator.host.events import log_to
 from coordinator.host.server import HostReady, serve
+from trusted.allocator import keep_chunk_memory
 from trusted.errors import ProtocolError
 
 _USAGE = "usage: python -P -m coordinator.host CONFIG.json"

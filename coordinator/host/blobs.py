@@ -1,7 +1,7 @@
 """``Blobs.Put|Get|Stat``: sealed blobs in, out, and how far. Trust zone: host.
 
-Chunks of 1 MiB; each is copied once out of its message and written as it is. A name is a capability: no other right is
-asked.
+Messages of about 1 MiB, which protobuf never decodes. An upload holds a bounded window in memory; a download shares its
+messages with all others that are at the same place. A name is a capability: no other right is asked.
 """
 
 from __future__ import annotations
@@ -10,11 +10,16 @@ import asyncio
 from collections.abc import AsyncIterator
 from typing import Any
 
+import grpc
+
+from coordinator.host.broadcast import Broadcast, next_stretch
 from coordinator.host.limits import CHUNK_BYTES, Limits
 from coordinator.host.metrics import HostMetrics
 from coordinator.host.rpc import Context, Reception
 from coordinator.host.run_book import RunBook
 from coordinator.host.spool import BlobName, Spool, SpooledBlob
+from coordinator.host.uploads import Incoming, Turns, Window
+from protos.chunks import PutChunk, as_bytes, decode_put_chunk
 from protos.v1 import cloister_pb2
 from trusted.errors import Reason, RunError
 
@@ -28,26 +33,46 @@ class BlobsService:
         self._reception = reception
         self._metrics = metrics
         self._limits = limits
+        self._turns = Turns(limits)
+        self._broadcast = Broadcast(spool)
 
-    async def Put(self, requests: AsyncIterator[Any], context: Context) -> Any:
+    def handler(self) -> Any:
+        """What a server adds: the generated code's handlers, but for the messages that carry data."""
+        name, state = cloister_pb2.BlobName, cloister_pb2.BlobState
+        put = grpc.stream_unary_rpc_method_handler(self.Put, decode_put_chunk, state.SerializeToString)
+        get = grpc.unary_stream_rpc_method_handler(self.Get, cloister_pb2.GetRequest.FromString, as_bytes)
+        stat = grpc.unary_unary_rpc_method_handler(self.Stat, name.FromString, state.SerializeToString)
+        return grpc.method_handlers_generic_handler("cloister.v1.Blobs", {"Put": put, "Get": get, "Stat": stat})
+
+    async def Put(self, requests: AsyncIterator[PutChunk], context: Context) -> Any:
         """Take an upload from the offset that its first message names. Answers how far the blob now is."""
         async with self._reception.serve(context, "Blobs.Put"):
-            first = await self._next(requests)
-            if first is None:
-                raise RunError(Reason.MALFORMED, "Put: the first message names the blob")
-            name, offset = _name_of(first.name), first.offset
-            blob = await self._spool.locate(name)
-            received, chunk = 0, first
-            try:
-                while chunk is not None:
-                    blob = await self._spool.upload(name, offset, chunk.data)
-                    offset += len(chunk.data)
-                    received += len(chunk.data)
-                    chunk = await self._next(requests)
-                await self._spool.settle(name, blob)
-            finally:
-                await self._count(name, "in", received)
+            async with Incoming(requests, self._turns) as incoming:
+                first = await incoming.next()
+                if first is None:
+                    raise RunError(Reason.MALFORMED, "Put: the first message names the blob")
+                name = BlobName(first.plan, first.blob)
+                blob = await self._spool.locate(name)
+                blob = await self._take_in(name, first, incoming) or blob
+            await self._spool.settle(name, blob)
             return _state_of(blob)
+
+    async def _take_in(self, name: BlobName, first: PutChunk, incoming: Incoming) -> SpooledBlob | None:
+        window = Window(self._spool, name, first.offset, self._limits)
+        received = 0
+        chunk: PutChunk | None = first
+        try:
+            while chunk is not None:
+                await window.add(chunk.data)
+                received += len(chunk.data)
+                chunk = await incoming.next()
+        finally:
+            try:
+                await window.close()  # what arrived stays, also when the stream was cut
+            finally:
+                self._spool.remember(name)
+                await self._count(name, "in", received)
+        return window.blob
 
     async def Get(self, request: Any, context: Context) -> None:
         """Send a blob from an offset on, following the aggregator while it still writes."""
@@ -59,10 +84,10 @@ class BlobsService:
             await self._spool.bring(name, blob, offset + 1)
             sent = 0
             try:
-                async for data in self._follow(blob, offset):
+                async for message, size in self._follow(blob, request):
                     async with asyncio.timeout(self._limits.stall_s):
-                        await context.write(cloister_pb2.Chunk(data=data))
-                    sent += len(data)
+                        await context.write(message)
+                    sent += size
             except TimeoutError:
                 raise _stalled() from None
             finally:
@@ -76,25 +101,21 @@ class BlobsService:
             await self._spool.settle(name, blob)
             return _state_of(blob)
 
-    async def _follow(self, blob: SpooledBlob, offset: int) -> AsyncIterator[bytes]:
-        """Chunks from ``offset`` to the end, each when it is there. One chunk is in memory at a time."""
-        available = await blob.beyond(offset, stall_s=self._limits.stall_s)
+    async def _follow(self, blob: SpooledBlob, request: Any) -> AsyncIterator[tuple[bytes, int]]:
+        """Messages from the offset to the end, each when it is there, with the size of their data.
+
+        A reader that says how it wants them cut gets no part of a message before the whole is there.
+        """
+        offset, stall_s = request.offset, self._limits.stall_s
+        wanted, patient = request.first_bytes or request.chunk_bytes or CHUNK_BYTES, request.chunk_bytes > 0
+        available = await blob.beyond(offset + (wanted - 1 if patient else 0), stall_s=stall_s)
         with blob.open() as file:
             while available > offset:
-                data = await self._spool.read(file, offset, min(CHUNK_BYTES, available - offset))
-                if not data:
-                    raise RunError(Reason.BLOB_UNKNOWN, "blob: its file was cut short on this host")
-                yield data
-                offset += len(data)
-                available = await blob.beyond(offset, stall_s=self._limits.stall_s)
-
-    async def _next(self, requests: AsyncIterator[Any]) -> Any:
-        """The next message of an upload, None at its end; one that stands still loses its stream, not its bytes."""
-        try:
-            async with asyncio.timeout(self._limits.stall_s):
-                return await anext(requests, None)
-        except TimeoutError:
-            raise _stalled() from None
+                stretch = next_stretch(blob, offset, wanted, available)
+                yield await self._broadcast.message(file, stretch), stretch.size_bytes
+                offset += stretch.size_bytes
+                wanted = request.chunk_bytes or CHUNK_BYTES
+                available = await blob.beyond(offset + (wanted - 1 if patient else 0), stall_s=stall_s)
 
     async def _count(self, name: BlobName, direction: str, size_bytes: int) -> None:
         self._metrics.payload_bytes.labels(direction, "blob").inc(size_bytes)

@@ -13,6 +13,8 @@ from trusted.errors import Reason, RunError
 from trusted.wire import Fields
 
 _MAX_CONFIG_BYTES = 1 << 20
+PLAINTEXT = "http://"
+_LOOPBACK = ("127.0.0.1", "[::1]", "localhost")
 LOCAL_NAMES = ("localhost", "127.0.0.1", "::1")
 
 
@@ -20,11 +22,13 @@ LOCAL_NAMES = ("localhost", "127.0.0.1", "::1")
 class HostConfig:
     """Where the host listens and keeps its state.
 
-    ``listen``: ``address:port`` of the one TLS port (0 picks one). ``names``: the DNS names and IP addresses under
+    ``listen``: ``address:port`` of the one TLS port (0 picks one); ``http://127.0.0.1:port`` where a proxy on this
+    machine has the TLS, which it may have on loopback alone. ``names``: the DNS names and IP addresses under
     which workers reach it. ``charter``: path of the charter's envelope, by which orders are verified. ``certificate``
     and ``certificate_key``: PEM files of one's own; without them the host makes a CA and a certificate in ``state``.
-    ``collateral_store``: the folder of ``cloister collateral``, whose dates the metrics show. ``database``, ``blobs``:
-    where this host and its replicas keep what they share; without them all is in ``state``.
+    ``collateral_store``: the folder of ``cloister collateral``, whose dates the metrics show and whose
+    files sites may fetch. ``database``, ``blobs``: where this host and its replicas keep what they share; without them
+    all is in ``state``.
     """
 
     state: Path
@@ -69,7 +73,7 @@ def _read(source: Fields, folder: Path) -> HostConfig:
         raise RunError(Reason.MISSING_FIELD, "host.certificate, host.certificate_key: both or neither")
     return HostConfig(
         state=folder / source.text("state"),
-        listen=source.text("listen"),
+        listen=_listen(source.text("listen")),
         door=Address.parse(source.text("door")),
         charter=folder / source.text("charter"),
         names=tuple(str(name) for name in source.items("names")) if source.has("names") else LOCAL_NAMES,
@@ -81,6 +85,13 @@ def _read(source: Fields, folder: Path) -> HostConfig:
         database=_read_database(source, folder),
         blobs=_read_blobs(source, folder),
     )
+
+
+def _listen(text: str) -> str:
+    address = text.removeprefix(PLAINTEXT)
+    if address != text and address.rpartition(":")[0] not in _LOOPBACK:
+        raise RunError(Reason.MALFORMED, "host.listen: http:// is for 127.0.0.1, [::1] and localhost; elsewhere TLS")
+    return text
 
 
 def _optional_path(source: Fields, key: str, folder: Path) -> Path | None:

@@ -21,6 +21,8 @@ _NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._:-]{0,95}")
 _OUTCOME = re.compile(r"[A-Za-z0-9._%-]{1,32}( [A-Za-z0-9._%-]{1,32}){0,3}")  # ``train 50 %``
 _HEX = re.compile(r"[0-9a-f]{1,128}")
 _TIME = re.compile(r"\d{4}-\d\d-\d\dT\d\d:\d\d:\d\d(\.\d{1,6})?Z")
+# A signed attestation result (docs/protocol.md §3.5), which holds public values only: a CPU and eight devices fit.
+_EAR = re.compile(r"[A-Za-z0-9_-]{1,128}\.[A-Za-z0-9_-]{1,32768}\.[A-Za-z0-9_-]{1,128}")
 _COUNT_LIMIT = 1 << 53
 _ITEMS = 256
 
@@ -39,6 +41,10 @@ def _is_hex(value: object) -> bool:
 
 def _is_time(value: object) -> bool:
     return isinstance(value, str) and _TIME.fullmatch(value) is not None
+
+
+def _is_ear(value: object) -> bool:
+    return isinstance(value, str) and _EAR.fullmatch(value) is not None
 
 
 def _is_count(value: object) -> bool:
@@ -77,7 +83,9 @@ FIELDS: Mapping[str, Callable[[object], bool]] = {
     "measurement": _is_hex,
     "waiting_for": _is_names,
     "metrics": _is_metrics,
+    "ear": _is_ear,
 }
+_STORED_ONLY = frozenset({"ear"})  # whoever wants it asks for the events: a log line stays short
 _LOG_FIELDS = frozenset({"port", "door"})  # of the host itself
 
 
@@ -139,6 +147,8 @@ class AllowListFormatter(logging.Formatter):
             "event": record.msg if _is_name(record.msg) else "unlisted",  # a library's text may quote anything
         }
         for key, value in record.__dict__.items():
+            if key in _STORED_ONLY:
+                continue
             listed = FIELDS[key](value) if key in FIELDS else key in _LOG_FIELDS and isinstance(value, str | int)
             if listed:
                 line[key] = value

@@ -14,6 +14,8 @@ MAX_FRAME_BYTES = 1 << 20  # one record (trusted.wire.MAX_RECORD_BYTES)
 MAX_ORDER_BYTES = 64 << 10
 MAX_MESSAGE_BYTES = 4 << 20
 MAX_EVENT_BYTES = 64 << 10
+MAX_COLLATERAL_BYTES = 256 << 10
+MAX_COLLATERAL_FILES = 256
 
 
 @dataclass(frozen=True, slots=True)
@@ -28,6 +30,9 @@ class Limits:
     queued_bytes: int = 1 << 20
     spool_bytes: int = 256 << 30  # a full disk
     free_disk_bytes: int = 1 << 30  # what stays free whatever is announced
+    pool_bytes: int = 4 << 30  # used files that are kept to be used again
+    uploads: int = 16  # memory: so many uploads are taken in at a time, the others wait their turn
+    upload_window_bytes: int = 4 << 20  # memory of an upload before it is on disk; twice that for a moment
     stall_s: float = 120.0  # a transfer that neither ends nor moves
     runs: int = 10_000  # a store that grows for ever
 

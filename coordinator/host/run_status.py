@@ -33,6 +33,7 @@ class RunState(Enum):
 
 _RUNNING = frozenset({"run-started", "round-opened"})
 _ENDED = {state.value: state for state in RunState if state.is_over}  # by the outcome of ``run-ended``
+_QUIET = frozenset({"attested"})  # beside `admitted`, and every few minutes: it says nothing of what a site does
 _GONE = frozenset({"left", "refused", "evicted"})
 _COUNTS = ("round", "rounds", "committed", "sessions", "bytes_in", "bytes_out")
 
@@ -111,7 +112,7 @@ class RunStatus:
             attested=name == "admitted" or (old.attested and name not in _GONE),
             assurance=event.get("assurance", old.assurance),
             measurement=event.get("measurement", old.measurement),
-            last_event=name,
+            last_event=old.last_event if name in _QUIET else name,
             last_reason=event.get("reason"),
             last_seen=str(event["ts"]),
             bytes=old.bytes + event.get("bytes", 0),

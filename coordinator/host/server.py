@@ -20,7 +20,8 @@ from grpc_reflection.v1alpha import reflection
 from coordinator.door import Address
 from coordinator.host.aggregators import Aggregators
 from coordinator.host.blobs import BlobsService
-from coordinator.host.config import HostConfig
+from coordinator.host.collateral_service import CollateralService
+from coordinator.host.config import PLAINTEXT, HostConfig
 from coordinator.host.door_server import DoorServer, listen
 from coordinator.host.following import Follower
 from coordinator.host.limits import MAX_MESSAGE_BYTES, PeerGate
@@ -38,7 +39,7 @@ from trusted.documents.order import verify_order
 from trusted.errors import Reason, RunError
 
 _GRACE_S = 5.0
-_SERVICES = tuple(f"cloister.v1.{name}" for name in ("Relay", "Blobs", "Runs"))
+_SERVICES = tuple(f"cloister.v1.{name}" for name in ("Relay", "Blobs", "Runs", "Collateral"))
 _OPTIONS = (
     ("grpc.max_receive_message_length", MAX_MESSAGE_BYTES + (64 << 10)),
     ("grpc.max_send_message_length", MAX_MESSAGE_BYTES + (64 << 10)),
@@ -55,7 +56,7 @@ _log = logging.getLogger(__name__)
 
 @dataclass(frozen=True, slots=True)
 class HostReady:
-    """Where a started host is reached. ``ca_pem`` is the file that workers pin; None if one's own is used."""
+    """Where a started host is reached. ``ca_pem`` is the file that workers pin; None if one's own is used, or none."""
 
     port: int
     door: str
@@ -107,9 +108,11 @@ class Host:
         server = grpc.aio.server(options=_OPTIONS)
         cloister_pb2_grpc.add_RelayServicer_to_server(RelayService(aggregators, book, reception, limits), server)
         blobs = BlobsService(spool, book, reception, self.metrics, limits)
-        cloister_pb2_grpc.add_BlobsServicer_to_server(blobs, server)
+        server.add_generic_rpc_handlers((blobs.handler(),))
         runs = RunsService(desk, book, reception, self._clock)
         cloister_pb2_grpc.add_RunsServicer_to_server(runs, server)
+        collateral = CollateralService(config.collateral_store, reception)
+        cloister_pb2_grpc.add_CollateralServicer_to_server(collateral, server)
         stack.push_async_callback(reception.idle, _GRACE_S)
         port = await _open_port(server, config.listen, identity, stack)
         if config.metrics_port is not None:
@@ -133,14 +136,19 @@ def _open_door(address: Address) -> socket.socket:
         raise RunError(Reason.UNREACHABLE, f"host.door: cannot bind ({error.strerror or error}); {why}") from None
 
 
-async def _open_port(server: grpc.aio.Server, address: str, identity: ServerIdentity, stack: AsyncExitStack) -> int:
+async def _open_port(
+    server: grpc.aio.Server, address: str, identity: ServerIdentity | None, stack: AsyncExitStack
+) -> int:
     """Add health and reflection, bind, start; when ``stack`` unwinds, say NOT_SERVING, then let calls end."""
     checks = health.aio.HealthServicer()  # type: ignore[attr-defined]  # its stubs leave aio out
     health_pb2_grpc.add_HealthServicer_to_server(checks, server)
     reflection.enable_server_reflection((*_SERVICES, health.SERVICE_NAME, reflection.SERVICE_NAME), server)
-    credentials = grpc.ssl_server_credentials([(identity.key_pem, identity.chain_pem)])
     try:
-        port = server.add_secure_port(address, credentials)
+        if identity is None:
+            port = server.add_insecure_port(address.removeprefix(PLAINTEXT))
+        else:
+            credentials = grpc.ssl_server_credentials([(identity.key_pem, identity.chain_pem)])
+            port = server.add_secure_port(address, credentials)
     except RuntimeError:
         port = 0
     if port == 0:
@@ -155,7 +163,10 @@ async def _open_port(server: grpc.aio.Server, address: str, identity: ServerIden
     return port
 
 
-def _identity(config: HostConfig, now: datetime) -> tuple[ServerIdentity, Path | None]:
+def _identity(config: HostConfig, now: datetime) -> tuple[ServerIdentity | None, Path | None]:
+    """What the port shows, and the CA that workers pin; neither where a proxy on this machine has the TLS."""
+    if config.listen.startswith(PLAINTEXT):
+        return None, None
     if config.certificate is not None and config.certificate_key is not None:
         chain = config.certificate.read_bytes()
         return ServerIdentity(config.certificate_key.read_bytes(), chain, b""), None

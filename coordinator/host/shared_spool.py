@@ -14,7 +14,7 @@ from __future__ import annotations
 import asyncio
 import logging
 from collections import deque
-from collections.abc import Callable, Coroutine
+from collections.abc import Callable, Coroutine, Sequence
 from pathlib import Path
 
 from coordinator.host.limits import Limits
@@ -52,11 +52,16 @@ class SharedSpool(Spool):
         blob = self._blobs.get(name)
         if blob is not None and (blob.is_complete or blob.shared):
             return blob
-        stored = await self._state.blob(name.plan, name.blob)
-        if stored is None:
+        known = await self._known(name)
+        if known is None:
             self.forget(name)
             return self.find(name)  # says that it is unknown
-        return self._take_up(stored)
+        return known
+
+    async def _known(self, name: BlobName) -> SpooledBlob | None:
+        """The blob as the state knows it now, taken up here; None if it knows none."""
+        stored = await self._state.blob(name.plan, name.blob)
+        return None if stored is None else self._take_up(stored)
 
     async def bring(self, name: BlobName, blob: SpooledBlob, upto: int) -> None:
         """Copy a shared blob that is not here, and wait for the bytes before ``upto``."""
@@ -72,10 +77,27 @@ class SharedSpool(Spool):
         if blob.is_complete and not blob.shared:
             await asyncio.shield(self._start(name, lambda: self._publish(name, blob)))
 
-    async def upload(self, name: BlobName, offset: int, data: Buffer) -> SpooledBlob:
+    async def upload(self, name: BlobName, offset: int, pieces: Sequence[Buffer]) -> SpooledBlob:
         """Add what a worker sent, unless all of the blob lies in the store already."""
         blob = self.find(name)
-        return blob if blob.shared else await super().upload(name, offset, data)
+        return blob if blob.shared else await super().upload(name, offset, pieces)
+
+    async def write(self, name: BlobName, offset: int, data: Buffer, *, last: bool) -> SpooledBlob:
+        """Add what the aggregator writes, unless all of the blob lies in the store already.
+
+        It writes a blob of a fixed name again when its door broke before the answer; what came first stays.
+        """
+        blob = self._blobs.get(name) or await self._known(name)
+        written = blob is not None and blob.shared and blob.origin is Origin.AGGREGATOR
+        if blob is None or not written or offset + len(data) > (blob.total_bytes or 0):
+            return await super().write(name, offset, data, last=last)
+        return blob
+
+    def remember(self, name: BlobName) -> None:
+        """Write down how far an upload is; a copy that is cut by a restart is made anew."""
+        blob = self._blobs.get(name)
+        if blob is not None and not blob.shared:
+            super().remember(name)
 
     async def discard(self, name: BlobName) -> None:
         """Delete a blob here and in the store; other replicas hear of it."""
@@ -125,8 +147,9 @@ class SharedSpool(Spool):
         if not blob.is_complete:
             if blob.received_bytes or blob.writing.locked():
                 self.forget(name)
-                blob = self._blobs[name] = SpooledBlob(blob.path, stored.origin, stored.total_bytes)
+                blob = self._hold(name, SpooledBlob(blob.path, stored.origin, stored.total_bytes))
             blob.path = self._path(name).with_suffix(".copy")  # which a late writer of the half cannot reach
+            self.reserved_bytes += (stored.total_bytes or 0) - blob.reserved_bytes
             blob.total_bytes = stored.total_bytes
         blob.shared = True
         return blob
@@ -147,7 +170,7 @@ class SharedSpool(Spool):
 
     async def _publish(self, name: BlobName, blob: SpooledBlob) -> None:
         await self._objects.put(_key(name), blob.path)
-        stored = StoredBlob(name.plan, name.blob, blob.origin, blob.total_bytes, shared=True)
+        stored = StoredBlob(name.plan, name.blob, blob.origin, blob.total_bytes, True, blob.received_bytes)
         if not await self._state.finish_blob(stored):  # discarded meanwhile
             await self._objects.delete(_key(name))
             return
@@ -169,9 +192,9 @@ class SharedSpool(Spool):
                 read = self._objects.read(_key(name), offset, min(_PART_BYTES, total - offset))
                 reading.append(asyncio.create_task(read))
                 if len(reading) == _PARTS_AT_ONCE:
-                    await self._append(name, blob, blob.received_bytes, await reading.popleft())
+                    await self._append(name, blob, blob.received_bytes, [await reading.popleft()])
             while reading:
-                await self._append(name, blob, blob.received_bytes, await reading.popleft())
+                await self._append(name, blob, blob.received_bytes, [await reading.popleft()])
         except RunError as failure:
             blob.failure = failure
             blob.moved()

@@ -1,8 +1,8 @@
-"""Sealed blobs on disk: one file each, appended to, never rewritten. Trust zone: host.
+"""Sealed blobs on disk: one file each, written front to back, never rewritten. Trust zone: host.
 
 Rules:
  1. A blob exists because the aggregator announced it (with its exact size) or writes it itself. Nothing else makes one.
- 2. The file is the truth about what arrived: its length is the offset at which an upload continues, also after a crash.
+ 2. What the store remembers to have arrived is where an upload continues after a crash: never more than the file holds.
  3. The first byte that arrives at an offset stays. Bytes that were received before are skipped, so an upload may be
     repeated; a worker that seals anew under another key needs another name.
  4. Announced bytes count against the quota at once, so that uploads which were promised room have it.
@@ -14,18 +14,21 @@ from __future__ import annotations
 
 import asyncio
 import os
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
 from typing import BinaryIO
 
 from coordinator.door import BLOB_BYTES, PLAN_BYTES
+from coordinator.host.file_pool import FilePool
 from coordinator.host.limits import Limits
 from coordinator.host.state import HostState, Origin, StoredBlob
 from trusted.errors import BlobError, Reason, RunError
 
 MAX_BLOB_BYTES = 1 << 44
+_DISK_THREADS = 4
+_REMEMBER_BYTES = 64 << 20  # at most so much arrives twice after a crash
 Buffer = bytes | bytearray | memoryview
 
 
@@ -47,11 +50,12 @@ class BlobName:
 class SpooledBlob:
     """One blob. Its fields change only through the :class:`Spool`."""
 
-    def __init__(self, path: Path, origin: Origin, total_bytes: int | None) -> None:
+    def __init__(self, path: Path, origin: Origin, total_bytes: int | None, received_bytes: int = 0) -> None:
         self.path = path
         self.origin = origin
         self.total_bytes = total_bytes
-        self.received_bytes = path.stat().st_size if path.exists() else 0
+        self.received_bytes = received_bytes
+        self.remembered_bytes = received_bytes
         self.discarded = False
         self.shared = False  # all of it lies in the object store (coordinator/host/shared_spool.py)
         self.failure: RunError | None = None  # why the rest does not come from there
@@ -115,8 +119,10 @@ class Spool:
         self._folder = folder
         self._state = state
         self._limits = limits
-        self._disk = ThreadPoolExecutor(max_workers=2, thread_name_prefix="spool")
+        self._pool = FilePool(folder.parent / "blob-pool", limits.pool_bytes)
+        self._disk = ThreadPoolExecutor(max_workers=_DISK_THREADS, thread_name_prefix="spool")
         self._blobs: dict[BlobName, SpooledBlob] = {}
+        self.reserved_bytes = 0  # of the quota
         self.on_complete: Callable[[BlobName], None] = lambda name: None
 
     async def load(self) -> None:
@@ -129,11 +135,6 @@ class Spool:
         """Wait for writes that are under way."""
         self._disk.shutdown(wait=True)
 
-    @property
-    def reserved_bytes(self) -> int:
-        """How much of the quota is taken."""
-        return sum(blob.reserved_bytes for blob in self._blobs.values())
-
     def find(self, name: BlobName) -> SpooledBlob:
         """The blob ``name``.
 
@@ -144,6 +145,10 @@ class Spool:
         if blob is None:
             raise _unknown()
         return blob
+
+    def peek(self, name: BlobName) -> SpooledBlob | None:
+        """The blob ``name`` as it is here, from any thread; None if nothing is known of it here."""
+        return self._blobs.get(name)
 
     async def locate(self, name: BlobName) -> SpooledBlob:
         """The blob ``name``, also one of which another replica alone was told.
@@ -183,8 +188,8 @@ class Spool:
         self._make_room(size_bytes)
         return await self._add(name, Origin.WORKER, size_bytes)
 
-    async def upload(self, name: BlobName, offset: int, data: Buffer) -> SpooledBlob:
-        """Add what a worker sent at ``offset``; what was received before is skipped.
+    async def upload(self, name: BlobName, offset: int, pieces: Sequence[Buffer]) -> SpooledBlob:
+        """Add the ``pieces`` that a worker sent from ``offset`` on; what was received before is skipped.
 
         Raises:
             RunError: never announced, or an offset beyond what is here.
@@ -193,10 +198,17 @@ class Spool:
         blob = self.find(name)
         if blob.origin is not Origin.WORKER or blob.total_bytes is None:
             raise RunError(Reason.BLOB_UNKNOWN, "blob: the aggregator writes this one itself")
-        if offset + len(data) > blob.total_bytes:
+        if offset + sum(map(len, pieces)) > blob.total_bytes:
             raise BlobError(Reason.BLOB_TOO_LONG, "blob: more bytes than the aggregator announced")
-        await self._append(name, blob, offset, data)
+        await self._append(name, blob, offset, pieces)
         return blob
+
+    def remember(self, name: BlobName) -> None:
+        """Write down how far a blob is: an upload that is cut now continues here after a crash, too."""
+        blob = self._blobs.get(name)
+        if blob is not None and blob.remembered_bytes != blob.received_bytes:
+            blob.remembered_bytes = blob.received_bytes
+            self._state.note_received(_stored(name, blob))
 
     async def write(self, name: BlobName, offset: int, data: Buffer, *, last: bool) -> SpooledBlob:
         """Add what the aggregator writes; the first write makes the blob, the ``last`` one fixes its size.
@@ -209,12 +221,13 @@ class Spool:
         end = offset + len(data)
         if blob.origin is not Origin.AGGREGATOR or (blob.total_bytes is not None and end > blob.total_bytes):
             raise RunError(Reason.RUN_STATE, "blob: already complete, or announced for a worker")
-        await self._append(name, blob, offset, data)
+        await self._append(name, blob, offset, [data])
         if last and blob.total_bytes is None:
             if end != blob.received_bytes:
                 raise RunError(Reason.RUN_STATE, "blob: bytes stand behind what is called the last one")
             blob.total_bytes = end
-            await self._state.finish_blob(StoredBlob(name.plan, name.blob, blob.origin, end))
+            blob.remembered_bytes = end
+            await self._state.finish_blob(_stored(name, blob))
             blob.moved()
         return blob
 
@@ -227,38 +240,51 @@ class Spool:
     def forget(self, name: BlobName) -> None:
         """Delete what is here of a blob."""
         blob = self._blobs.pop(name, None)
-        if blob is not None:
-            blob.path.unlink(missing_ok=True)
-            blob.discarded = True
-            blob.moved()
+        if blob is None:
+            return
+        self.reserved_bytes -= blob.reserved_bytes
+        blob.discarded = True
+        if not blob.writing.locked():  # else whoever writes gives the file back
+            self._pool.give(blob.path)
+        blob.moved()
 
     async def read(self, file: BinaryIO, offset: int, size_bytes: int) -> bytes:
-        """At most ``size_bytes`` of ``file`` from ``offset``; a slow disk keeps nobody else waiting."""
+        """At most ``size_bytes`` of ``file`` from ``offset``; a slow disk keeps nobody else waiting.
+
+        A blob that is discarded meanwhile may give another one's bytes: sealed, and of no use to whoever gets them.
+        """
         loop = asyncio.get_running_loop()
         return await loop.run_in_executor(self._disk, os.pread, file.fileno(), size_bytes, offset)
 
-    async def _append(self, name: BlobName, blob: SpooledBlob, offset: int, data: Buffer) -> None:
+    async def _append(self, name: BlobName, blob: SpooledBlob, offset: int, pieces: Sequence[Buffer]) -> None:
         async with blob.writing:  # two uploads of one blob take turns, chunk by chunk
             if blob.discarded:
                 raise _unknown()
             if offset > blob.received_bytes:
                 raise RunError(Reason.BLOB_OFFSET, "blob: the offset is beyond what is here; ask Stat where to go on")
-            new = memoryview(data)[blob.received_bytes - offset :]
+            new = _behind(pieces, blob.received_bytes - offset)
             if new:
                 await self._write_behind(name, blob, new)
 
-    async def _write_behind(self, name: BlobName, blob: SpooledBlob, new: memoryview) -> None:
+    async def _write_behind(self, name: BlobName, blob: SpooledBlob, new: Sequence[memoryview]) -> None:
         """Write ``new`` and count it, also when the stream that brought it is cut meanwhile."""
         loop = asyncio.get_running_loop()
+        if blob.received_bytes == 0:
+            self._pool.take(blob.path)
         writing = loop.run_in_executor(self._disk, _write_at, blob.path, blob.received_bytes, new)
         try:
             await asyncio.shield(writing)
         finally:
             await asyncio.wait([writing])
             if blob.discarded:
-                blob.path.unlink(missing_ok=True)
+                self._pool.give(blob.path)
             elif writing.exception() is None:
-                blob.received_bytes += len(new)
+                arrived = sum(map(len, new))
+                blob.received_bytes += arrived
+                if blob.total_bytes is None:
+                    self.reserved_bytes += arrived
+                if blob.is_complete or blob.received_bytes - blob.remembered_bytes >= _REMEMBER_BYTES:
+                    self.remember(name)
                 blob.moved()
                 if blob.is_complete:
                     self._arrived(name, blob)
@@ -269,7 +295,8 @@ class Spool:
 
     async def _add(self, name: BlobName, origin: Origin, total_bytes: int | None) -> SpooledBlob:
         standing = await self._state.add_blob(StoredBlob(name.plan, name.blob, origin, total_bytes))
-        if (standing.origin, standing.total_bytes) != (origin, total_bytes):
+        again = origin is standing.origin is Origin.AGGREGATOR  # it is the same one that writes, and may write again
+        if not again and (standing.origin, standing.total_bytes) != (origin, total_bytes):
             raise RunError(Reason.RUN_STATE, "blob: this name stands for another size or writer")
         return self._take_up(standing)
 
@@ -278,7 +305,17 @@ class Spool:
         name = BlobName(stored.plan, stored.blob)
         path = self._path(name)
         path.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
-        return self._blobs.setdefault(name, SpooledBlob(path, stored.origin, stored.total_bytes))
+        return self._blobs.get(name) or self._hold(name, self._found(path, stored))
+
+    def _hold(self, name: BlobName, blob: SpooledBlob) -> SpooledBlob:
+        self._blobs[name] = blob
+        self.reserved_bytes += blob.reserved_bytes
+        return blob
+
+    def _found(self, path: Path, stored: StoredBlob) -> SpooledBlob:
+        """A blob of before the start; a file that was shortened meanwhile counts as far as it goes."""
+        size = path.stat().st_size if path.exists() else 0
+        return SpooledBlob(path, stored.origin, stored.total_bytes, min(size, stored.received_bytes))
 
     def _sweep(self) -> None:
         """Delete files that no row names: a crash came between the two steps of a discard."""
@@ -290,26 +327,46 @@ class Spool:
     def _make_room(self, size_bytes: int) -> None:
         if self.reserved_bytes + size_bytes > self._limits.spool_bytes:
             raise RunError(Reason.QUOTA, "spool: the host's quota is taken; raise limits.spool_bytes or end a run")
-        disk = os.statvfs(self._folder)
-        if disk.f_bavail * disk.f_frsize < size_bytes + self._limits.free_disk_bytes:
+        if self._free_bytes() < size_bytes + self._limits.free_disk_bytes:
+            self._pool.empty()
+        if self._free_bytes() < size_bytes + self._limits.free_disk_bytes:
             raise RunError(Reason.QUOTA, "spool: the disk has no room for what is announced")
+
+    def _free_bytes(self) -> int:
+        disk = os.statvfs(self._folder)
+        return disk.f_bavail * disk.f_frsize
 
     def _path(self, name: BlobName) -> Path:
         return self._folder / name.plan.hex() / name.blob.hex()
 
 
-def _write_at(path: Path, offset: int, data: memoryview) -> None:
-    """Write all of ``data`` or raise; what a failed call left behind is cut off, so the file holds whole chunks."""
+def _behind(pieces: Sequence[Buffer], skipped: int) -> list[memoryview]:
+    """The ``pieces`` without their first ``skipped`` bytes."""
+    left: list[memoryview] = []
+    for piece in pieces:
+        view = memoryview(piece)[skipped:]
+        skipped = max(0, skipped - len(piece))
+        if view:
+            left.append(view)
+    return left
+
+
+def _write_at(path: Path, offset: int, pieces: Sequence[memoryview]) -> None:
+    """Write all of ``pieces`` or raise; what a failed call left behind does not count and is written again."""
     descriptor = os.open(path, os.O_WRONLY | os.O_CREAT, 0o600)
     try:
-        written = 0
-        while written < len(data):
-            written += os.pwrite(descriptor, data[written:], offset + written)
+        while pieces:
+            written = os.pwritev(descriptor, pieces, offset)
+            offset += written
+            pieces = _behind(pieces, written)
     except OSError:
-        os.ftruncate(descriptor, offset)
         raise RunError(Reason.QUOTA, "spool: the disk refuses more bytes") from None
     finally:
         os.close(descriptor)
+
+
+def _stored(name: BlobName, blob: SpooledBlob) -> StoredBlob:
+    return StoredBlob(name.plan, name.blob, blob.origin, blob.total_bytes, blob.shared, blob.remembered_bytes)
 
 
 def _unknown() -> RunError:

@@ -27,7 +27,8 @@ class StoredBlob:
     """A blob that was announced or begun.
 
     ``total_bytes`` is None while the aggregator still writes it. ``shared``: all of it lies in the object store, where
-    every replica finds it.
+    every replica finds it. ``received_bytes`` are known to be in this host's own file; there may be more, which then
+    arrive again.
     """
 
     plan: bytes
@@ -35,6 +36,7 @@ class StoredBlob:
     origin: Origin
     total_bytes: int | None
     shared: bool = False
+    received_bytes: int = 0
 
 
 @dataclass(frozen=True, slots=True)
@@ -114,6 +116,9 @@ class HostState(Protocol):
 
     async def finish_blob(self, blob: StoredBlob) -> bool:
         """Note the size of ``blob``, now that it is known, and whether it is shared. False: it was forgotten."""
+
+    def note_received(self, blob: StoredBlob) -> None:
+        """Note how far ``blob`` is in this host's own file, at once. A state that replicas share may forget it."""
 
     async def delete_blob(self, plan: bytes, blob: bytes) -> bool:
         """Forget a blob. False: nobody knew it."""

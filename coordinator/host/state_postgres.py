@@ -169,6 +169,9 @@ class PostgresState:
         )
         return bool(changed)
 
+    def note_received(self, blob: StoredBlob) -> None:
+        """Nothing: what lies on one replica's disk is no fact for all. After a restart half an upload arrives again."""
+
     async def delete_blob(self, plan: bytes, blob: bytes) -> bool:
         """Forget a blob, and let the other replicas delete their copies."""
         gone = await self._fetch(

@@ -32,6 +32,7 @@ _MIGRATIONS = (
         start_nonce BLOB REFERENCES orders, stop_nonce BLOB REFERENCES orders
     ) WITHOUT ROWID;
     """,
+    "ALTER TABLE blobs ADD COLUMN received_bytes INTEGER NOT NULL DEFAULT 0;",
     """
     ALTER TABLE blobs ADD COLUMN shared INTEGER NOT NULL DEFAULT 0;
     ALTER TABLE events ADD COLUMN token BLOB;
@@ -39,6 +40,7 @@ _MIGRATIONS = (
     CREATE UNIQUE INDEX events_by_source ON events (plan, token, sequence) WHERE token IS NOT NULL;
     """,
 )
+_BLOB = "plan, blob, origin, total_bytes, shared, received_bytes"
 _LARGEST = (1 << 63) - 1  # what a column holds
 
 
@@ -82,7 +84,7 @@ class SqliteState:
 
     async def blobs(self) -> list[StoredBlob]:
         """Every blob."""
-        rows = self._db.execute("SELECT plan, blob, origin, total_bytes, shared FROM blobs")
+        rows = self._db.execute(f"SELECT {_BLOB} FROM blobs")  # noqa: S608
         return [_blob(row) for row in rows]
 
     async def blob(self, plan: bytes, blob: bytes) -> StoredBlob | None:
@@ -91,25 +93,33 @@ class SqliteState:
 
     def _find(self, plan: bytes, blob: bytes) -> StoredBlob | None:
         row = self._db.execute(
-            "SELECT plan, blob, origin, total_bytes, shared FROM blobs WHERE plan = ? AND blob = ?", (plan, blob)
+            f"SELECT {_BLOB} FROM blobs WHERE plan = ? AND blob = ?",  # noqa: S608
+            (plan, blob),
         ).fetchone()
         return None if row is None else _blob(row)
 
     async def add_blob(self, blob: StoredBlob) -> StoredBlob:
         """Remember ``blob`` unless its name is known; the one that stands."""
         self._db.execute(
-            "INSERT INTO blobs VALUES (?, ?, ?, ?, ?) ON CONFLICT DO NOTHING",
-            (blob.plan, blob.blob, blob.origin.value, blob.total_bytes, blob.shared),
+            f"INSERT INTO blobs ({_BLOB}) VALUES (?, ?, ?, ?, ?, ?) ON CONFLICT DO NOTHING",  # noqa: S608
+            (blob.plan, blob.blob, blob.origin.value, blob.total_bytes, blob.shared, blob.received_bytes),
         )
         return self._find(blob.plan, blob.blob) or blob
 
     async def finish_blob(self, blob: StoredBlob) -> bool:
         """Note the size of ``blob`` and whether it is shared; False if it is not known."""
         changed = self._db.execute(
-            "UPDATE blobs SET total_bytes = ?, shared = ? WHERE plan = ? AND blob = ?",
-            (blob.total_bytes, blob.shared, blob.plan, blob.blob),
+            "UPDATE blobs SET total_bytes = ?, shared = ?, received_bytes = ? WHERE plan = ? AND blob = ?",
+            (blob.total_bytes, blob.shared, blob.received_bytes, blob.plan, blob.blob),
         )
         return changed.rowcount > 0
+
+    def note_received(self, blob: StoredBlob) -> None:
+        """Note how far ``blob`` is; this file and the blobs' own lie on one disk."""
+        self._db.execute(
+            "UPDATE blobs SET received_bytes = ? WHERE plan = ? AND blob = ?",
+            (blob.received_bytes, blob.plan, blob.blob),
+        )
 
     async def delete_blob(self, plan: bytes, blob: bytes) -> bool:
         """Forget a blob; its row is overwritten on disk (secure_delete). False if it is not known."""
@@ -176,6 +186,6 @@ class SqliteState:
             raise RunError(Reason.ORDER_REPLAYED, "order.nonce: used before; sign a new order") from None
 
 
-def _blob(row: tuple[bytes, bytes, str, int | None, int]) -> StoredBlob:
-    plan, blob, origin, total_bytes, shared = row
-    return StoredBlob(plan, blob, Origin(origin), total_bytes, bool(shared))
+def _blob(row: tuple[bytes, bytes, str, int | None, int, int]) -> StoredBlob:
+    plan, blob, origin, total_bytes, shared, received_bytes = row
+    return StoredBlob(plan, blob, Origin(origin), total_bytes, bool(shared), received_bytes)

@@ -39,12 +39,16 @@ class PutChunk(_message.Message):
     def __init__(self, name: _Optional[_Union[BlobName, _Mapping]] = ..., offset: _Optional[int] = ..., data: _Optional[bytes] = ...) -> None: ...
 
 class GetRequest(_message.Message):
-    __slots__ = ("name", "offset")
+    __slots__ = ("name", "offset", "first_bytes", "chunk_bytes")
     NAME_FIELD_NUMBER: _ClassVar[int]
     OFFSET_FIELD_NUMBER: _ClassVar[int]
+    FIRST_BYTES_FIELD_NUMBER: _ClassVar[int]
+    CHUNK_BYTES_FIELD_NUMBER: _ClassVar[int]
     name: BlobName
     offset: int
-    def __init__(self, name: _Optional[_Union[BlobName, _Mapping]] = ..., offset: _Optional[int] = ...) -> None: ...
+    first_bytes: int
+    chunk_bytes: int
+    def __init__(self, name: _Optional[_Union[BlobName, _Mapping]] = ..., offset: _Optional[int] = ..., first_bytes: _Optional[int] = ..., chunk_bytes: _Optional[int] = ...) -> None: ...
 
 class Chunk(_message.Message):
     __slots__ = ("data",)
@@ -95,3 +99,25 @@ class RunStatus(_message.Message):
     JSON_FIELD_NUMBER: _ClassVar[int]
     json: str
     def __init__(self, json: _Optional[str] = ...) -> None: ...
+
+class CollateralQuery(_message.Message):
+    __slots__ = ()
+    def __init__(self) -> None: ...
+
+class CollateralName(_message.Message):
+    __slots__ = ("sha256",)
+    SHA256_FIELD_NUMBER: _ClassVar[int]
+    sha256: bytes
+    def __init__(self, sha256: _Optional[bytes] = ...) -> None: ...
+
+class CollateralNames(_message.Message):
+    __slots__ = ("files",)
+    FILES_FIELD_NUMBER: _ClassVar[int]
+    files: _containers.RepeatedCompositeFieldContainer[CollateralName]
+    def __init__(self, files: _Optional[_Iterable[_Union[CollateralName, _Mapping]]] = ...) -> None: ...
+
+class CollateralFile(_message.Message):
+    __slots__ = ("content",)
+    CONTENT_FIELD_NUMBER: _ClassVar[int]
+    content: bytes
+    def __init__(self, content: _Optional[bytes] = ...) -> None: ...

@@ -464,3 +464,121 @@ class Runs:
             timeout,
             metadata,
             _registered_method=True)
+
+
+class CollateralStub:
+    """The vendors' public statements (revocation lists, Intel's collateral) that this host's operator keeps for its sites.
+    """
+
+    def __init__(self, channel):
+        """Constructor.
+
+        Args:
+            channel: A grpc.Channel.
+        """
+        self.List = channel.unary_unary(
+                '/cloister.v1.Collateral/List',
+                request_serializer=protos_dot_v1_dot_cloister__pb2.CollateralQuery.SerializeToString,
+                response_deserializer=protos_dot_v1_dot_cloister__pb2.CollateralNames.FromString,
+                _registered_method=True)
+        self.Get = channel.unary_unary(
+                '/cloister.v1.Collateral/Get',
+                request_serializer=protos_dot_v1_dot_cloister__pb2.CollateralName.SerializeToString,
+                response_deserializer=protos_dot_v1_dot_cloister__pb2.CollateralFile.FromString,
+                _registered_method=True)
+
+
+class CollateralServicer:
+    """The vendors' public statements (revocation lists, Intel's collateral) that this host's operator keeps for its sites.
+    """
+
+    def List(self, request, context):
+        """Missing associated documentation comment in .proto file."""
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def Get(self, request, context):
+        """Missing associated documentation comment in .proto file."""
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+
+def add_CollateralServicer_to_server(servicer, server):
+    rpc_method_handlers = {
+            'List': grpc.unary_unary_rpc_method_handler(
+                    servicer.List,
+                    request_deserializer=protos_dot_v1_dot_cloister__pb2.CollateralQuery.FromString,
+                    response_serializer=protos_dot_v1_dot_cloister__pb2.CollateralNames.SerializeToString,
+            ),
+            'Get': grpc.unary_unary_rpc_method_handler(
+                    servicer.Get,
+                    request_deserializer=protos_dot_v1_dot_cloister__pb2.CollateralName.FromString,
+                    response_serializer=protos_dot_v1_dot_cloister__pb2.CollateralFile.SerializeToString,
+            ),
+    }
+    generic_handler = grpc.method_handlers_generic_handler(
+            'cloister.v1.Collateral', rpc_method_handlers)
+    server.add_generic_rpc_handlers((generic_handler,))
+    server.add_registered_method_handlers('cloister.v1.Collateral', rpc_method_handlers)
+
+
+ # This class is part of an EXPERIMENTAL API.
+class Collateral:
+    """The vendors' public statements (revocation lists, Intel's collateral) that this host's operator keeps for its sites.
+    """
+
+    @staticmethod
+    def List(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/cloister.v1.Collateral/List',
+            protos_dot_v1_dot_cloister__pb2.CollateralQuery.SerializeToString,
+            protos_dot_v1_dot_cloister__pb2.CollateralNames.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def Get(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/cloister.v1.Collateral/Get',
+            protos_dot_v1_dot_cloister__pb2.CollateralName.SerializeToString,
+            protos_dot_v1_dot_cloister__pb2.CollateralFile.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)

@@ -10,7 +10,6 @@ so its verifier says; ``invalid``: refused by it, or by the strict policy), and 
 
 from __future__ import annotations
 
-import importlib
 import json
 import os
 import re
@@ -25,7 +24,8 @@ from typing import Any
 
 import pytest
 
-from tests.attestation.from_vector import Loaded, anchors
+from tests.attestation import from_vector
+from tests.attestation.from_vector import Loaded, anchors, event_log
 from trusted.attestation.anchors import is_vendor_root
 from trusted.attestation.appraise import Expected, examine, verify
 from trusted.attestation.evidence import EvidenceFormat
@@ -37,7 +37,8 @@ pytestmark = pytest.mark.vectors
 
 REPOSITORY = Path(__file__).parents[2]
 FOLDER = Path(os.environ.get("CLOISTER_VECTORS") or REPOSITORY / ".." / "shared" / "vectors")
-ANCHORS = "anchors"
+# Folders that hold no evidence of a machine, and what judges them.
+ANCHORS, EVENT_LOG = "anchors", "event_log"
 # When a case names no time, none of its checks depends on one.
 ANY_TIME = datetime(2026, 11, 1, tzinfo=UTC)
 # The stages that this test knows; others come from the format's module, or are the whole verification.
@@ -52,6 +53,8 @@ REASONS: tuple[tuple[str, frozenset[Reason]], ...] = (
     (r"debug", frozenset({Reason.DEBUG})),
     (r"servicetd|service td|migrat", frozenset({Reason.MIGRATABLE})),
     (r"expired|not yet valid|in the future|passed|stale", _DATES),
+    (r"duplicate|\btwice\b", frozenset({Reason.DEVICE_DUPLICATE})),
+    (r"event log|\bccel\b|\bpcr|\brtmr|replay", frozenset({Reason.RUNTIME_MEASUREMENT, Reason.MEASUREMENT})),
     (r"another chip|bytes altered|signature|not bound|is not hash", _SIGNED),
     (r"revoked|hold", frozenset({Reason.REVOKED})),
     (r"tcb level|out.?of.?date", frozenset({Reason.TCB_FLOOR, Reason.TCB_STATUS, Reason.TCB_BINDING})),
@@ -70,6 +73,11 @@ class Vector:
     @property
     def folder(self) -> Path:
         return FOLDER / self.format / self.name
+
+    @property
+    def is_evidence(self) -> bool:
+        """Whether there is a machine to verify: neither a vendor's anchors nor a log by itself."""
+        return from_vector.format_of(self.format) not in (ANCHORS, EVENT_LOG)
 
     @property
     def provenance(self) -> dict[str, Any]:
@@ -109,9 +117,8 @@ def every_vector() -> list[Any]:
 
 def load(vector: Vector, case: dict[str, Any] | None = None) -> Loaded:
     """The vector, as ``case`` wants it. A loader that skips would leave a vector out, so that is a failure."""
-    module = importlib.import_module(f"tests.attestation.from_vector.{vector.format}")
     try:
-        loaded: Loaded = module.load(vector.folder, vector.provenance)
+        loaded = from_vector.load(vector.format, vector.folder, vector.provenance)
         return loaded if case is None or loaded.of_case is None else loaded.of_case(case)
     except pytest.skip.Exception as skipped:
         pytest.fail(f"{vector}: its loader skipped it: {skipped}")
@@ -128,22 +135,33 @@ def failures(verified: VerifiedEvidence, loaded: Loaded, now: datetime) -> list[
     return [check.reason for check in checks if check.verdict is Verdict.FAIL and check.claim not in BINDING]
 
 
-def outcome(vector: Vector, case: dict[str, Any]) -> tuple[VerifiedEvidence | None, list[Reason]]:
+def verify_all(loaded: Loaded, now: datetime) -> tuple[VerifiedEvidence, ...]:
+    """What verified: one, or every device of a set, none of them twice."""
+    verified = tuple(verify(evidence, loaded.roots, now) for evidence in (loaded.evidence, *loaded.more))
+    if loaded.more and len({item.claims.hardware_id for item in verified}) != len(verified):
+        raise AttestationError(Reason.DEVICE_DUPLICATE, "a set: each device once expected")
+    return verified
+
+
+def outcome(vector: Vector, case: dict[str, Any]) -> tuple[tuple[VerifiedEvidence, ...], list[Reason]]:
     """What verified, if anything, and every reason for which it is refused."""
     now = time_of(case)
-    if vector.format == ANCHORS:
-        return None, _refusal(lambda: anchors.judge(vector.folder, case, now))
+    if not vector.is_evidence:
+        judge_of = anchors.judge if vector.format == ANCHORS else event_log.judge
+        return (), _refusal(lambda: judge_of(vector.folder, case, now))
     loaded = load(vector, case)
     stage = case.get("stage", "")
     if stage in loaded.stages:
-        return None, _refusal(lambda: loaded.stages[stage](now))
+        return (), _refusal(lambda: loaded.stages[stage](now))
     try:
-        verified = verify(loaded.evidence, loaded.roots, now)
+        verified = verify_all(loaded, now)
     except AttestationError as error:
         assert stage != APPRAISE, f"{vector}: genuine evidence expected, for the policy to refuse"
-        return None, [error.reason]
-    # Genuine is all that a valid case says: the machines are old, and a strict policy may well refuse them.
-    return verified, failures(verified, loaded, now) if case["expect"] == "invalid" and stage != VERIFY else []
+        return (), [error.reason]
+    if case["expect"] != "invalid" or stage == VERIFY:
+        # Genuine is all that a valid case says: the machines are old, and a strict policy may well refuse them.
+        return verified, []
+    return verified, [reason for item in verified for reason in failures(item, loaded, now)]
 
 
 def _refusal(check: Any) -> list[Reason]:
@@ -169,8 +187,8 @@ def judge(vector: Vector, case: dict[str, Any]) -> None:
         return
     assert case["expect"] == "valid"
     assert not refused, f"refused for {refused}"
-    if verified is not None:
-        _require_facts(case, verified.claims)
+    for item in verified:
+        _require_facts(case, item.claims)
 
 
 def _require_facts(case: dict[str, Any], claims: Any) -> None:
@@ -196,6 +214,9 @@ def differences(expected: Any, found: Any, path: str = "") -> Iterator[str]:
                 yield f"{path}.{key}: not found"
             else:
                 yield from differences(value, found[key], f"{path}.{key}")
+    elif isinstance(expected, list) and isinstance(found, list) and len(expected) == len(found):
+        for place, (value, other) in enumerate(zip(expected, found, strict=True)):
+            yield from differences(value, other, f"{path}[{place}]")
     elif expected != found or type(expected) is not type(found):
         yield f"{path}: {expected!r} expected, {found!r} found"
 
@@ -219,13 +240,14 @@ def test_the_claims_are_those_that_the_provenance_lists(vector: Vector) -> None:
 
 def _every_reading(vector: Vector) -> Iterator[dict[str, Any]]:
     """The claims at each time at which the vector verifies, and what the parser alone reads."""
-    if vector.format == ANCHORS:
-        yield anchors.found(vector.folder)
+    if not vector.is_evidence:
+        yield anchors.found(vector.folder) if vector.format == ANCHORS else event_log.found_in(vector.folder)
         return
     for case in vector.cases:
         loaded = load(vector, case)
         if case["expect"] == "valid" and case.get("stage", "") not in loaded.stages:
-            yield loaded.expected_claims(verify(loaded.evidence, loaded.roots, time_of(case)).claims)
+            claims = tuple(item.claims for item in verify_all(loaded, time_of(case)))
+            yield loaded.expected_claims(claims if loaded.more else claims[0])
     loaded = load(vector)
     if loaded.parsed_claims is not None:
         yield loaded.parsed_claims()
@@ -236,7 +258,7 @@ def test_no_vector_is_left_out(vector: Vector) -> None:
     """Each is in words that this test knows, and each has something to be judged by."""
     assert all(case["expect"] in ("valid", "invalid") for case in vector.cases)
     assert vector.cases or vector.provenance.get("expected")
-    if vector.format != ANCHORS:
+    if vector.is_evidence:
         assert isinstance(load(vector), Loaded)
 
 

@@ -76,6 +76,19 @@ def test_events_that_say_something_extend_nothing() -> None:
     assert replay(parse(LOG + remark + launch)) == replay(parse(LOG))
 
 
+def test_a_remark_may_name_no_register_but_an_event_may_not() -> None:
+    """An index of all ones stands for none (TCG PC Client Platform Firmware Profile, table 14)."""
+    nowhere = _indexed(0xFFFFFFFF, EV_NO_ACTION)
+    assert parse(LOG + nowhere)[-1].register is None
+    assert replay(parse(LOG + nowhere)) == replay(parse(LOG))
+    refused(LOG + _indexed(0xFFFFFFFF, EV_EVENT_TAG))
+    refused(LOG + _indexed(5, EV_EVENT_TAG))
+
+
+def _indexed(index: int, kind: int) -> bytes:
+    return struct.pack("<I", index) + encode_event(0, kind, DIGESTS[5], b"remark")[4:]
+
+
 def test_the_order_of_events_matters() -> None:
     one, other = encode_event(2, 6, DIGESTS[0], b""), encode_event(2, 6, DIGESTS[1], b"")
     assert replay(parse(first() + one + other)).rtmrs != replay(parse(first() + other + one)).rtmrs

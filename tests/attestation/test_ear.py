@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import base64
 import json
+import tomllib
 from dataclasses import replace
 from datetime import datetime, timedelta
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -16,7 +18,7 @@ from hypothesis import strategies as st
 from tests.attestation.conftest import EXPECTED, Verified
 from trusted.attestation.appraise import appraise, examine, with_devices
 from trusted.attestation.claims import SnpClaims
-from trusted.attestation.ear import PROFILE, Appraiser, sign_ear, verify_ear
+from trusted.attestation.ear import PROFILE, RELEASE, Appraiser, Grant, open_ear, sign_ear, verify_ear
 from trusted.attestation.policies.check import Check, Subject, Verdict
 from trusted.attestation.policies.snp import SnpPolicy
 from trusted.attestation.result import AttestationResult
@@ -40,7 +42,7 @@ def result(verified: Verified, policy: SnpPolicy, now: datetime) -> AttestationR
 
 @pytest.fixture
 def token(result: AttestationResult) -> str:
-    return sign_ear(result, NONCE, APPRAISER)
+    return sign_ear(result, Grant("", NONCE), APPRAISER)
 
 
 @pytest.fixture
@@ -197,7 +199,7 @@ def test_tiers_begin_at_their_numbers(code: int, tier: Tier) -> None:
 
 
 def test_devices_stand_beside_the_cpu_and_the_worst_counts(result: AttestationResult, now: datetime) -> None:
-    ear = verify_ear(sign_ear(with_devices(result, (result, result)), NONCE, APPRAISER), PUBLIC, now)
+    ear = verify_ear(sign_ear(with_devices(result, (result, result)), Grant("", NONCE), APPRAISER), PUBLIC, now)
     assert [part.name for part in ear.parts] == ["cpu", "snp-0", "snp-1"]
     assert ear.status is Tier.CONTRAINDICATED
 
@@ -205,7 +207,7 @@ def test_devices_stand_beside_the_cpu_and_the_worst_counts(result: AttestationRe
 @pytest.mark.parametrize("size", [0, 7, 65])
 def test_a_nonce_of_another_size_is_a_bug_of_its_caller(result: AttestationResult, size: int) -> None:
     with pytest.raises(ValueError, match="nonce"):
-        sign_ear(result, bytes(size), APPRAISER)
+        sign_ear(result, Grant("", bytes(size)), APPRAISER)
 
 
 def test_another_signer_is_refused(token: str, now: datetime) -> None:
@@ -296,3 +298,46 @@ def test_a_part_that_contradicts_itself_is_refused(token: str, now: datetime, ch
 def test_anything_else_is_refused_and_nothing_worse(text: str) -> None:
     with pytest.raises((WireError, AttestationError)):
         verify_ear(text, PUBLIC, datetime.fromisoformat("2026-11-01T00:00:00+00:00"))
+
+
+def test_a_chips_id_is_not_in_a_token(token: str, result: AttestationResult) -> None:
+    assert any(result.hardware_id)
+    payload = base64.urlsafe_b64decode(token.split(".")[1] + "==")
+    assert result.hardware_id.hex().encode() not in payload
+    assert b"hardware_id" not in payload
+
+
+def test_the_subject_is_signed_and_the_grant_ends_with_the_lease(result: AttestationResult, now: datetime) -> None:
+    until = now + timedelta(seconds=30)
+    ear = verify_ear(sign_ear(result, Grant("worker-1", NONCE, until), APPRAISER), PUBLIC, now)
+    assert (ear.subject, ear.expires) == ("worker-1", until.replace(microsecond=0))
+    late = sign_ear(result, Grant("worker-1", NONCE, result.expires + timedelta(days=1)), APPRAISER)
+    assert verify_ear(late, PUBLIC, now).expires == result.expires.replace(microsecond=0)
+    with pytest.raises(ValueError, match="subject"):
+        sign_ear(result, Grant("x" * 257, NONCE), APPRAISER)
+
+
+def test_an_ended_token_can_still_be_opened_and_says_that_it_ended(token: str, result: AttestationResult) -> None:
+    ear = open_ear(token, PUBLIC)
+    for when, reason in (
+        (ear.expires + timedelta(seconds=1), Reason.CERT_EXPIRED),
+        (ear.issued - timedelta(seconds=61), Reason.CERT_NOT_YET_VALID),
+    ):
+        with pytest.raises(AttestationError) as error:
+            ear.require_current(when)
+        assert error.value.reason is reason
+    ear.require_current(ear.expires)
+
+
+@pytest.mark.parametrize("other", [NONCE[:-1], NONCE + b"\0", b"\x08" + NONCE[1:], b""])
+def test_a_token_for_another_question_is_refused(token: str, other: bytes) -> None:
+    ear = open_ear(token, PUBLIC)
+    ear.require_nonce(NONCE)
+    with pytest.raises(AttestationError) as error:
+        ear.require_nonce(other)
+    assert error.value.reason is Reason.NONCE
+
+
+def test_tokens_name_the_release_that_made_them() -> None:
+    project = tomllib.loads((Path(__file__).parents[2] / "pyproject.toml").read_text())
+    assert project["project"]["version"] == RELEASE

@@ -8,6 +8,7 @@ import json
 import socket
 import threading
 from collections.abc import Callable, Iterator
+from dataclasses import replace
 from datetime import datetime, timedelta
 from pathlib import Path
 from typing import Any
@@ -28,6 +29,7 @@ from trusted.attestation.formats.gcp_token import parse, parse_claims, parse_jwk
 from trusted.attestation.policies.check import Verdict
 from trusted.attestation.policies.gcp_cs import AUDIENCE, GcpCsPolicy, strict_gcp_cs_policy
 from trusted.attestation.roots import Assurance, TrustRoot
+from trusted.attestation.trust_vector import Tier
 from trusted.errors import AttestationError, ProtocolError, Reason, TeeError, WireError
 from trusted.evidence.gcp_cs import GcpConfidentialSpace, detect
 from trusted.wire import sha256
@@ -37,6 +39,7 @@ OTHER = rsa.generate_private_key(65537, 2048)
 KID = "1a2b"
 JWKS = json.dumps({"keys": [{"use": "sig", "alg": "RS256", **jwk(KEY.public_key(), KID)}]}).encode()
 ROOT = TrustRoot(EvidenceFormat.GCP_CS, "Confidential Space", sha256(JWKS))
+VOUCHED = replace(ROOT, vouched=Assurance.PROVIDER)
 EXPECTED = Expected(REPORT_DATA, bytes(32))
 IMAGE = bytes(range(32))
 SECOND = timedelta(seconds=1)
@@ -123,6 +126,17 @@ def why(now: datetime, with_policy: GcpCsPolicy, **changes: Any) -> Reason:
     with pytest.raises(AttestationError) as error:
         appraise(verified, with_policy, EXPECTED, now)
     return error.value.reason
+
+
+def test_a_workload_on_googles_word_is_a_providers_when_the_members_say_so(now: datetime) -> None:
+    asked = policy(assurance="provider")
+    result = appraise(verify(evidence(now), [VOUCHED], now), asked, EXPECTED, now)
+    assert result.assurance is Assurance.PROVIDER
+    assert result.vector.status is Tier.WARNING
+    for root, level in ((ROOT, "provider"), (VOUCHED, "hardware"), (VOUCHED, "possession")):
+        with pytest.raises(AttestationError) as error:
+            appraise(verify(evidence(now), [root], now), policy(assurance=level), EXPECTED, now)
+        assert error.value.reason is Reason.ASSURANCE
 
 
 def test_a_production_workload_is_affirmed(now: datetime) -> None:

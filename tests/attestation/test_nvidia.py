@@ -209,10 +209,30 @@ def test_dates_are_compared_with_now(gpu: Gpu) -> None:
     assert refused(short.attest(CHALLENGE), datetime(2020, 1, 1, tzinfo=UTC)) is Reason.CERT_NOT_YET_VALID
 
 
-def test_a_switch_or_an_unknown_architecture_is_no_gpu() -> None:
-    for chip in ("LS10", "GA100", "GH100 Evil"):
-        maker = GpuMaker(chip)
-        assert refused(maker.make().attest(CHALLENGE), maker=maker) is Reason.PRODUCT
+@pytest.mark.parametrize("chip", ["LS10", "GA100", "GH100 Evil", "GBX02", "GB20XX", "GR100"])
+def test_a_switch_or_an_unknown_architecture_is_no_gpu(chip: str) -> None:
+    maker = GpuMaker(chip)
+    assert refused(maker.make().attest(CHALLENGE), maker=maker) is Reason.PRODUCT
+
+
+@pytest.mark.parametrize(
+    ("chip", "product"), [("GH100", "Hopper"), ("GB100", "Blackwell"), ("GB102", "Blackwell"), ("GB20X", "Blackwell")]
+)
+def test_the_chain_names_the_architecture(chip: str, product: str) -> None:
+    """GB20X is how NVIDIA writes a family: RTX PRO 6000 Blackwell stands under it."""
+    maker = GpuMaker(chip)
+    claims = held(maker.make().attest(CHALLENGE), maker=maker).claims
+    assert isinstance(claims, GpuClaims)
+    assert (claims.chip, claims.product) == (chip, product)
+
+
+@pytest.mark.parametrize("device", ["LS_10 A01 FSP BROM", "GB100 A01 GSP BROM", "GH1000 A01 GSP BROM", "GH100"])
+def test_a_device_of_another_kind_under_a_gpus_architecture_is_no_gpu(device: str) -> None:
+    """NVIDIA's NVSwitches (LS_10) stand under the GH100 architecture."""
+    signer = issue(device, MAKER.provisioner)
+    extension = composite_id(signer.key.public_key(), FWID)
+    leaf = issue("GH100 A01 GSP FMC LF", signer, authority=False, extensions=[(extension, False)])
+    assert refused(replace(MAKER.make(), device=signer, leaf=leaf).attest(CHALLENGE)) is Reason.PRODUCT
 
 
 # forged GPUs: what the certificate says of the firmware

@@ -12,10 +12,11 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from trusted.attestation.claims import FirmwareVersion
-from trusted.attestation.policies.rules import ReferenceValue, Skip
+from trusted.attestation.claims import FirmwareVersion, Tcb
+from trusted.attestation.policies.rules import ReferenceValue, Skip, TcbFloor
 from trusted.attestation.policies.snp import KNOBS, SnpPolicy, development_snp_policy, strict_snp_policy
 from trusted.attestation.policies.snp_checks import KNOB_CHECKS
+from trusted.attestation.products import LINES
 from trusted.attestation.roots import Assurance
 from trusted.errors import ProtocolError, Reason, WireError
 from trusted.wire import decode_json, encode_json
@@ -199,3 +200,31 @@ def test_any_value_of_a_knob_reads_or_is_refused(name: str, value: Any) -> None:
     except ProtocolError:
         return
     assert policy.to_json()[name] == value
+
+
+# floors of AMD's silicon lines
+
+
+def test_each_line_of_the_products_has_a_floor_of_its_own() -> None:
+    """Microcode is numbered line by line: what is mended on one would be far too old on the next."""
+    rule = strict_snp_policy([MEASUREMENT], products=["Genoa", "Milan", "Turin"]).minimum_tcb
+    assert isinstance(rule, TcbFloor)
+    microcode = {line: dict(tcb.components)["ucode"] for line, tcb in rule.floors}
+    assert microcode == {
+        "Bergamo": 25,
+        "Genoa": 84,
+        "Genoa-X": 79,
+        "Milan": 219,
+        "Milan-X": 68,
+        "Turin": 71,
+        "Turin-Dense": 71,
+    }
+    assert [line for line, _ in rule.floors] == sorted(LINES)
+
+
+def test_a_line_without_a_floor_takes_its_products_and_no_other() -> None:
+    rule = TcbFloor((("Genoa", Tcb((("bl", 1),))), ("Genoa-X", Tcb((("bl", 2),)))))
+    assert rule.of("Genoa-X", "Genoa") == Tcb((("bl", 2),))
+    assert rule.of("Bergamo", "Genoa") == Tcb((("bl", 1),))
+    assert rule.of("Milan-X", "Milan") is None
+    assert TcbFloor((("Genoa-X", Tcb((("bl", 2),))),)).of("Genoa", "Genoa") is None

@@ -97,9 +97,20 @@ def test_reserved_policy_bits_must_be_zero(bit: int) -> None:
     assert refused(report_of(policy=0x30000 | 1 << bit)) is Reason.RESERVED_NOT_ZERO
 
 
-@pytest.mark.parametrize("bit", [6, *range(8, 64)])
-def test_reserved_platform_bits_must_be_zero(bit: int) -> None:
-    assert refused(report_of(platform_info=0x25 | 1 << bit)) is Reason.RESERVED_NOT_ZERO
+@pytest.mark.parametrize("version", [2, 3, 4, 5])
+@pytest.mark.parametrize("bit", range(8, 64))
+def test_reserved_platform_bits_must_be_zero(bit: int, version: int) -> None:
+    assert refused(report_of(version=version, platform_info=0x25 | 1 << bit)) is Reason.RESERVED_NOT_ZERO
+
+
+@pytest.mark.parametrize("version", [2, 3, 4])
+def test_platform_bit_6_must_be_zero_before_version_5(version: int) -> None:
+    assert refused(report_of(version=version, platform_info=0x25 | 1 << 6)) is Reason.RESERVED_NOT_ZERO
+
+
+def test_a_turin_report_of_version_5_says_that_iommu_writes_are_safe() -> None:
+    flags = parse(report_of(version=5, cpuid=(0x1A, 0x02, 1), platform_info=0x64)).platform_flags
+    assert flags == {"ecc", "alias_check_complete", "iommu_write_safe"}
 
 
 @pytest.mark.parametrize("bit", range(5, 32))
@@ -140,6 +151,25 @@ def test_cpuid_names_the_product(family: int, model: int, name: str) -> None:
     product = parse(report_of(cpuid=(family, model, 1))).product
     assert product is not None
     assert product.name == name
+
+
+@pytest.mark.parametrize(
+    ("cpuid", "line"),
+    [
+        ((0x19, 0x01, 1), "Milan"),
+        ((0x19, 0x01, 2), "Milan-X"),
+        ((0x19, 0x11, 1), "Genoa"),
+        ((0x19, 0x11, 2), "Genoa-X"),
+        ((0x19, 0xA0, 1), "Bergamo"),
+        ((0x19, 0xA0, 2), "Bergamo"),
+        ((0x1A, 0x02, 1), "Turin"),
+        ((0x1A, 0x02, 2), "Turin"),
+        ((0x1A, 0x11, 0), "Turin-Dense"),
+    ],
+)
+def test_cpuid_names_the_silicon_line(cpuid: tuple[int, int, int], line: str) -> None:
+    assert parse(report_of(version=3, cpuid=cpuid)).line == line
+    assert parse(report_of(version=2, cpuid=cpuid)).line is None
 
 
 @pytest.mark.parametrize("cpuid", [(0x19, 0x20), (0x19, 0x9F), (0x19, 0xB0), (0x1A, 0x12), (0x18, 0x00), (0, 0)])

@@ -30,7 +30,7 @@ from coordinator.host.config import HostConfig
 from coordinator.host.limits import Limits
 from softtee.chip import Chip, SoftwareRoot
 from tests.attestation.from_vector import Loaded
-from tests.attestation.test_all_vectors import ANCHORS, Vector, absent, index, load, time_of
+from tests.attestation.test_all_vectors import Vector, absent, index, load, time_of
 from tests.host.conftest import RunningHost, signed_order
 from tests.world import NOW, WORKER_MEASUREMENT, World, policy
 from trusted.attestation.appraise import Expected, appraise, verify
@@ -58,7 +58,7 @@ WorldAt = Callable[..., World]
 
 def offered() -> list[tuple[Vector, dict[str, Any]]]:
     """Every case that is about evidence, and so can be offered."""
-    return [(vector, case) for vector in index() if vector.format != ANCHORS for case in vector.cases]
+    return [(vector, case) for vector in index() if vector.is_evidence for case in vector.cases]
 
 
 def every_offer() -> list[Any]:

@@ -84,7 +84,7 @@ def test_a_session_does_not_outlive_its_plan(world):
 def test_a_session_does_not_outlive_the_proof_it_stands_on(world):
     worker, aggregator = admitted(world)
     for side in (worker, aggregator):
-        later = side.session._result.expires + timedelta(seconds=1)
+        later = side.session.proof.result.expires + timedelta(seconds=1)
         side.session._lease_until = later
         with pytest.raises(ProtocolError) as caught:
             side.session.require_lease(later)

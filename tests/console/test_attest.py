@@ -323,3 +323,62 @@ def test_verify_tells_the_verdict_alone_with_the_same_exit_code(
     explained, verified = (cloister("attest", verb, path, *attested.papers) for verb in ("explain", "verify"))
     assert verified.code == explained.code == (0 if measurement == WORKER else 4)
     assert verified.data["verdict"] == explained.data["verdict"]
+
+
+@dataclass(frozen=True, slots=True)
+class Signed:
+    """A result that a verification service signed, and its public key in hex."""
+
+    path: Path
+    key: str
+
+
+@pytest.fixture
+def signed(attested: Attested, cloister: Cloister) -> Signed:
+    evidence, out = attested.write(attested.evidence()), attested.consortium / "result.jwt"
+    options = ["--report-data", REPORT_DATA.hex(), "--sign", attested.consortium.key("lab-b"), "--out", out]
+    answer = cloister("attest", "verify", evidence, *attested.papers, *options)
+    assert (answer.code, answer.data["verdict"]) == (0, "affirming")
+    return Signed(out, answer.data["key"])
+
+
+def test_a_signed_result_verifies_offline_and_says_what_was_appraised(signed: Signed, cloister: Cloister) -> None:
+    answer = cloister("attest", "result", signed.path, "--key", signed.key, "--nonce", REPORT_DATA.hex())
+    assert answer.code == 0
+    assert answer.data["parts"]["cpu"]["measurement"] == WORKER.hex()
+    assert answer.data["status"] == "contraindicated"  # software, whatever a development charter admits
+    assert "assurance none" in cloister("attest", "result", signed.path, "--key", signed.key, json=False).stdout
+
+
+def test_a_result_that_is_altered_foreign_ended_or_for_another_question_is_refused(
+    signed: Signed, cloister: Cloister, tmp_path: Path
+) -> None:
+    token = signed.path.read_text()
+    (tmp_path / "flipped.jwt").write_text(token[:60] + ("A" if token[60] != "A" else "B") + token[61:])
+    other = "ab" * 32
+    for path, key, more, code in (
+        (tmp_path / "flipped.jwt", signed.key, [], "ATT-209"),
+        (signed.path, other, [], "ATT-209"),
+        (signed.path, signed.key, ["--at", "2999-01-01T00:00:00Z"], "ATT-205"),
+        (signed.path, signed.key, ["--at", "2001-01-01T00:00:00Z"], "ATT-206"),
+        (signed.path, signed.key, ["--nonce", bytes(64).hex()], "CHN-402"),
+    ):
+        answer = cloister("attest", "result", path, "--key", key, *more)
+        assert (answer.code != 0, answer.error["code"]) == (True, code)
+
+
+def test_nothing_is_signed_that_was_refused_or_is_bound_to_no_session(attested: Attested, cloister: Cloister) -> None:
+    out, key = attested.consortium / "result.jwt", ["--sign", attested.consortium.key("lab-b")]
+    good = attested.write(attested.evidence())
+    for options in (attested.papers, [*attested.papers[:4], "--report-data", REPORT_DATA.hex()]):
+        assert cloister("attest", "verify", good, *options, *key, "--out", out).error["code"] == "CLI-001"
+    bad = attested.write(attested.evidence(measurement=bytes(48)))
+    bound = [*attested.papers, "--report-data", REPORT_DATA.hex()]
+    assert cloister("attest", "verify", bad, *bound, *key, "--out", out).code == 4
+    assert cloister("attest", "verify", good, *bound, *key).error["code"] == "CLI-001"
+    assert not out.exists()
+
+
+@pytest.mark.parametrize("key", ["ab" * 31, "ab" * 33, "/dev/null"])
+def test_a_key_that_is_none_is_told(signed: Signed, cloister: Cloister, key: str) -> None:
+    assert cloister("attest", "result", signed.path, "--key", key).code != 0

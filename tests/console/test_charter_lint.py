@@ -14,7 +14,7 @@ from console.charter_lint import Severity, Weakness, lint
 from console.templates import open_questions, template_of
 from tests.console.conftest import Cloister, Consortium
 from tests.documents.consortium import MEASUREMENT, NOW, charter_json, production_json
-from trusted.attestation.device_policy import DEVICE_FORMATS
+from trusted.attestation.device_policy import ONLY_DEVICES
 from trusted.attestation.evidence import EvidenceFormat
 from trusted.attestation.policies.rules import ReferenceValue
 from trusted.attestation.policies.snp import strict_snp_policy
@@ -22,7 +22,7 @@ from trusted.attestation.policy import AppraisalPolicy
 from trusted.documents.charter import Charter
 from trusted.documents.schema import write_time
 from trusted.errors import WireError
-from trusted.wire import encode_json
+from trusted.wire import encode_json, sha256
 
 
 def weaknesses(document: dict[str, Any]) -> list[Weakness]:
@@ -160,7 +160,7 @@ def completed(template: Any) -> Any:
 @pytest.mark.parametrize("format", list(EvidenceFormat), ids=lambda format: format.value)
 def test_a_template_reads_once_it_is_filled_in_and_not_before(format: EvidenceFormat) -> None:
     template = template_of(format)
-    beside = {} if format not in DEVICE_FORMATS else completed(template_of(EvidenceFormat.SNP))
+    beside = {} if format not in ONLY_DEVICES else completed(template_of(EvidenceFormat.SNP))
     policy = AppraisalPolicy.from_json(completed(template) | beside)
     assert AppraisalPolicy.from_json(policy.to_json()) == policy
     if open_questions(template):
@@ -171,10 +171,50 @@ def test_a_template_reads_once_it_is_filled_in_and_not_before(format: EvidenceFo
 @pytest.mark.parametrize("format", list(EvidenceFormat), ids=lambda format: format.value)
 def test_no_template_is_severely_weak(format: EvidenceFormat) -> None:
     charter = Charter.parse(encode_json(production_json()))
-    beside = {} if format not in DEVICE_FORMATS else completed(template_of(EvidenceFormat.SNP))
+    beside = {} if format not in ONLY_DEVICES else completed(template_of(EvidenceFormat.SNP))
     policy = AppraisalPolicy.from_json(completed(template_of(format)) | beside)
     found = [item for item in lint(replace(charter, worker=policy)) if item.path.startswith("worker")]
     assert [item for item in found if item.severity is Severity.SEVERE] == []
+
+
+def tpm(**knobs: Any) -> dict[str, Any]:
+    """A TPM's completed policy, with other knobs."""
+    return dict(completed(template_of(EvidenceFormat.TPM))["tpm"]) | knobs
+
+
+def linted(worker: dict[str, Any]) -> dict[str, set[str]]:
+    """The rules that name a weakness of this worker's policy, by path."""
+    charter = replace(Charter.parse(encode_json(production_json())), worker=AppraisalPolicy.from_json(worker))
+    found: dict[str, set[str]] = {}
+    for item in lint(charter):
+        found.setdefault(item.path, set()).add(item.rule)
+    return found
+
+
+def test_a_tpm_beside_a_tee_has_a_template_of_its_own() -> None:
+    template = template_of(EvidenceFormat.TPM, as_device=True)
+    assert template == {"devices": {"tpm": {"count": {"min": 1, "max": 1}, **template_of(EvidenceFormat.TPM)["tpm"]}}}  # type: ignore[dict-item]
+    snp = completed(template_of(EvidenceFormat.SNP))
+    policy = AppraisalPolicy.from_json(completed(template) | snp)
+    assert set(policy.platforms) == {EvidenceFormat.SNP}
+    assert set(policy.devices) == {EvidenceFormat.TPM}
+    with pytest.raises(WireError):
+        AppraisalPolicy.from_json(template | snp)
+
+
+def test_a_tpm_in_the_tees_place_is_a_weakness_and_one_beside_it_is_none() -> None:
+    snp = completed(template_of(EvidenceFormat.SNP))
+    assert "tpm-alone" in linted({"tpm": tpm()})["worker.tpm"]
+    beside = linted({**snp, "devices": {"tpm": {"count": {"min": 1, "max": 1}, **tpm()}}})
+    assert "worker.tpm" not in beside
+    assert beside["worker.devices.tpm"] == {"no-root"}
+
+
+@pytest.mark.parametrize(("selection", "weak"), [([11], False), ([0, 15], False), ([11, 16], True), ([23], True)])
+def test_pcrs_that_anybody_resets_are_named(selection: list[int], weak: bool) -> None:
+    pcrs = {"bank": "sha256", "selection": selection, "values": {}}
+    found = linted({"tpm": tpm(pcrs=pcrs)})
+    assert ("resettable-pcrs" in found.get("worker.tpm.pcrs", set())) is weak
 
 
 def test_the_command_fails_from_the_severity_on_that_it_is_told(cloister: Cloister, consortium: Consortium) -> None:
@@ -205,6 +245,12 @@ def test_a_template_from_the_command_line_makes_a_charter(
     assert cloister("charter", "new", *options, *policies).error["code"] == "CLI-001"
 
 
+def test_the_template_of_a_device_is_for_devices_alone(cloister: Cloister) -> None:
+    assert list(cloister("charter", "template", "tpm").data["policy"]) == ["tpm"]
+    assert list(cloister("charter", "template", "tpm", "--as-device").data["policy"]) == ["devices"]
+    assert "tpm" in cloister("charter", "template", "snp", "--as-device").error["hint"]
+
+
 def test_an_unknown_platform_is_named_with_those_that_are_known(cloister: Cloister) -> None:
     refused = cloister("charter", "template", "riscv")
     assert refused.code == 1
@@ -214,3 +260,44 @@ def test_an_unknown_platform_is_named_with_those_that_are_known(cloister: Cloist
 def test_windows_of_measurements_do_not_count_twice() -> None:
     policy = strict_snp_policy([ReferenceValue(MEASUREMENT), ReferenceValue(b"\x5b" * 48, NOW)])
     assert "many-measurements" not in rules(production_json(worker={"snp": policy.to_json()}))
+
+
+def assurance_rules(document: dict[str, Any], format: str = "snp") -> set[str]:
+    return {weakness.rule for weakness in at(document, f"worker.{format}.assurance")}
+
+
+def test_hardware_alone_is_told_to_vouch_for_no_place_and_possession_is_not() -> None:
+    assert assurance_rules(worker()) == {"no-possession"}
+    chips = {"chip_ids": ["7a" * 64]}
+    (note,) = at(worker(**chips), "worker.snp.assurance")
+    assert (note.rule, note.remedy) == ("no-possession", "write possession")
+    assert assurance_rules(worker(**chips, assurance="possession")) == set()
+
+
+@pytest.mark.parametrize("chips", [[], {"skip": "any chip"}])
+def test_possession_without_a_list_is_told_to_admit_nobody(chips: object) -> None:
+    assert assurance_rules(worker(chip_ids=chips, assurance="possession")) == {"no-list-to-possess"}
+
+
+def test_a_providers_word_is_a_weakness_and_its_template_asks_for_no_more() -> None:
+    assert template_of(EvidenceFormat.GCP_CS)["gcp-cs"]["assurance"] == "provider"  # type: ignore[index, call-overload]
+    assert assurance_rules(worker(assurance="provider")) == {"provider-word"}
+
+
+def test_a_production_charter_takes_a_providers_root_from_the_command_line(
+    consortium: Consortium, cloister: Cloister
+) -> None:
+    (consortium / "jwks.json").write_bytes(b'{"keys":[]}')
+    out = consortium / "production.json"
+    options = [*consortium.charter_options, "--vendor-root", "Genoa", "--out", out]
+    made = cloister("charter", "new", *options, "--provider-root", f"gcp-cs={consortium / 'jwks.json'}")
+    assert made.code == 0, made.stderr
+    root = made.data["charter"]["roots"][-1]
+    assert (root["format"], root["assurance"]) == ("gcp-cs", "provider")
+    assert root["sha256"] == sha256(b'{"keys":[]}').hex()
+    assert "Confidential Space (provider)" in cloister("charter", "show", out, json=False).stdout
+    told = cloister("charter", "new", *options, "--force", "--provider-root", f"gcp-cs={'ab' * 32}", json=False)
+    assert "a provider's, for which the members alone vouch" in told.stdout
+    for wrong in ("snp=" + "ab" * 32, "gcp-cs", "gcp-cs=", "poem=" + "ab" * 32):
+        again = cloister("charter", "new", *options, "--force", "--provider-root", wrong)
+        assert again.error["code"] == "CLI-001"

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import base64
 import json
 import os
+import shutil
 import signal
 import subprocess
 import sys
@@ -12,6 +14,7 @@ import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -23,6 +26,7 @@ REPOSITORY = Path(__file__).resolve().parents[2]
 COMMAND = [sys.executable, "-c", "from console.main import main; main()", "demo", "--rounds", "2"]
 SITES = [f"site-{number}" for number in range(1, 7)]
 ENCLAVES = 7
+SWTPM = shutil.which("swtpm")
 _START_S = 150.0
 _STOP_S = 15.0
 
@@ -30,12 +34,13 @@ _STOP_S = 15.0
 class Demo:
     """A running demonstration, and every process that was ever seen below it."""
 
-    def __init__(self, folder: Path, *options: str) -> None:
+    def __init__(self, folder: Path, *options: str, path: str) -> None:
         self.folder = folder
         self.seen: set[Running] = set()
         self.process = subprocess.Popen(
             [*COMMAND, "--keep", str(folder), *options],
             cwd=REPOSITORY,
+            env={**os.environ, "PATH": path},
             stdin=subprocess.DEVNULL,
             stdout=subprocess.PIPE,
             stderr=subprocess.PIPE,
@@ -67,9 +72,9 @@ class Demo:
 
 
 @contextmanager
-def demo(folder: Path, *options: str) -> Iterator[Demo]:
-    """A demonstration of which nothing stays, even where the test fails."""
-    running = Demo(folder, *options)
+def demo(folder: Path, *options: str, path: str = os.environ["PATH"]) -> Iterator[Demo]:
+    """A demonstration of which nothing stays, even where the test fails. ``path``: where it looks for programs."""
+    running = Demo(folder, *options, path=path)
     try:
         yield running
     finally:
@@ -93,7 +98,8 @@ def _a_round_is_open(running: Demo) -> bool:
 def test_ctrl_c_ends_every_process_that_the_demo_started(moment: Callable[[Demo], bool], tmp_path: Path) -> None:
     with demo(tmp_path / "demo") as running:
         running.wait_until(lambda: moment(running))
-        assert len(descendants(running.process.pid)) >= (1 + ENCLAVES if moment is _a_round_is_open else 2)
+        started = ENCLAVES * (1 if SWTPM is None else 2)  # each enclave has a TPM's process beside it
+        assert len(descendants(running.process.pid)) >= (1 + started if moment is _a_round_is_open else 2)
         stopped_at = time.monotonic()
         os.killpg(running.process.pid, signal.SIGINT)
         _, errors = running.process.communicate(timeout=4 * _STOP_S)
@@ -123,3 +129,23 @@ def test_json_demo_prints_one_object_with_its_fields(tmp_path: Path) -> None:
     assert data["artefacts"] == str(tmp_path / "demo")
     assert Path(data["model"]).is_file()
     assert len(bytes.fromhex(data["model_sha256"])) == 32
+    assert data["software_tpms"] is (SWTPM is not None)
+    for policy in policies(tmp_path / "demo"):
+        assert ("tpm" in policy.get("devices", {})) is (SWTPM is not None)
+
+
+def policies(folder: Path) -> tuple[dict[str, Any], dict[str, Any]]:
+    """What the charter of a demonstration asks of aggregator and worker."""
+    envelope = json.loads((folder / "charter.dsse.json").read_bytes())
+    charter = json.loads(base64.b64decode(envelope["payload"]))
+    return charter["aggregator"], charter["worker"]
+
+
+def test_without_swtpm_the_demo_says_so_and_asks_for_no_tpm(tmp_path: Path) -> None:
+    with demo(tmp_path / "demo", path="/nowhere") as running:
+        running.wait_until(lambda: _a_round_is_open(running))
+        os.killpg(running.process.pid, signal.SIGINT)
+        output, _ = running.process.communicate(timeout=4 * _STOP_S)
+    assert b"No software TPMs: swtpm is not installed here" in output
+    assert all("devices" not in policy for policy in policies(tmp_path / "demo"))
+    assert not list((tmp_path / "demo").glob("chips/*/tpm"))

@@ -5,11 +5,13 @@ One federation for the whole file, because starting torch in each enclave is wha
 
 from __future__ import annotations
 
+import base64
 import json
 import os
 import signal
 from collections.abc import Iterator
 from dataclasses import dataclass
+from datetime import UTC, datetime
 from pathlib import Path
 
 import numpy as np
@@ -107,6 +109,42 @@ def test_everybody_was_attested_and_told_that_nothing_protects_them(story: Story
     for worker in story.workers.values():
         assert "NO HARDWARE PROTECTION" in worker.said
         assert "confined by" in worker.said
+
+
+def test_who_was_admitted_under_which_policy_until_when_is_proved_by_the_releases_key(story: Story) -> None:
+    answer = cloister("run", "results", *story.consortium.papers("main"), *story.consortium.host)
+    assert (answer.code, answer.data["unverified"]) == (0, [])
+    results = answer.data["results"]
+    assert {entry["member"] for entry in results} == set(SITES)
+    assert len(results) > len(SITES)  # each of them renewed its lease
+    assert {entry["charter_policy"] for entry in results} == {"yes"}
+
+
+def test_a_worker_keeps_its_own_result_about_the_aggregator_and_the_key_that_verifies_the_hosts(
+    story: Story, tmp_path: Path
+) -> None:
+    site = sorted(set(SITES) - {LOST})[0]
+    lines = [
+        json.loads(line)
+        for line in (story.consortium / site / f"{site}-main.log").read_text().splitlines()
+        if "{" in line
+    ]
+    entries = [line for line in lines if line.get("event") == "attested"]
+    assert len(entries) > 1
+    (tmp_path / "own.jwt").write_text(entries[0]["ear"])
+    own = cloister("attest", "result", tmp_path / "own.jwt", "--key", entries[0]["key"], "--at", at_of(entries[0]))
+    assert own.data["subject"].endswith(":aggregator")
+    papers = [*story.consortium.papers("main"), *story.consortium.host]
+    assert cloister("run", "results", *papers, "--key", entries[0]["aggregator_key"]).code == 0
+    wrong = cloister("run", "results", *papers, "--key", entries[0]["key"])
+    assert (wrong.code, wrong.data["results"]) == (4, [])
+    assert {entry["code"] for entry in wrong.data["unverified"]} == {"ATT-209"}
+
+
+def at_of(entry: dict[str, str]) -> str:
+    """When the result in a log's line was issued."""
+    claims = json.loads(base64.urlsafe_b64decode(entry["ear"].split(".")[1] + "=="))
+    return f"{datetime.fromtimestamp(claims['iat'], UTC):%Y-%m-%dT%H:%M:%SZ}"
 
 
 def opened(story: Story, member: str, key: str, out: Path) -> Answer:

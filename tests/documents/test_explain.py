@@ -34,6 +34,21 @@ def test_hardware_is_not_called_software() -> None:
     assert any("the vendor's own" in sentence for sentence in explain_charter(charter))
 
 
+def test_the_devices_that_a_role_must_hold_stand_there_with_their_rules() -> None:
+    from trusted.attestation.policies.tpm import strict_tpm_policy
+
+    knobs = strict_tpm_policy([b"\x11" * 32], selection=[11], keys=[b"\x22" * 32], assurance="none").to_json()
+    plain = explain_charter(CHARTER.document)
+    assert not any("beside its TEE" in sentence for sentence in plain)
+    document = c.changed(c.charter_json(), "worker.devices", {"tpm": {"count": {"min": 1, "max": 1}, **knobs}})
+    told = explain_charter(c.charter(document).document)
+    assert "The worker must hold 1 tpm beside its TEE, answering the same challenge." in told
+    assert f"The worker's tpm may measure {'11' * 32}." in told
+    for knob in knobs:
+        assert knob == "measurements" or any(f"the worker's tpm: {knob} (" in sentence for sentence in told)
+    assert [sentence for sentence in told if "tpm" not in sentence] == plain
+
+
 def test_every_skipped_knob_stands_there_with_its_reason() -> None:
     document = c.changed(c.charter_json(), "worker.snp.smt", {"skip": "an old machine"})
     document = c.changed(document, "aggregator.snp.vmpl", {"skip": "a paravisor"})

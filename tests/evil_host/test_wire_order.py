@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import base64
 import json
 import struct
 from collections.abc import Iterable
@@ -205,8 +206,20 @@ def test_updates_of_all_members_and_rounds_have_one_size(run: Watched) -> None:
 def test_disclosed_metrics_are_the_only_numbers_of_sites_in_events(run: Watched) -> None:
     allowed = {"session", "member", "assurance", "measurement", "round", "rounds", "outcome", "reason", "waiting_for"}
     for event, fields in run.events:
-        assert set(fields) <= allowed | {"bytes", "metrics"}, event
+        more = {"ear"} if event == "attested" else {"bytes", "metrics"}
+        assert set(fields) <= allowed | more, event
     assert [set(fields["metrics"]) for fields in run.outcomes("round-committed")] == [{"auc"}, {"auc"}]
+
+
+def test_signed_results_in_events_hold_listed_values_and_no_number_of_a_site(run: Watched) -> None:
+    results = run.outcomes("attested")
+    assert results
+    said = {"format", "product", "instance_key", "provider", "measurement", "assurance", "skips", "evidence"}
+    for fields in results:
+        claims = json.loads(base64.urlsafe_b64decode(fields["ear"].split(".")[1] + "=="))
+        assert set(claims) == {"eat_profile", "iat", "exp", "eat_nonce", "ear_verifier_id", "submods", "sub"}
+        assert set(claims["submods"]) == {"cpu"}
+        assert set(claims["submods"]["cpu"]["ear_verifier_claims"]) == said
 
 
 # --- before anybody is verified ---------------------------------------------------------------------------------------

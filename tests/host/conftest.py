@@ -178,14 +178,15 @@ class RunningHost:
 
 @pytest.fixture
 def make_host(world: World, tmp_path: Path) -> Iterator[Callable[..., RunningHost]]:
-    """Start hosts on one state folder; limits by keyword."""
+    """Start hosts on one state folder, perhaps with a store of collateral; limits by keyword."""
     hosts: list[RunningHost] = []
     short = Path(tempfile.mkdtemp(prefix="door"))  # a Unix socket's path has at most 107 bytes
 
-    def make(**limits: Any) -> RunningHost:
+    def make(collateral_store: Path | None = None, **limits: Any) -> RunningHost:
         door = Address.parse(f"unix:{short}/door.sock")
         quick = {"free_disk_bytes": 1} | limits
         config = HostConfig(tmp_path / "state", "localhost:0", door, tmp_path / "charter", limits=Limits(**quick))
+        config = replace(config, collateral_store=collateral_store)
         hosts.append(RunningHost(config, world, lambda: NOW))
         return hosts[-1]
 

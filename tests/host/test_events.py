@@ -33,6 +33,7 @@ GOOD = {
     "measurement": "ab" * 48,
     "waiting_for": ["site-1", "site-2"],
     "metrics": {"auc": 0.5},
+    "ear": "eyJ.e30.c2ln",
 }
 SECRET = "patient Jane Doe, born 1970"
 anything = st.recursive(
@@ -57,6 +58,9 @@ def test_every_listed_field_passes_in_its_form() -> None:
         ("member", SECRET),
         ("outcome", SECRET),
         ("outcome", "a" * 33),
+        ("ear", SECRET),
+        ("ear", "eyJ.e30"),
+        ("ear", f"eyJ.{'a' * 32769}.c2ln"),
         ("reason", SECRET),
         ("round", "3"),
         ("round", -1),

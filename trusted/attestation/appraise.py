@@ -17,7 +17,7 @@ from trusted.attestation.policies.check import Check, Finding, Subject, Verdict
 from trusted.attestation.policies.knob import KnobbedPolicy, PlatformPolicy
 from trusted.attestation.policies.rules import Demand, Permission, ReferenceValue, Skip
 from trusted.attestation.result import _APPRAISED, AttestationResult, SkippedKnob
-from trusted.attestation.roots import TrustRoot
+from trusted.attestation.roots import Assurance, TrustRoot
 from trusted.attestation.trust_vector import trust_vector
 from trusted.attestation.verify.verified import VerifiedEvidence
 from trusted.errors import AttestationError, Reason
@@ -63,7 +63,7 @@ def examine(verified: VerifiedEvidence, policy: PlatformPolicy, expected: Expect
     platform = PLATFORMS[verified.claims.format]
     if not isinstance(policy, platform.policy):
         raise ValueError("policy: not of the platform that the evidence comes from")
-    subject = Subject(verified.claims, verified.root.assurance, now)
+    subject = Subject(verified.claims, assurance_of(verified, policy, now), now)
     knobs = _knobs(subject, policy, platform)
     return (*_binding(verified, expected, platform), _validity(verified, now), *platform.always(subject), *knobs)
 
@@ -80,7 +80,7 @@ def appraise(
     for check in checks:
         if check.verdict is Verdict.FAIL:
             raise AttestationError(check.reason, f"{check.claim}: does not meet the policy; {check.remedy}")
-    claims = verified.claims
+    claims, assurance = verified.claims, assurance_of(verified, policy, now)
     return AttestationResult(
         format=claims.format,
         product=claims.product,
@@ -88,9 +88,9 @@ def appraise(
         instance_key=claims.instance_key,
         provider=claims.provider,
         measurement=claims.measurement,
-        assurance=verified.root.assurance,
+        assurance=assurance,
         skips=tuple(_skips(policy)),
-        vector=trust_vector(Subject(claims, verified.root.assurance, now), checks, _lenient(policy)),
+        vector=trust_vector(Subject(claims, assurance, now), checks, _lenient(policy)),
         policy_digest=policy.digest,
         evidence_digest=verified.evidence_digest,
         issued=now,
@@ -98,6 +98,22 @@ def appraise(
         devices=(),
         token=_APPRAISED,
     )
+
+
+def assurance_of(verified: VerifiedEvidence, policy: PlatformPolicy, now: datetime) -> Assurance:
+    """What stands behind the evidence: its root, and for a vendor's root the policy's own list of machines.
+
+    Nothing in evidence raises it: a machine that names itself is believed by the vendor's signature, and stands on the
+    list or does not. A list that is skipped or empty vouches for nobody, nor does a key that names no machine.
+    """
+    root, platform = verified.root.assurance, PLATFORMS[verified.claims.format]
+    if root is not Assurance.HARDWARE or not platform.machines or not any(verified.claims.hardware_id):
+        return root
+    machines = getattr(policy, platform.machines)
+    if isinstance(machines, Skip):
+        return root
+    found = platform.checks[platform.machines].look(Subject(verified.claims, root, now), machines)
+    return Assurance.POSSESSION if found.verdict is Verdict.PASS else root
 
 
 def with_devices(result: AttestationResult, devices: tuple[AttestationResult, ...]) -> AttestationResult:

@@ -160,6 +160,7 @@ class Platform:
 
     Attributes:
         product: processor generation.
+        line: the silicon line within it, such as ``Genoa-X``; the generation itself for its first line.
         hardware_id: what identifies the processor (SNP CHIP_ID, 64 bytes); all zero when it does not say.
         instance_key: what the signing key identifies.
         provider: who the key was given to, when it identifies a provider; else None.
@@ -169,6 +170,7 @@ class Platform:
     """
 
     product: str
+    line: str
     hardware_id: bytes
     instance_key: InstanceKey
     provider: str | None

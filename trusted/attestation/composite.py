@@ -3,8 +3,8 @@
 A device's report says nothing about the machine around it. So the nonce that a device signs is derived from the
 very transcript that the TEE's own evidence is bound to (both nonces, the prover's keys, the frames so far), and the
 digests of the devices' evidence then stand in that transcript. A report of another machine's GPU, or of another
-handshake, fits in no other place; that the GPU stands in this machine, and not behind a wire, is for the measured
-code to see to.
+handshake, fits in no other place; that the GPU or TPM stands in this machine, and not behind a wire, is for the
+measured code to see to.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ from typing import Protocol
 
 from trusted.attestation.appraise import Expected, appraise, verify, with_devices
 from trusted.attestation.binding import report_data
-from trusted.attestation.device_policy import DEVICE_FORMATS, MAX_DEVICES, DeviceRules
+from trusted.attestation.device_policy import DEVICE_FORMATS, MAX_DEVICES, ONLY_DEVICES, DeviceRules
 from trusted.attestation.evidence import MAX_EVIDENCE_BYTES, Evidence, split_items
 from trusted.attestation.policy import AppraisalPolicy
 from trusted.attestation.result import AttestationResult
@@ -73,7 +73,7 @@ class EvidenceBundle:
         """
         if len(self.devices) > MAX_DEVICES:
             raise WireError(Reason.TOO_LARGE, f"evidence.devices: at most {MAX_DEVICES}")
-        if self.cpu.format in DEVICE_FORMATS or any(device.format not in DEVICE_FORMATS for device in self.devices):
+        if self.cpu.format in ONLY_DEVICES or any(device.format not in DEVICE_FORMATS for device in self.devices):
             raise AttestationError(Reason.EVIDENCE_FORMAT, "evidence: one TEE, then devices, expected")
 
     @classmethod

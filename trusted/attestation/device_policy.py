@@ -1,6 +1,7 @@
 """Which devices a TEE must hold besides itself, and what each must say (docs/protocol.md §3.3). Trust zone: every TEE.
 
 A role whose policy has no ``devices`` holds none: one that is offered unasked is refused, for nobody would look at it.
+A TPM may stand beside a TEE, or alone in its place; the policy names it in one of the two, never in both.
 """
 
 from __future__ import annotations
@@ -16,9 +17,12 @@ from trusted.attestation.policies.knob import PlatformPolicy
 from trusted.errors import Reason, WireError
 from trusted.wire import Fields, Json
 
-# A device never stands for the TEE itself: it measures no enclave, and knows no host data.
-DEVICE_FORMATS = frozenset({EvidenceFormat.NVIDIA_GPU})
+DEVICE_FORMATS = frozenset({EvidenceFormat.NVIDIA_GPU, EvidenceFormat.TPM})
+# A GPU never stands for the TEE itself: it measures no enclave, and knows no host data.
+ONLY_DEVICES = frozenset({EvidenceFormat.NVIDIA_GPU})
 MAX_DEVICES = 16
+# A machine has one TPM. One TPM can hold many attestation keys, so two quotes would not prove two of them.
+_MOST: Mapping[EvidenceFormat, int] = MappingProxyType({EvidenceFormat.NVIDIA_GPU: MAX_DEVICES, EvidenceFormat.TPM: 1})
 
 
 @dataclass(frozen=True, slots=True)
@@ -59,7 +63,7 @@ def _read_rule(value: Mapping[str, Any], format: EvidenceFormat, name: str) -> D
     with Fields({"count": entry.pop("count")} if "count" in entry else {}, name) as fields:
         count = fields.mapping("count")
     with Fields(count, f"{name}.count") as fields:
-        minimum, maximum = (fields.integer(key, low=0, high=MAX_DEVICES) for key in ("min", "max"))
+        minimum, maximum = (fields.integer(key, low=0, high=_MOST[format]) for key in ("min", "max"))
     return DeviceRule(minimum, maximum, PLATFORMS[format].policy.from_json(entry, name))
 
 

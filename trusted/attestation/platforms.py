@@ -66,6 +66,7 @@ class Platform:
         always: checks that no knob switches off.
         skipped: a finding where a skip of this knob does not hold.
         expiries: further times at which a result under this policy ends.
+        machines: the knob with the list of the members' own machines; empty where no vendor vouches for which it is.
     """
 
     verify: Verifier
@@ -75,6 +76,7 @@ class Platform:
     always: Callable[[Subject], Iterator[Check]] = _nothing_more
     skipped: Callable[[Subject, str], Finding | None] = _every_skip_holds
     expiries: Callable[[Any, Any], Iterator[datetime]] = _no_further_expiry
+    machines: str = ""
 
 
 PLATFORMS: Mapping[EvidenceFormat, Platform] = MappingProxyType(
@@ -87,6 +89,7 @@ PLATFORMS: Mapping[EvidenceFormat, Platform] = MappingProxyType(
             always=snp_checks.always,
             skipped=snp_checks.skipped,
             expiries=snp_checks.expiries,
+            machines="chip_ids",
         ),
         EvidenceFormat.TDX: Platform(
             verify=dcap.verify_tdx,
@@ -94,6 +97,7 @@ PLATFORMS: Mapping[EvidenceFormat, Platform] = MappingProxyType(
             checks=tdx_checks.KNOB_CHECKS,
             host_data=lambda claims: claims.host_data,
             expiries=intel_checks.expiries,
+            machines="ppids",
         ),
         EvidenceFormat.SGX: Platform(
             verify=dcap.verify_sgx,
@@ -101,12 +105,14 @@ PLATFORMS: Mapping[EvidenceFormat, Platform] = MappingProxyType(
             checks=sgx_checks.KNOB_CHECKS,
             host_data=lambda claims: None,
             expiries=intel_checks.expiries,
+            machines="ppids",
         ),
         EvidenceFormat.NITRO: Platform(
             verify=nitro.verify,
             policy=NitroPolicy,
             checks=nitro_checks.KNOB_CHECKS,
             host_data=lambda claims: None,
+            machines="instances",
         ),
         EvidenceFormat.CCA: Platform(
             verify=cca.verify,
@@ -121,6 +127,7 @@ PLATFORMS: Mapping[EvidenceFormat, Platform] = MappingProxyType(
             host_data=lambda claims: None,
             skipped=nvidia_checks.skipped,
             expiries=nvidia_checks.expiries,
+            machines="device_ids",
         ),
         EvidenceFormat.TPM: Platform(
             verify=tpm.verify,

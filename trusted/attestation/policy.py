@@ -9,7 +9,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
-from trusted.attestation.device_policy import DEVICE_FORMATS, NO_DEVICES, DeviceRules, read_devices, write_devices
+from trusted.attestation.device_policy import NO_DEVICES, ONLY_DEVICES, DeviceRules, read_devices, write_devices
 from trusted.attestation.evidence import EvidenceFormat
 from trusted.attestation.platforms import PLATFORMS
 from trusted.attestation.policies.knob import PlatformPolicy
@@ -28,6 +28,16 @@ class AppraisalPolicy:
 
     platforms: Mapping[EvidenceFormat, PlatformPolicy]
     devices: DeviceRules = field(default_factory=lambda: NO_DEVICES)
+
+    def __post_init__(self) -> None:
+        """Hold the one rule between the two, whoever made the object.
+
+        Raises:
+            WireError: MALFORMED, a format is named as a TEE's and as a device's.
+        """
+        for format in self.platforms.keys() & self.devices.keys():
+            detail = f"policy.devices.{format.value}: beside the TEE or in its place expected, not named as both"
+            raise WireError(Reason.MALFORMED, detail)
 
     @classmethod
     def of(cls, **platforms: PlatformPolicy) -> AppraisalPolicy:
@@ -51,7 +61,7 @@ class AppraisalPolicy:
                 read_devices(fields.mapping("devices"), fields.path("devices")) if fields.has("devices") else NO_DEVICES
             )
             for format in EvidenceFormat:
-                if fields.has(format.value) and format not in DEVICE_FORMATS:
+                if fields.has(format.value) and format not in ONLY_DEVICES:
                     entry = fields.mapping(format.value)
                     platforms[format] = PLATFORMS[format].policy.from_json(entry, fields.path(format.value))
         if not platforms:

@@ -40,6 +40,19 @@ TURIN = Product("Turin", _TURIN_LAYOUT, 8)
 
 PRODUCTS: Mapping[str, Product] = MappingProxyType({product.name: product for product in (MILAN, GENOA, TURIN)})
 
+# Silicon lines that attest under one product's keys, but whose microcode is numbered by itself: what is a high number
+# for one is a low one for the next, so a floor is a line's (AMD-SB-3019 names the first mended microcode of each).
+# A line is named like its product, but for these: (family, models, stepping or any, line).
+_LINES = (
+    (0x19, range(0x10), 2, "Milan-X"),
+    (0x19, range(0x10, 0x20), 2, "Genoa-X"),
+    (0x19, range(0xA0, 0xB0), None, "Bergamo"),  # and Siena, which is the same silicon
+    (0x1A, range(0x10, 0x12), None, "Turin-Dense"),
+)
+LINES: Mapping[str, Product] = MappingProxyType(
+    {**PRODUCTS, "Milan-X": MILAN, "Genoa-X": GENOA, "Bergamo": GENOA, "Turin-Dense": TURIN}
+)
+
 _MODELS = (
     (0x19, range(0x10), MILAN),
     (0x19, range(0x10, 0x20), GENOA),
@@ -54,3 +67,12 @@ def product_of(family: int, model: int) -> Product | None:
         if family == known_family and model in models:
             return product
     return None
+
+
+def line_of(product: Product, cpuid: tuple[int, int, int]) -> str:
+    """The silicon line of a processor of ``product`` with this CPUID family, model and stepping."""
+    family, model, stepping = cpuid
+    for known_family, models, known_stepping, line in _LINES:
+        if family == known_family and model in models and known_stepping in (None, stepping):
+            return line
+    return product.name

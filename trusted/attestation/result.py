@@ -35,7 +35,7 @@ class AttestationResult:
         instance_key: what the signing key identifies.
         provider: who the key was given to, when it identifies a provider.
         measurement: what runs, 48 bytes.
-        assurance: what stands behind the root; ``none`` means NO HARDWARE PROTECTION.
+        assurance: what stands behind it (``Assurance``); ``none`` means NO HARDWARE PROTECTION.
         skips: what the policy left unchecked.
         vector: the same in AR4SI's claims, for results that travel (``ear.py``).
         policy_digest, evidence_digest: SHA-256 of what was applied, and to what.

@@ -147,8 +147,10 @@ def trust_vector(subject: Subject, checks: Sequence[Check], lenient: frozenset[s
 
 def _instance_identity(subject: Subject, held: _Held) -> int:
     """Recognised by a vendor's chain, and held against a list of machines. A key of a provider names no machine."""
-    if subject.assurance is not Assurance.HARDWARE:
+    if subject.assurance is Assurance.NONE:
         return UNRECOGNISED
+    if subject.assurance is Assurance.PROVIDER:
+        return NO_CLAIM
     if not any(subject.claims.hardware_id):
         return NO_CLAIM
     return AFFIRMED if Reason.HARDWARE_NOT_ALLOWED in held.reasons else NO_CLAIM
@@ -172,14 +174,17 @@ def _executables(held: _Held) -> int:
 
 
 def _hardware(subject: Subject, held: _Held) -> int:
-    if subject.assurance is not Assurance.HARDWARE:
+    """A provider's word is a warning: nobody who made the silicon says that it is there."""
+    if subject.assurance is Assurance.NONE:
         return UNRECOGNISED
+    if subject.assurance is Assurance.PROVIDER:
+        return UNSAFE
     return UNSAFE if _HARDWARE_KNOBS & held.open else AFFIRMED
 
 
 def _runtime_opaque(subject: Subject, held: _Held) -> int:
-    if subject.assurance is not Assurance.HARDWARE or Reason.DEBUG in held.open_reasons:
+    if subject.assurance is Assurance.NONE or Reason.DEBUG in held.open_reasons:
         return VISIBLE
     if subject.claims.format in _ENCRYPTED:
-        return AFFIRMED
+        return ISOLATED if subject.assurance is Assurance.PROVIDER else AFFIRMED
     return ISOLATED if subject.claims.format in _ISOLATED else VISIBLE

@@ -19,7 +19,7 @@ from trusted.attestation.result import AttestationResult
 from trusted.channel.federation import Federation
 from trusted.channel.records import SessionSecrets
 from trusted.channel.refusal import read_refusal
-from trusted.channel.session import Identity, Peer, Received, Session
+from trusted.channel.session import Identity, Peer, Proof, Received, Session
 from trusted.channel.states import AGGREGATOR_TABLE, Kind, State, successor
 from trusted.channel.transcript import AGGREGATOR, WORKER, Challenge, Prover, admission
 from trusted.documents.credential import VerifiedCredential, verify_credential
@@ -188,7 +188,7 @@ class AggregatorChannel:
         secrets = SessionSecrets(join.secret, secret_a, (*self._frames, welcome))
         peer = Peer(WORKER, join.prover.verify)
         self._session = Session(self._federation, self._identity, peer, secrets=secrets, session_id=session_id)
-        self._session.grant_lease(result, now)
+        self._session.grant_lease(Proof(result, self._nonce), now)
         member = credential.document.member
         self._candidate = AdmittedPeer(member, join.prover.verify, result, join.commitment, session_id)
         return welcome

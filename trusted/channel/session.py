@@ -61,6 +61,14 @@ class Received:
     replies: tuple[bytes, ...] = ()
 
 
+@dataclass(frozen=True, slots=True)
+class Proof:
+    """What the peer's lease stands on: its evidence, appraised, and the nonce that it answered."""
+
+    result: AttestationResult
+    nonce: bytes
+
+
 class Session:
     """Both directions of one admitted connection."""
 
@@ -76,7 +84,7 @@ class Session:
         self._binding = SessionBinding(session_id, charter, plan, secrets.handshake_digest)
         self._nonce: bytes | None = None
         self._lease_until: datetime | None = None
-        self._result: AttestationResult | None = None
+        self._proof: Proof | None = None
 
     @property
     def session_id(self) -> bytes:
@@ -87,6 +95,20 @@ class Session:
     def peer(self) -> Peer:
         """The other side."""
         return self._peer
+
+    @property
+    def proof(self) -> Proof:
+        """The newest proof: another value for each one that the peer gave."""
+        if self._proof is None:
+            raise RuntimeError("a session is granted its first lease when it is made")
+        return self._proof
+
+    @property
+    def until(self) -> datetime:
+        """When the peer's lease ends, or its proof if that is sooner."""
+        if self._lease_until is None:
+            raise RuntimeError("a session is granted its first lease when it is made")
+        return min(self._lease_until, self.proof.result.expires)
 
     def send(self, message: dict[str, Any]) -> bytes:
         """The frame that carries ``message``, a document with a ``type``."""
@@ -108,10 +130,10 @@ class Session:
             return Received()
         return Received(messages=(message,))
 
-    def grant_lease(self, result: AttestationResult, now: datetime) -> None:
-        """The peer has just proved itself: it is trusted for one lease from ``now``, and never beyond ``result``."""
+    def grant_lease(self, proof: Proof, now: datetime) -> None:
+        """The peer has just proved itself: it is trusted for one lease from ``now``, and never beyond its ``proof``."""
         self._lease_until = now + timedelta(seconds=self._federation.plan.document.deadlines.lease_s)
-        self._result = result
+        self._proof = proof
         self._nonce = None
 
     def challenge(self) -> bytes | None:
@@ -123,9 +145,9 @@ class Session:
 
     def require_lease(self, now: datetime) -> None:
         """Refuse to go on when the peer's lease or proof ran out, or the documents no longer hold."""
-        if self._lease_until is None or self._result is None or now > self._lease_until:
+        if self._lease_until is None or self._proof is None or now > self._lease_until:
             raise ChannelError(Reason.LEASE_EXPIRED, "lease: the peer did not renew its evidence in time")
-        self._result.require_unexpired(now)
+        self._proof.result.require_unexpired(now)
         self._federation.require_valid(now)
 
     def _answer(self, message: dict[str, Any]) -> bytes:
@@ -146,4 +168,5 @@ class Session:
             raise ChannelError(Reason.NONCE, "evidence: answers no open challenge of this side")
         transcript = reattestation(self._peer.role, self._peer.verify_key, self._nonce, self._binding)
         bundle = EvidenceBundle.decode(evidence)
-        self.grant_lease(self._federation.appraise(self._peer.role, bundle, transcript, now), now)
+        result = self._federation.appraise(self._peer.role, bundle, transcript, now)
+        self.grant_lease(Proof(result, nonce), now)

@@ -18,7 +18,7 @@ from trusted.attestation.result import AttestationResult
 from trusted.channel.federation import Federation
 from trusted.channel.records import SessionSecrets
 from trusted.channel.refusal import read_refusal
-from trusted.channel.session import Identity, Peer, Received, Session
+from trusted.channel.session import Identity, Peer, Proof, Received, Session
 from trusted.channel.states import WORKER_TABLE, Kind, State, successor
 from trusted.channel.transcript import AGGREGATOR, WORKER, Challenge, Prover, admission
 from trusted.errors import ChannelError, ProtocolError, Reason
@@ -144,7 +144,7 @@ class WorkerChannel:
             raise RuntimeError("the state table lets no welcome in before a verified offer")
         peer = Peer(AGGREGATOR, self._peer_key)
         self._session = Session(self._federation, self._identity, peer, secrets=secrets, session_id=session_id)
-        self._session.grant_lease(self.aggregator, now)
+        self._session.grant_lease(Proof(self.aggregator, self._nonce), now)
 
     def _note(self, frame: bytes) -> bytes:
         self._frames.append(frame)

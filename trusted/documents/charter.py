@@ -129,7 +129,7 @@ class Charter:
                 worker=AppraisalPolicy.from_json(fields.mapping("worker"), "charter.worker"),
             )
         _check_members(charter.members)
-        unique(charter.roots, "charter.roots", low=1)
+        unique([(root.format, root.product, root.sha256) for root in charter.roots], "charter.roots", low=1)
         if charter.profile is Profile.PRODUCTION:
             _check_production(charter)
         return charter
@@ -256,8 +256,12 @@ def _read_root(value: Any) -> TrustRoot:
             format=format,
             product=fields.choice("product", list(PRODUCTS)) if is_snp else read_line(fields, "product", max_length=32),
             sha256=fields.octets("sha256", DIGEST_BYTES),
+            vouched=Assurance(fields.choice("assurance", [Assurance.PROVIDER.value]))
+            if fields.has("assurance")
+            else Assurance.NONE,
         )
 
 
 def _write_root(root: TrustRoot) -> dict[str, str]:
-    return {"format": root.format.value, "product": root.product, "sha256": root.sha256.hex()}
+    vouched = {} if root.vouched is Assurance.NONE else {"assurance": root.vouched.value}
+    return {"format": root.format.value, "product": root.product, "sha256": root.sha256.hex(), **vouched}

@@ -7,9 +7,11 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
 
+from trusted.attestation.device_policy import DeviceRule
+from trusted.attestation.evidence import EvidenceFormat
 from trusted.attestation.platforms import PLATFORMS
-from trusted.attestation.policies.knob import Knob
-from trusted.attestation.policies.rules import ReferenceValue
+from trusted.attestation.policies.knob import Knob, PlatformPolicy
+from trusted.attestation.policies.rules import ReferenceValue, Skip
 from trusted.attestation.roots import Assurance
 from trusted.documents.charter import Charter, Profile
 from trusted.documents.plan import Plan
@@ -59,23 +61,51 @@ def _charter(charter: Charter) -> Iterator[str]:
     yield f"{charter.thresholds.charter} of {count} members must sign a new charter, {charter.thresholds.plan} a plan."
     yield "Every member whose data a plan touches must sign that plan as well."
     for root in charter.roots:
-        kind = "the vendor's own" if root.assurance is Assurance.HARDWARE else "a SOFTWARE root"
+        kind = _ROOTS.get(root.assurance, "a SOFTWARE root")
         yield f"Trusts {root.format.value} evidence of {root.product} under {kind} key {root.sha256.hex()}."
     yield from _assurance(charter)
     yield from _proofs(charter)
 
 
+_ROOTS = {
+    Assurance.HARDWARE: "the vendor's own",
+    Assurance.PROVIDER: "a provider's, for which the members alone vouch:",
+}
+
+
 def _proofs(charter: Charter) -> Iterator[str]:
-    """For each platform one sentence for each knob; where both roles agree, one for both."""
-    roles = {"aggregator": charter.aggregator.platforms, "worker": charter.worker.platforms}
-    for format, platform in PLATFORMS.items():
-        policies = {role: named[format] for role, named in roles.items() if format in named}
-        for role, policy in policies.items():
-            references: tuple[ReferenceValue, ...] = getattr(policy, "measurements", ())
-            yield from (f"The {role} may run {_measurement(reference)} on {format.value}." for reference in references)
-        for knob in platform.policy.KNOBS if policies else ():
-            if knob.name != "measurements":
-                yield from _knobs(knob, {role: policy.to_json()[knob.name] for role, policy in policies.items()})
+    """For each platform and device one sentence for each knob; where both roles agree, one for both."""
+    roles = {"aggregator": charter.aggregator, "worker": charter.worker}
+    for format in PLATFORMS:
+        named = {role: policy.platforms[format] for role, policy in roles.items() if format in policy.platforms}
+        for role, platform in named.items():
+            yield from (f"The {role} may run {value} on {format.value}." for value in _references(platform))
+        yield from _rules(format, named)
+    for format in PLATFORMS:
+        rules = {role: policy.devices[format] for role, policy in roles.items() if format in policy.devices}
+        for role, rule in rules.items():
+            yield f"The {role} must hold {_count(rule)} {format.value} beside its TEE, answering the same challenge."
+            yield from (f"The {role}'s {format.value} may measure {value}." for value in _references(rule.policy))
+        yield from _rules(format, {f"{role}'s {format.value}": rule.policy for role, rule in rules.items()})
+
+
+def _references(policy: PlatformPolicy) -> Iterator[str]:
+    references: tuple[ReferenceValue, ...] | Skip = getattr(policy, "measurements", ())
+    return iter(()) if isinstance(references, Skip) else (_measurement(reference) for reference in references)
+
+
+def _count(rule: DeviceRule) -> str:
+    return str(rule.minimum) if rule.minimum == rule.maximum else f"{rule.minimum} to {rule.maximum}"
+
+
+def _rules(format: EvidenceFormat, policies: Mapping[str, PlatformPolicy]) -> Iterator[str]:
+    """A sentence for each knob but the measurements, unless those are skipped; ``policies`` by who they are for."""
+    for knob in PLATFORMS[format].policy.KNOBS if policies else ():
+        values = {who: policy.to_json()[knob.name] for who, policy in policies.items()}
+        if knob.name == "measurements":
+            values = {who: value for who, value in values.items() if isinstance(value, dict)}
+        if values:
+            yield from _knobs(knob, values)
 
 
 def _knobs(knob: Knob, values: Mapping[str, Json]) -> Iterator[str]:

@@ -17,6 +17,7 @@ from trusted.documents.terms import (
     Cohort,
     DatasetContract,
     Deadlines,
+    Exchange,
     MetricRule,
     Privacy,
 )
@@ -32,6 +33,7 @@ __all__ = [
     "DatasetContract",
     "Deadlines",
     "Dtype",
+    "Exchange",
     "Layout",
     "MetricRule",
     "Plan",
@@ -44,6 +46,7 @@ __all__ = [
 
 PAYLOAD_TYPE = "application/vnd.cloister.plan.v1+json"
 MAX_ROUNDS = 10_000
+_IN_FULL = Exchange()
 MIN_COHORT = {Profile.DEVELOPMENT: 2, Profile.PRODUCTION: 3}  # with two, each can subtract itself and see the other
 
 
@@ -66,6 +69,7 @@ class Plan:
     dataset: DatasetContract
     metrics: tuple[MetricRule, ...]
     recipients: tuple[str, ...]
+    exchange: Exchange = _IN_FULL
 
     @classmethod
     def parse(cls, payload: bytes) -> Plan:
@@ -98,7 +102,12 @@ class Plan:
                 dataset=DatasetContract.read(fields.mapping("dataset")),
                 metrics=tuple(MetricRule.read(entry) for entry in fields.items("metrics", max_items=256)),
                 recipients=_read_recipients(fields.mapping("release")),
+                exchange=Exchange.read(fields.mapping("exchange")) if fields.has("exchange") else _IN_FULL,
             )
+        names = [tensor.name for tensor in plan.layout.tensors]
+        in_order = [name for name in names if name in set(plan.exchange.tensors)]
+        known = in_order == list(plan.exchange.tensors)
+        rule(known, "plan.exchange.tensors", "different names of plan.model.layout, in its order, expected")
         unique([metric.name for metric in plan.metrics], "plan.metrics", low=0)
         reachable = all(metric.min_sites <= plan.cohort.size for metric in plan.metrics)
         rule(reachable, "plan.metrics.min_sites", "at most plan.cohort.size expected")
@@ -125,6 +134,7 @@ class Plan:
             "dataset": self.dataset.to_json(),
             "metrics": [metric.to_json() for metric in self.metrics],
             "release": {"recipients": list(self.recipients)},
+            **({} if self.exchange == _IN_FULL else {"exchange": self.exchange.to_json()}),
         }
 
 

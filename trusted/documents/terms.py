@@ -10,7 +10,9 @@ from dataclasses import dataclass
 from enum import Enum
 from typing import Any
 
+from trusted.documents.layout import MAX_TENSORS
 from trusted.documents.schema import DIGEST_BYTES, matching, read_line, read_members, rule, unique
+from trusted.encoding import Encoding
 from trusted.errors import Reason, WireError
 from trusted.wire import Fields
 
@@ -21,6 +23,8 @@ MAX_WEIGHT = 1e9
 _METRIC = re.compile(r"[a-z0-9_.-]{1,64}")
 _CONFIG_KEY = re.compile(r"[A-Za-z0-9_.-]{1,128}")
 _MAX_CONFIG_TEXT = 1024
+_UPDATE_ENCODINGS = [encoding.name.lower() for encoding in Encoding]
+_MODEL_ENCODINGS = [encoding.name.lower() for encoding in (Encoding.FLOAT32, Encoding.BFLOAT16)]
 
 Scalar = bool | int | float | str
 
@@ -127,6 +131,36 @@ class Aggregation:
     def to_json(self) -> dict[str, Any]:
         """``plan.aggregation``."""
         return {"rule": self.rule.value, "max_weight": self.max_weight}
+
+
+@dataclass(frozen=True, slots=True)
+class Exchange:
+    """What travels each round, and how it is spelled (:mod:`trusted.encoding` states the errors).
+
+    Attributes:
+        model: of the round's model, FLOAT32 or BFLOAT16. The aggregator's own model stays in float32.
+        update: of the updates, which are differences from the model that the worker was given.
+        tensors: the names that are trained and exchanged, in the layout's order; empty: all of them. The others stay
+            as the initial model has them, and travel once.
+    """
+
+    model: Encoding = Encoding.FLOAT32
+    update: Encoding = Encoding.FLOAT32
+    tensors: tuple[str, ...] = ()
+
+    @classmethod
+    def read(cls, value: Any) -> Exchange:
+        """``plan.exchange``."""
+        with Fields(value, "plan.exchange") as fields:
+            model = fields.choice("model", _MODEL_ENCODINGS)
+            update = fields.choice("update", _UPDATE_ENCODINGS)
+            tensors = fields.items("tensors", max_items=MAX_TENSORS)
+        rule(all(isinstance(name, str) for name in tensors), "plan.exchange.tensors", "names of the layout expected")
+        return cls(Encoding[model.upper()], Encoding[update.upper()], tuple(tensors))
+
+    def to_json(self) -> dict[str, Any]:
+        """``plan.exchange``."""
+        return {"model": self.model.name.lower(), "update": self.update.name.lower(), "tensors": list(self.tensors)}
 
 
 @dataclass(frozen=True, slots=True)

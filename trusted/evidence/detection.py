@@ -163,7 +163,7 @@ def _open_gramine(root: Path, provisions: Provisions, _: TsmAt) -> EvidenceProvi
 
 
 def _open_azure(root: Path, provisions: Provisions, _: TsmAt) -> EvidenceProvider:
-    chain = _certificates(provisions.endorsements / "chain.pem")
+    chain = read_chain(provisions.endorsements / "chain.pem")
     crl = _optional(provisions.endorsements / "crl.der")
     endorsements = azure_vtpm.Endorsements(chain, crl)
     return azure_vtpm.detect(provisions.pcrs, endorsements, device=root / _TPM)
@@ -174,12 +174,16 @@ def _open_gcp(root: Path, provisions: Provisions, _: TsmAt) -> EvidenceProvider:
 
 
 def _open_tpm(root: Path, provisions: Provisions, _: TsmAt) -> EvidenceProvider:
-    chain = _certificates(provisions.endorsements / "chain.pem")
+    chain = read_chain(provisions.endorsements / "chain.pem")
     return tpm.detect(provisions.pcrs, certificates=chain, device=root / _TPM)
 
 
-def _certificates(path: Path) -> tuple[bytes, ...]:
-    """DER of the certificates in a PEM file; none where there is no file."""
+def read_chain(path: Path) -> tuple[bytes, ...]:
+    """DER of the certificates in a PEM file; none where there is no file.
+
+    Raises:
+        TeeError: TEE_REPORT, it cannot be read, or is something else.
+    """
     content = _optional(path)
     try:
         chain = x509.load_pem_x509_certificates(content) if content else []

@@ -7,17 +7,18 @@ from typing import Protocol
 
 from trusted.attestation.evidence import Evidence
 from trusted.evidence.provider import EvidenceProvider
+from trusted.evidence.tpm import TpmEvidence
 
 
 class DeviceSource(Protocol):
-    """Where the evidence of devices comes from, such as :class:`trusted.evidence.nvidia.NvidiaGpus`."""
+    """Where the evidence of devices comes from: ``nvidia.NvidiaGpus``, or :class:`TpmDevice`."""
 
     def devices(self, challenge: bytes) -> tuple[Evidence, ...]: ...
 
 
 @dataclass(frozen=True, slots=True)
 class WithDevices:
-    """``tee`` and every device of ``source``; a device that gives no evidence fails the whole."""
+    """``tee``, what it holds already, and every device of ``source``; one that gives no evidence fails the whole."""
 
     tee: EvidenceProvider
     source: DeviceSource
@@ -27,5 +28,16 @@ class WithDevices:
         return self.tee.evidence(report_data)
 
     def devices(self, challenge: bytes) -> tuple[Evidence, ...]:
-        """Those of the source, over exactly 64 bytes."""
-        return self.source.devices(challenge)
+        """Those of the TEE, then those of the source, over exactly 64 bytes."""
+        return (*self.tee.devices(challenge), *self.source.devices(challenge))
+
+
+@dataclass(frozen=True, slots=True)
+class TpmDevice:
+    """A TPM beside a TEE: its quote answers the device challenge, and not the TEE's own report data."""
+
+    tpm: TpmEvidence
+
+    def devices(self, challenge: bytes) -> tuple[Evidence, ...]:
+        """One quote over the short nonce of ``challenge``, exactly 64 bytes."""
+        return (self.tpm.evidence(challenge),)

@@ -2,15 +2,46 @@
 
 from __future__ import annotations
 
+import importlib
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from datetime import datetime
+from pathlib import Path
 from types import MappingProxyType
 from typing import Any
 
 from trusted.attestation.evidence import Evidence
 from trusted.attestation.policies.knob import PlatformPolicy
 from trusted.attestation.roots import TrustRoot
+
+# Other spellings of the formats' folders. A folder that is neither here nor a module's name is an error.
+_SPELLINGS = {
+    "sev_snp": "snp",
+    "sevsnp": "snp",
+    "amd_snp": "snp",
+    "tdx_ccel": "tdx",
+    "intel_tdx": "tdx",
+    "intel_sgx": "sgx",
+    "nitro_enclave": "nitro",
+    "aws_nitro": "nitro",
+    "nvidia_gpu": "nvidia",
+    "nvidia_gpus": "nvidia",
+    "gpu": "nvidia",
+    "gpu_set": "nvidia",
+    "arm_cca": "cca",
+    "tpm2": "tpm",
+    "azure": "azure_vtpm",
+    "azure_snp_vtpm": "azure_vtpm",
+    "azure_tdx_vtpm": "azure_vtpm",
+    "gcp": "gcp_cs",
+    "gcp_confidential_space": "gcp_cs",
+    "confidential_space": "gcp_cs",
+    "ccel": "event_log",
+    "event_logs": "event_log",
+    "eventlog": "event_log",
+    "tcg_event_log": "event_log",
+    "tcg_log": "event_log",
+}
 
 
 @dataclass(frozen=True, slots=True)
@@ -30,6 +61,8 @@ class Loaded:
         stages: for cases whose ``stage`` names a part of the verification that holds or fails alone: from that name
             to a function of the time, which returns or raises ``AttestationError``. ``verify`` and ``appraise`` are
             the test's own stages; a stage that is not named here is the whole verification.
+        more: the other devices of a set, under the same roots and policy; ``expected_claims`` then takes the claims of
+            all of them, in their order.
     """
 
     evidence: Evidence
@@ -39,3 +72,21 @@ class Loaded:
     parsed_claims: Callable[[], dict[str, Any]] | None = None
     of_case: Callable[[Mapping[str, Any]], Loaded] | None = None
     stages: Mapping[str, Callable[[datetime], object]] = field(default_factory=lambda: MappingProxyType({}))
+    more: tuple[Evidence, ...] = ()
+
+
+def format_of(folder: str) -> str:
+    """The name of the format's module, for a folder that may be spelled otherwise."""
+    plain = folder.lower().replace("-", "_")
+    return _SPELLINGS.get(plain, plain)
+
+
+def load(format: str, folder: Path, provenance: dict[str, Any]) -> Loaded:
+    """The vector in ``folder``, by its format's module.
+
+    Raises:
+        ModuleNotFoundError: a format that nothing here can read.
+    """
+    module = importlib.import_module(f"tests.attestation.from_vector.{format_of(format)}")
+    loaded: Loaded = module.load(folder, provenance)
+    return loaded

@@ -7,7 +7,7 @@ from pathlib import Path
 from types import MappingProxyType
 from typing import Any
 
-from tests.attestation.from_vector import Loaded, snp
+from tests.attestation.from_vector import Loaded, files, snp
 from tests.attestation.from_vector.tpm import pcr_values, rule_of, tpmt_signature
 from trusted.attestation.azure_claims import AzureClaims
 from trusted.attestation.evidence import Evidence, EvidenceFormat
@@ -30,6 +30,7 @@ def load(folder: Path, provenance: dict[str, Any]) -> Loaded:
     """The vector in ``folder``."""
     quote = (folder / "quote.msg").read_bytes()
     parts = {"pcrs": pcr_values(folder, quote), "quote": quote, "signature": tpmt_signature(folder)}
+    parts |= dict([("event-log", log) for log in files.event_logs(folder).values()][:1])
     report = (folder / "hcl_report.bin").read_bytes()
     is_snp = hcl.parse(report).report_type is ReportType.SNP
     chain = snp.certificate_chain(folder) if is_snp else ()

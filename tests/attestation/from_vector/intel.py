@@ -9,6 +9,7 @@ from typing import Any
 
 from cryptography import x509
 
+from tests.attestation.from_vector import files
 from trusted.attestation.anchors import INTEL_ROOT
 from trusted.attestation.evidence import Evidence, EvidenceFormat
 from trusted.attestation.formats.dcap import EnclaveBody, TdBody, TdBodyKind, UnverifiedQuote
@@ -23,9 +24,10 @@ OLD = Skip("the vector is as old as it is")
 
 def evidence_of(format: EvidenceFormat, folder: Path) -> Evidence:
     """The files of one vector as they would travel."""
-    parts = [("collateral", (folder / "collateral.json").read_bytes())]
-    parts += [("event-log", path.read_bytes()) for path in sorted(folder.glob("ccel*"))[:1]]
-    return Evidence(format, without_trailer((folder / "quote.bin").read_bytes()), (), b"", tuple(parts))
+    parts = [("collateral", files.one(folder, "collateral.json", "*collateral*.json").read_bytes())]
+    parts += [("event-log", log) for log in list(files.event_logs(folder).values())[:1]]
+    quote = files.one(folder, "quote.bin", "*quote*.bin", "*quote*.dat").read_bytes()
+    return Evidence(format, without_trailer(quote), (), b"", tuple(parts))
 
 
 def without_trailer(quote: bytes) -> bytes:

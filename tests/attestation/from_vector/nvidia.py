@@ -1,11 +1,14 @@
-"""NVIDIA GPU vectors: ``report.bin``, ``cert_chain.pem``, and RIMs and OCSP responses where they came along.
+"""NVIDIA GPU vectors: ``report.bin``, ``cert_chain.pem``, of one GPU or several, and RIMs and OCSP responses with them.
 
 A case names the manifest that it is about (``what``); without one it is about report and chain alone.
 """
 
 from __future__ import annotations
 
+import base64
 import hashlib
+import json
+import re
 from collections.abc import Mapping
 from dataclasses import replace
 from pathlib import Path
@@ -27,23 +30,51 @@ _OLD = Skip("an old machine's report")
 
 
 def load(folder: Path, provenance: dict[str, Any]) -> Loaded:
-    """The vector in ``folder``."""
-    chain = x509.load_pem_x509_certificates((folder / "cert_chain.pem").read_bytes())
-    evidence = Evidence(
-        EvidenceFormat.NVIDIA_GPU,
-        (folder / "report.bin").read_bytes(),
-        tuple(certificate.public_bytes(Encoding.DER) for certificate in chain),
-        parts=_ocsp(folder),
-    )
-    report = parse(evidence.report)
+    """The vector in ``folder``: one GPU, or all of one machine, in the order of their files."""
+    gpus = tuple(_evidence(report, chain, _ocsp(folder)) for report, chain in _gpus(folder))
+    reports = [parse(gpu.report) for gpu in gpus]
+    expected = provenance.get("expected", {})
     loaded = Loaded(
-        evidence=evidence,
+        evidence=gpus[0],
+        more=gpus[1:],
         roots=nvidia_roots(),
-        policy=policy_for(report),
-        expected_claims=from_claims,
-        parsed_claims=lambda: from_report(report),
+        policy=policy_for(*reports),
+        expected_claims=lambda claims: from_set([from_claims(item) for item in _several(claims)], expected),
+        parsed_claims=lambda: from_set([from_report(report) for report in reports], expected),
     )
     return replace(loaded, of_case=lambda case: _of_case(loaded, folder, case))
+
+
+def _several(claims: Any) -> tuple[GpuClaims, ...]:
+    return claims if isinstance(claims, tuple) else (claims,)
+
+
+def _evidence(report: bytes, chain: bytes, ocsp: tuple[tuple[str, bytes], ...]) -> Evidence:
+    certificates = [item.public_bytes(Encoding.DER) for item in x509.load_pem_x509_certificates(chain)]
+    return Evidence(EvidenceFormat.NVIDIA_GPU, report, tuple(certificates), parts=ocsp)
+
+
+def _gpus(folder: Path) -> list[tuple[bytes, bytes]]:
+    """Report and chain of each GPU: of a file for each, paired in the order of their names, in this folder or in one
+    for each GPU, or of the list that NVIDIA's tools write."""
+    listed = sorted(folder.glob("*evidence*.json"))
+    if listed:
+        items = json.loads(listed[0].read_text())
+        return [(base64.b64decode(item["evidence"]), base64.b64decode(item["certificate"])) for item in items]
+    reports, chains = (sorted(folder.rglob(pattern), key=_in_order) for pattern in ("*report*.bin", "*cert*.pem"))
+    return [(a.read_bytes(), b.read_bytes()) for a, b in zip(reports, chains, strict=True)]
+
+
+def _in_order(path: Path) -> list[Any]:
+    """Numbers in a name count as numbers: the tenth GPU does not come second."""
+    return [int(part) if part.isdigit() else part for part in re.split(r"(\d+)", str(path))]
+
+
+def from_set(gpus: list[dict[str, Any]], expected: Mapping[str, Any]) -> dict[str, Any]:
+    """What all GPUs say alike, how many they are, and what each says, under every name that ``expected`` lists."""
+    alike = {key: value for key, value in gpus[0].items() if all(gpu[key] == value for gpu in gpus)}
+    lists = {key: gpus for key, value in expected.items() if isinstance(value, list)}
+    return {**alike, **lists, "count": len(gpus), "gpu_count": len(gpus)}
 
 
 def _ocsp(folder: Path) -> tuple[tuple[str, bytes], ...]:
@@ -63,10 +94,10 @@ def _kind(path: Path) -> RimKind:
     return RimKind.DRIVER if "driver" in path.name.lower() else RimKind.VBIOS
 
 
-def policy_for(report: UnverifiedGpuReport) -> NvidiaPolicy:
-    """The strict template for what the report measures. The debug state needs both manifests, which no vector has."""
+def policy_for(*reports: UnverifiedGpuReport) -> NvidiaPolicy:
+    """The strict template for what the reports measure. The debug state needs both manifests, which no vector has."""
     return replace(
-        strict_nvidia_policy([_measurement(report)]),
+        strict_nvidia_policy(sorted({_measurement(report) for report in reports})),
         rims=Skip("not every manifest came along"),
         debug=Permission.ALLOW,
         driver_versions=_OLD,

@@ -1,4 +1,4 @@
-"""SEV-SNP vectors: ``report.bin``, ``cek.der``, ``ask_ark.pem``, and a revocation list where one came along."""
+"""SEV-SNP vectors: ``report.bin``, the certificates of CEK, ASK and ARK, and a revocation list where one came along."""
 
 from __future__ import annotations
 
@@ -7,9 +7,8 @@ from pathlib import Path
 from typing import Any
 
 from cryptography import x509
-from cryptography.hazmat.primitives.serialization import Encoding
 
-from tests.attestation.from_vector import Loaded
+from tests.attestation.from_vector import Loaded, files
 from trusted.attestation.claims import InstanceKey, SnpClaims, Tcb
 from trusted.attestation.evidence import Evidence, EvidenceFormat
 from trusted.attestation.formats.snp import GUEST_FLAGS, PLATFORM_FLAGS, SigningKey, UnverifiedSnpReport, parse
@@ -23,6 +22,7 @@ from trusted.wire import sha256
 
 ROOTS = tuple(amd_root(product) for product in PRODUCTS)
 _COMMON_NAME = x509.NameOID.COMMON_NAME.dotted_string
+_CEK_NAMES = ("SEV-VCEK", "SEV-VLEK")
 _CPUID = slice(0x188, 0x18B)
 _FIRST_WITH_CPUID = 3
 _MUST_BE_ONE = 1 << 17
@@ -31,7 +31,7 @@ _MUST_BE_ONE = 1 << 17
 def load(folder: Path, provenance: dict[str, Any]) -> Loaded:
     """The vector in ``folder``."""
     lists = sorted(path for path in folder.iterdir() if "crl" in path.name)
-    report = (folder / "report.bin").read_bytes()
+    report = files.one(folder, "report.bin", "*report*.bin", "outblob").read_bytes()
     chain = certificate_chain(folder)
     evidence = Evidence(EvidenceFormat.SNP, report, chain, lists[0].read_bytes() if lists else b"")
 
@@ -48,9 +48,12 @@ def load(folder: Path, provenance: dict[str, Any]) -> Loaded:
 
 
 def certificate_chain(folder: Path) -> tuple[bytes, ...]:
-    """DER of CEK, ASK and ARK."""
-    above = x509.load_pem_x509_certificates((folder / "ask_ark.pem").read_bytes())
-    return ((folder / "cek.der").read_bytes(), *(item.public_bytes(Encoding.DER) for item in above))
+    """DER of CEK, ASK and ARK, told apart by their names."""
+    found = files.certificates(folder)
+    keys = [name for name in found if name in _CEK_NAMES]
+    roots = [name for name in found if name.startswith("ARK-")]
+    others = sorted(found.keys() - {*keys, *roots})
+    return tuple(found[name] for name in (*keys, *others, *roots))
 
 
 def policy_for(report: UnverifiedSnpReport, ark: bytes, *, crl: bool) -> SnpPolicy:

@@ -1,4 +1,4 @@
-"""TPM vectors: ``quote.msg``, ``quote.tpmt_signature`` or ``quote.sig``, ``ak_pub.der`` and ``pcrs_<bank>.json``.
+"""TPM vectors: ``quote.msg``, ``quote.tpmt_signature`` or ``quote.sig``, ``ak_pub.der``, ``pcrs_<bank>.json``, a log.
 
 Such a vector has a bare attestation key, so its root is the key itself: members would vouch for it in their charter.
 Its public area did not come along either; one is written around the key, in the scheme that the signature names.
@@ -13,7 +13,7 @@ from typing import Any
 from cryptography.hazmat.primitives.asymmetric import ec, rsa
 from cryptography.hazmat.primitives.serialization import load_der_public_key
 
-from tests.attestation.from_vector import Loaded
+from tests.attestation.from_vector import Loaded, files
 from trusted.attestation.evidence import Evidence, EvidenceFormat
 from trusted.attestation.formats.tcg_event_log import Bank
 from trusted.attestation.formats.tpm import UnverifiedQuote, parse_quote, parse_signature
@@ -36,15 +36,15 @@ def load(folder: Path, provenance: dict[str, Any]) -> Loaded:
     signature = tpmt_signature(folder)
     key = load_der_public_key((folder / "ak_pub.der").read_bytes())
     assert isinstance(key, rsa.RSAPublicKey | ec.EllipticCurvePublicKey)
-    log = folder / "event_log.bin"
+    logs = list(files.event_logs(folder).values())
     parts = {"ak": public_area(key, signature), "pcrs": pcr_values(folder, quote), "signature": signature}
-    if log.is_file():
-        parts["event-log"] = log.read_bytes()
+    if logs:
+        parts["event-log"] = logs[0]
     digest = key_sha256(key)
     return Loaded(
         evidence=Evidence(EvidenceFormat.TPM, quote, (), b"", tuple(sorted(parts.items()))),
         roots=(TrustRoot(EvidenceFormat.TPM, "vouched for by the test", digest),),
-        policy=policy_for(parse_quote(quote), digest, log=log.is_file()),
+        policy=policy_for(parse_quote(quote), digest, log=bool(logs)),
         expected_claims=lambda claims: from_claims(claims, signature),
         parsed_claims=lambda: {**from_quote(parse_quote(quote)), "sig_scheme": scheme_in_words(signature)},
     )

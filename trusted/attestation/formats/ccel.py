@@ -109,9 +109,9 @@ def _read(log: bytes) -> UnverifiedEventLog:
 
 
 def _event(event: tcg_event_log.UnverifiedEvent) -> UnverifiedEvent:
-    if event.index >= _MR_COUNT:
+    if event.index >= _MR_COUNT and event.extends:
         raise _refused("MRTD or one of the four RTMRs expected")
-    register = event.index - 1 if event.index else None
+    register = event.index - 1 if 0 < event.index < _MR_COUNT else None
     return UnverifiedEvent(register, event.type, event.digests[_SHA384], event.data)
 
 

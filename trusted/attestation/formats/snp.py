@@ -12,7 +12,7 @@ from enum import Enum, unique
 from types import MappingProxyType
 
 from trusted.attestation.claims import AbiVersion, FirmwareVersion, Tcb
-from trusted.attestation.products import GENOA, Product, product_of
+from trusted.attestation.products import GENOA, Product, line_of, product_of
 from trusted.errors import AttestationError, Reason
 
 REPORT_BYTES = 0x4A0
@@ -20,6 +20,8 @@ SIGNED_BYTES = 0x2A0
 _VERSIONS = range(2, 6)
 _FIRST_WITH_CPUID = 3
 _FIRST_WITH_MITIGATIONS = 5
+# IOMMU_WRITE_SAFE came with the firmware ABI of version 5 (1.58); Turin sets it. Before, the bit was reserved.
+_FIRST_WITH_IOMMU_WRITE_SAFE = 5
 _ECDSA_P384_SHA384 = 1
 _NO_MIGRATION_AGENT = b"\xff" * 32
 
@@ -46,6 +48,7 @@ PLATFORM_FLAGS: Mapping[str, int] = MappingProxyType(
         "rapl_disabled": 3,
         "ciphertext_hiding": 4,
         "alias_check_complete": 5,
+        "iommu_write_safe": 6,
         "tio": 7,
     }
 )
@@ -65,6 +68,7 @@ class UnverifiedSnpReport:
 
     version: int
     product: Product | None  # None in version 2, which does not say
+    line: str | None  # the silicon line; None in version 2
     guest_svn: int
     guest_flags: frozenset[str]
     minimum_abi: AbiVersion
@@ -122,13 +126,14 @@ def parse(report: bytes) -> UnverifiedSnpReport:
     return UnverifiedSnpReport(
         version=version,
         product=product,
+        line=None if product is None else line_of(product, (report[0x188], report[0x189], report[0x18A])),
         guest_svn=_u32(report, 0x04),
         guest_flags=guest_flags,
         minimum_abi=minimum_abi,
         family_id=report[0x10:0x20],
         image_id=report[0x20:0x30],
         vmpl=_vmpl(_u32(report, 0x30)),
-        platform_flags=_platform_flags(_u64(report, 0x40)),
+        platform_flags=_platform_flags(_u64(report, 0x40), version),
         signing_key=signing_key,
         author_key_enabled=author_key_enabled,
         report_data=report[0x50:0x90],
@@ -205,9 +210,11 @@ def _guest_policy(policy: int) -> tuple[frozenset[str], AbiVersion]:
     return flags, AbiVersion(major=policy >> 8 & 0xFF, minor=policy & 0xFF)
 
 
-def _platform_flags(info: int) -> frozenset[str]:
-    if info >> 6 & 1 or info >> 8:
-        raise AttestationError(Reason.RESERVED_NOT_ZERO, "report.platform_info: bits 6 and 8 to 63 must be zero")
+def _platform_flags(info: int, version: int) -> frozenset[str]:
+    if info >> 8:
+        raise AttestationError(Reason.RESERVED_NOT_ZERO, "report.platform_info: bits 8 to 63 must be zero")
+    if version < _FIRST_WITH_IOMMU_WRITE_SAFE and info >> PLATFORM_FLAGS["iommu_write_safe"] & 1:
+        raise AttestationError(Reason.RESERVED_NOT_ZERO, "report.platform_info: bit 6 must be zero before version 5")
     return frozenset(name for name, bit in PLATFORM_FLAGS.items() if info >> bit & 1)
 
 

@@ -11,6 +11,7 @@ from trusted.attestation.azure_claims import AzureClaims
 from trusted.attestation.policies import quote_checks, snp_checks
 from trusted.attestation.policies.azure_vtpm import AzureVtpmPolicy
 from trusted.attestation.policies.check import (
+    ASK_MORE,
     Check,
     Finding,
     KnobCheck,
@@ -120,9 +121,7 @@ KNOB_CHECKS: Mapping[str, KnobCheck] = MappingProxyType(
         "vm_ids": KnobCheck(
             _vm_ids, Reason.HARDWARE_NOT_ALLOWED, "have the members list the machine in the charter, if they know it"
         ),
-        "assurance": KnobCheck(
-            assurance, Reason.ASSURANCE, "use hardware: this evidence comes from software and protects nothing"
-        ),
+        "assurance": KnobCheck(assurance, Reason.ASSURANCE, ASK_MORE),
     }
 )
 

@@ -188,7 +188,7 @@ def strict_cca_policy(
     *,
     components: Sequence[SoftwareComponent | ComponentReference],
     profiles: Sequence[Profile] = (Profile.V1, Profile.V2),
-    assurance: Assurance | str = Assurance.HARDWARE,
+    assurance: Assurance | str = Assurance.PROVIDER,
     instances: Sequence[bytes] | None = None,
 ) -> CcaPolicy:
     """A policy to start a charter from.
@@ -197,7 +197,7 @@ def strict_cca_policy(
         measurements: initial measurements of realms, 32, 48 or 64 bytes each.
         components: the firmware that may be on the platform.
         profiles: the older form of token is left out: no released firmware writes it.
-        assurance: ``hardware`` or ``none``. No maker's key is pinned, so that today only ``none`` admits anybody.
+        assurance: ``provider`` (a root for which the members vouch) or ``none``; no vendor's root is pinned.
         instances: the only platforms that may take part; None allows every one under the charter's roots, each of
             which is one platform's key.
 

@@ -9,6 +9,7 @@ from trusted.attestation.cca_claims import CcaClaims
 from trusted.attestation.formats.cca import Lifecycle
 from trusted.attestation.policies.cca import ComponentReference, RegisterRule
 from trusted.attestation.policies.check import (
+    ASK_PROVIDER,
     Finding,
     KnobCheck,
     Subject,
@@ -103,7 +104,7 @@ KNOB_CHECKS: Mapping[str, KnobCheck] = MappingProxyType(
         "assurance": KnobCheck(
             assurance,
             Reason.ASSURANCE,
-            "use a platform with a pinned root: no maker of Arm CCA machines has published one yet",
+            ASK_PROVIDER,
         ),
     }
 )

@@ -16,6 +16,10 @@ from trusted.attestation.policies.rules import Permission, ReferenceValue
 from trusted.attestation.roots import Assurance
 from trusted.errors import Reason
 
+ASK_MORE = "use hardware where software attests, and a machine on the policy's list where possession is asked for"
+# What to do where no silicon vendor's root reaches the verifier.
+ASK_PROVIDER = "have the members say in the charter that a provider stands behind this root, and ask for no more"
+
 
 @unique
 class Verdict(Enum):
@@ -48,7 +52,7 @@ class Check:
 
 @dataclass(frozen=True, slots=True)
 class Subject:
-    """What checks look at: verified claims, the assurance that their root gives, and the time."""
+    """What checks look at: verified claims, the assurance that root and policy give them, and the time."""
 
     claims: PlatformClaims
     assurance: Assurance
@@ -104,5 +108,5 @@ def permitted(permission: Permission, present: bool, expected: str, actual: str)
 
 
 def assurance(subject: Subject, minimum: Assurance) -> Finding:
-    """What stands behind the root, against what the policy asks for."""
-    return finding(subject.assurance.rank >= minimum.rank, f"at least {minimum.value}", subject.assurance.value)
+    """What stands behind the evidence, against what the policy asks for."""
+    return finding(subject.assurance.reaches(minimum), f"at least {minimum.value}", subject.assurance.value)

@@ -132,7 +132,7 @@ def strict_gcp_cs_policy(
     projects: Sequence[str],
     arguments: Sequence[str] = (),
     minimum_version: int = 240900,
-    assurance: Assurance | str = Assurance.HARDWARE,
+    assurance: Assurance | str = Assurance.PROVIDER,
 ) -> GcpCsPolicy:
     """A policy to start a charter from: encrypted memory, the stable launcher, nothing of the operator's choosing.
 
@@ -141,7 +141,7 @@ def strict_gcp_cs_policy(
         projects: the members' own projects.
         arguments: what the workload is started with.
         minimum_version: of the launcher's image.
-        assurance: ``hardware`` or ``none``.
+        assurance: ``provider`` (a root for which the members vouch) or ``none``; no vendor's root is pinned.
 
     Raises:
         WireError: a value that a policy cannot hold.

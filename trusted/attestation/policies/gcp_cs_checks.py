@@ -9,6 +9,7 @@ from types import MappingProxyType
 from trusted.attestation.formats.gcp_token import TokenClaims
 from trusted.attestation.gcp_claims import GcpClaims
 from trusted.attestation.policies.check import (
+    ASK_PROVIDER,
     Check,
     Finding,
     KnobCheck,
@@ -127,7 +128,9 @@ KNOB_CHECKS: Mapping[str, KnobCheck] = MappingProxyType(
         "denied_instances": KnobCheck(_denied_instances, Reason.HARDWARE_NOT_ALLOWED, "use another machine"),
         "max_age_s": KnobCheck(_max_age_s, Reason.CERT_EXPIRED, "ask the launcher for a new token"),
         "assurance": KnobCheck(
-            assurance, Reason.ASSURANCE, "use hardware whose vendor's root this release knows, or change the charter"
+            assurance,
+            Reason.ASSURANCE,
+            ASK_PROVIDER,
         ),
     }
 )

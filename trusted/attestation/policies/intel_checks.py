@@ -8,7 +8,16 @@ from types import MappingProxyType
 from typing import Any
 
 from trusted.attestation.intel_claims import IntelPlatform, PckFlag, SgxClaims, SgxType, TcbVerdict, TdxClaims
-from trusted.attestation.policies.check import Finding, KnobCheck, Subject, assurance, finding, names, permitted
+from trusted.attestation.policies.check import (
+    ASK_MORE,
+    Finding,
+    KnobCheck,
+    Subject,
+    assurance,
+    finding,
+    names,
+    permitted,
+)
 from trusted.attestation.policies.intel import StatusRule
 from trusted.attestation.policies.rules import Permission, PlatformRule, Skip, write_time
 from trusted.errors import Reason
@@ -161,9 +170,7 @@ PLATFORM_CHECKS: Mapping[str, KnobCheck] = MappingProxyType(
         "ppids": KnobCheck(_ppids, Reason.HARDWARE_NOT_ALLOWED, _OTHER_MACHINE),
         "denied_ppids": KnobCheck(_denied_ppids, Reason.HARDWARE_NOT_ALLOWED, "use another machine"),
         "fmspcs": KnobCheck(_fmspcs, Reason.PRODUCT, _OTHER_MACHINE),
-        "assurance": KnobCheck(
-            assurance, Reason.ASSURANCE, "use hardware: this evidence comes from software and protects nothing"
-        ),
+        "assurance": KnobCheck(assurance, Reason.ASSURANCE, ASK_MORE),
     }
 )
 

@@ -90,7 +90,7 @@ def measurements(size: int, what: str) -> Knob:
 
 ASSURANCE = Knob(
     "assurance",
-    "what must stand behind the root: hardware, or none (software TEE, no protection)",
+    "what must stand behind it: possession (hardware on the list of machines), hardware, provider, or none (software)",
     read_assurance,
     value_of,
     may_skip=False,

@@ -106,7 +106,7 @@ def strict_nitro_policy(
 
     Args:
         measurements: values of PCR 0, 48 bytes each.
-        assurance: ``hardware`` or ``none``.
+        assurance: ``possession``, ``hardware`` or ``none``.
         instances: the only EC2 instances that may take part; None allows every one that AWS certifies.
         roles: values of PCR 3, for parents of these IAM roles only.
         signers: values of PCR 8, for images signed with these certificates only.

@@ -9,6 +9,7 @@ from types import MappingProxyType
 from trusted.attestation.binding import short_nonce
 from trusted.attestation.nitro_claims import NitroClaims
 from trusted.attestation.policies.check import (
+    ASK_MORE,
     Finding,
     KnobCheck,
     Subject,
@@ -90,8 +91,6 @@ KNOB_CHECKS: Mapping[str, KnobCheck] = MappingProxyType(
             _instances, Reason.HARDWARE_NOT_ALLOWED, "have the members list the instance, if they know whose it is"
         ),
         "denied_instances": KnobCheck(_denied_instances, Reason.HARDWARE_NOT_ALLOWED, "use another instance"),
-        "assurance": KnobCheck(
-            assurance, Reason.ASSURANCE, "use hardware: this evidence comes from software and protects nothing"
-        ),
+        "assurance": KnobCheck(assurance, Reason.ASSURANCE, ASK_MORE),
     }
 )

@@ -182,7 +182,7 @@ def strict_nvidia_policy(
     Args:
         measurements: what else must be, 48 bytes each; empty leaves that to the reference values.
         architectures: which may take part.
-        assurance: ``hardware`` or ``none``.
+        assurance: ``possession``, ``hardware`` or ``none``.
         device_ids: the only GPUs that may take part, 32 bytes each; None allows every one.
 
     Raises:

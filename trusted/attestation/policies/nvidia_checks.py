@@ -9,6 +9,7 @@ from types import MappingProxyType
 from trusted.attestation.claims import CrlStatus
 from trusted.attestation.gpu_claims import DebugState, GpuClaims
 from trusted.attestation.policies.check import (
+    ASK_MORE,
     Finding,
     KnobCheck,
     Subject,
@@ -116,9 +117,7 @@ KNOB_CHECKS: Mapping[str, KnobCheck] = MappingProxyType(
             _device_ids, Reason.HARDWARE_NOT_ALLOWED, "have the members list the GPU in the charter, if they know it"
         ),
         "denied_device_ids": KnobCheck(_denied_device_ids, Reason.HARDWARE_NOT_ALLOWED, "use another GPU"),
-        "assurance": KnobCheck(
-            assurance, Reason.ASSURANCE, "use hardware: this evidence comes from software and protects nothing"
-        ),
+        "assurance": KnobCheck(assurance, Reason.ASSURANCE, ASK_MORE),
     }
 )
 

@@ -13,7 +13,7 @@ from typing import Any, TypeVar
 
 from trusted.attestation.claims import AbiVersion, FirmwareVersion, Tcb
 from trusted.attestation.formats.snp import PLATFORM_FLAGS
-from trusted.attestation.products import PRODUCTS
+from trusted.attestation.products import LINES
 from trusted.errors import Reason, WireError
 from trusted.wire import Fields, Json
 
@@ -57,13 +57,14 @@ class ReferenceValue:
 
 @dataclass(frozen=True, slots=True)
 class TcbFloor:
-    """The lowest TCB for each product. A product without a floor is refused."""
+    """The lowest TCB for each silicon line, or for a product's lines without one. What has no floor is refused."""
 
     floors: tuple[tuple[str, Tcb], ...]
 
-    def of(self, product: str) -> Tcb | None:
-        """The floor of ``product``, if it has one."""
-        return dict(self.floors).get(product)
+    def of(self, line: str, product: str) -> Tcb | None:
+        """The floor of ``line``, or else of its ``product``, if either has one."""
+        floors = dict(self.floors)
+        return floors.get(line, floors.get(product))
 
 
 @dataclass(frozen=True, slots=True)
@@ -185,21 +186,21 @@ def write_measurements(references: tuple[ReferenceValue, ...]) -> list[Json]:
 
 
 def read_tcb_floor(fields: Fields, key: str) -> TcbFloor:
-    """``{product: {component: number}}``, with every component that the product has."""
+    """``{line: {component: number}}``, with every component that the line's product has."""
     floors: list[tuple[str, Tcb]] = []
-    for product, item in fields.mapping(key).items():
-        path = f"{fields.path(key)}.{product:.20}"
-        if product not in PRODUCTS:
-            raise WireError(Reason.UNKNOWN_FIELD, f"{path}: one of {', '.join(PRODUCTS)} expected")
+    for line, item in fields.mapping(key).items():
+        path = f"{fields.path(key)}.{line:.20}"
+        if line not in LINES:
+            raise WireError(Reason.UNKNOWN_FIELD, f"{path}: one of {', '.join(LINES)} expected")
         with Fields(item, path) as entry:
-            names = PRODUCTS[product].tcb_names
-            floors.append((product, Tcb(tuple((name, entry.integer(name, low=0, high=255)) for name in names))))
+            names = LINES[line].tcb_names
+            floors.append((line, Tcb(tuple((name, entry.integer(name, low=0, high=255)) for name in names))))
     return TcbFloor(tuple(floors))
 
 
 def write_tcb_floor(rule: TcbFloor) -> dict[str, Json]:
     """The JSON form of :func:`read_tcb_floor`."""
-    return {product: dict(floor.components) for product, floor in rule.floors}
+    return {line: dict(floor.components) for line, floor in rule.floors}
 
 
 def read_firmware(fields: Fields, key: str) -> FirmwareVersion:

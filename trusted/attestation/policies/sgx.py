@@ -94,7 +94,7 @@ def strict_sgx_policy(
         measurements: MRENCLAVE, 32 bytes each.
         mr_signers: the only signers, 32 bytes each; None leaves it to the measurement.
         ppids: the only platforms that may take part, 16 bytes each; None allows all that Intel certifies.
-        assurance: ``hardware`` or ``none``.
+        assurance: ``possession``, ``hardware`` or ``none``.
 
     Raises:
         WireError: a value that a policy cannot hold.

@@ -11,10 +11,12 @@ from trusted.attestation.claims import (
     CrlStatus,
     FirmwareVersion,
     InstanceKey,
+    Platform,
     SnpClaims,
     Tcb,
 )
 from trusted.attestation.policies.check import (
+    ASK_MORE,
     Check,
     Finding,
     KnobCheck,
@@ -59,19 +61,19 @@ def _minimum_version(subject: Subject, minimum: int) -> Finding:
     )
 
 
-def _tcb_finding(product: str, tcb: Tcb, rule: TcbFloor) -> Finding:
-    floor = rule.of(product)
+def _tcb_finding(platform: Platform, tcb: Tcb, rule: TcbFloor) -> Finding:
+    floor = rule.of(platform.line, platform.product)
     if floor is None:
-        return Finding(f"a floor for {product}", "none set", Verdict.FAIL, Reason.POLICY_UNSET)
+        return Finding(f"a floor for {platform.line}", "none set", Verdict.FAIL, Reason.POLICY_UNSET)
     return finding(not tcb.below(floor), f"at least {floor}", str(tcb))
 
 
 def _minimum_tcb(subject: Subject, rule: TcbFloor) -> Finding:
-    return _tcb_finding(_claims(subject).platform.product, _claims(subject).platform.tcb.reported, rule)
+    return _tcb_finding(_claims(subject).platform, _claims(subject).platform.tcb.reported, rule)
 
 
 def _minimum_launch_tcb(subject: Subject, rule: TcbFloor) -> Finding:
-    return _tcb_finding(_claims(subject).platform.product, _claims(subject).platform.tcb.launch, rule)
+    return _tcb_finding(_claims(subject).platform, _claims(subject).platform.tcb.launch, rule)
 
 
 def _minimum_guest_svn(subject: Subject, minimum: int) -> Finding:
@@ -246,9 +248,7 @@ KNOB_CHECKS: Mapping[str, KnobCheck] = MappingProxyType(
         "revocation": KnobCheck(
             _revocation, Reason.CRL_STALE, "fetch the vendor's current revocation list and attest with it"
         ),
-        "assurance": KnobCheck(
-            assurance, Reason.ASSURANCE, "use hardware: this evidence comes from software and protects nothing"
-        ),
+        "assurance": KnobCheck(assurance, Reason.ASSURANCE, ASK_MORE),
     }
 )
 

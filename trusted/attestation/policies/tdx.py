@@ -140,7 +140,7 @@ def strict_tdx_policy(
         rtmrs: by number, what each register may hold. RTMR1 and RTMR2 say which system runs: without their values
             the policy refuses every guest. RTMR0 is skipped without a value; RTMR3 must then be zeros.
         ppids: the only platforms that may take part, 16 bytes each; None allows all that Intel certifies.
-        assurance: ``hardware`` or ``none``.
+        assurance: ``possession``, ``hardware`` or ``none``.
 
     Raises:
         WireError: a value that a policy cannot hold.

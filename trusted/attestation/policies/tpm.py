@@ -97,7 +97,7 @@ def strict_tpm_policy(
     selection: Sequence[int],
     bank: Bank = Bank.SHA256,
     keys: Sequence[bytes],
-    assurance: Assurance | str = Assurance.HARDWARE,
+    assurance: Assurance | str = Assurance.PROVIDER,
 ) -> TpmPolicy:
     """A policy to start a charter from: known keys, exactly these PCRs, explained by their log.
 
@@ -106,7 +106,7 @@ def strict_tpm_policy(
         selection: the PCRs.
         bank: their bank.
         keys: SHA-256 of the attestation keys that may take part, 32 bytes each.
-        assurance: ``hardware`` or ``none``.
+        assurance: ``provider`` (a root for which the members vouch) or ``none``; no vendor's root is pinned.
 
     Raises:
         WireError: a value that a policy cannot hold.

@@ -7,7 +7,15 @@ from types import MappingProxyType
 
 from trusted.attestation.formats.tpm import Scheme
 from trusted.attestation.policies import quote_checks
-from trusted.attestation.policies.check import Finding, KnobCheck, Subject, assurance, finding, measurements
+from trusted.attestation.policies.check import (
+    ASK_PROVIDER,
+    Finding,
+    KnobCheck,
+    Subject,
+    assurance,
+    finding,
+    measurements,
+)
 from trusted.attestation.policies.pcr_rules import EventLogRule, PcrRule, RestartRule
 from trusted.attestation.policies.rules import Demand
 from trusted.attestation.tpm_claims import TpmClaims
@@ -95,7 +103,9 @@ KNOB_CHECKS: Mapping[str, KnobCheck] = MappingProxyType(
         ),
         "denied_keys": KnobCheck(_denied_keys, Reason.HARDWARE_NOT_ALLOWED, "use another machine"),
         "assurance": KnobCheck(
-            assurance, Reason.ASSURANCE, "use hardware whose maker's root this release knows, or change the charter"
+            assurance,
+            Reason.ASSURANCE,
+            ASK_PROVIDER,
         ),
     }
 )

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from datetime import UTC, datetime, timedelta
+from functools import lru_cache
 
 from cryptography import x509
 from cryptography.exceptions import UnsupportedAlgorithm
@@ -23,6 +24,7 @@ from trusted.attestation.verify.verified import VerifiedEvidence
 from trusted.errors import AttestationError, Reason
 from trusted.wire import sha256
 
+_CACHED_CHAINS = 256
 _EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
 
 
@@ -43,10 +45,9 @@ def verify(evidence: Evidence, roots: Sequence[TrustRoot], now: datetime) -> Ver
     if evidence.certificates or evidence.crl or evidence.parts:
         raise AttestationError(Reason.EVIDENCE_FORMAT, "evidence: nothing beside the document expected")
     root = _trusted_root(document.cabundle[0], roots)  # 2
-    chain = [_read(der, "document.certificate") for der in (document.certificate, *reversed(document.cabundle))]
+    chain = _chain((document.certificate, *reversed(document.cabundle)))  # 3
     for certificate in chain:
         _require_valid_at(certificate, now)
-    _require_chain(chain, now)  # 3
     key = _module_key(chain[0], document)  # 4
     require_signature(document.envelope, key, "document")  # 5
     claims = NitroClaims(
@@ -90,10 +91,20 @@ def _require_valid_at(certificate: x509.Certificate, now: datetime) -> None:
         raise AttestationError(Reason.CERT_EXPIRED, "document.certificate: its chain is no longer valid")
 
 
-def _require_chain(chain: Sequence[x509.Certificate], now: datetime) -> None:
+@lru_cache(maxsize=_CACHED_CHAINS)
+def _chain(certificates: tuple[bytes, ...]) -> tuple[x509.Certificate, ...]:
+    """The checked chain, leaf first; its dates are still to be compared with now. Depends on its argument alone, so it
+    is remembered: an enclave attests again and again under one certificate. Only chains under a trusted root get here.
+    """
+    chain = tuple(_read(der, "document.certificate") for der in certificates)
+    _require_chain(chain, max(certificate.not_valid_before_utc for certificate in chain))
+    return chain
+
+
+def _require_chain(chain: Sequence[x509.Certificate], at: datetime) -> None:
     """``chain``, leaf first, is one path as RFC 5280 has it, and no certificate in the bundle is left out of it."""
     leaf, *issuers, root = chain
-    policy = verification.PolicyBuilder().store(verification.Store([root])).time(now)
+    policy = verification.PolicyBuilder().store(verification.Store([root])).time(at)
     policy = policy.extension_policies(ca_policy=_AUTHORITIES, ee_policy=_LEAF).max_chain_depth(len(issuers))
     try:
         path = policy.build_client_verifier().verify(leaf, issuers).chain

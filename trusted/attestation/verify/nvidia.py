@@ -35,7 +35,8 @@ CHAIN_LENGTH = 5  # firmware's key, device, provisioner, architecture, root
 _CACHED_DEVICES = 256
 OCSP_PART = "ocsp"
 _PARTS = frozenset({OCSP_PART, *(kind.value for kind in RimKind)})
-_ARCHITECTURE = re.compile(r"NVIDIA (?P<chip>(?P<family>G[HB])[0-9]{3}) Identity")
+# GB20X heads a family of chips: its provisioners and devices say which, such as GB202.
+_ARCHITECTURE = re.compile(r"NVIDIA (?P<chip>(?P<family>G[HB])[0-9]{2}[0-9X]) Identity")
 _PRODUCTS = {"GH": "Hopper", "GB": "Blackwell"}
 _MODES = {None: GpuMode.UNSTATED, 0: GpuMode.SPT, 1: GpuMode.MPT, 2: GpuMode.PPCIE}
 
@@ -123,12 +124,21 @@ def _device(certificates: tuple[bytes, ...]) -> _Device:
     that end in a trusted root get here."""
     chain = tuple(p384_chain.read(der, f"certificates[{place}]") for place, der in enumerate(certificates))
     p384_chain.verify_path(chain, "certificates")
-    names = chain[3].subject.get_attributes_for_oid(x509.NameOID.COMMON_NAME)
-    architecture = _ARCHITECTURE.fullmatch(str(names[0].value)) if len(names) == 1 else None
+    architecture = _ARCHITECTURE.fullmatch(_common_name(chain[3]))
     if architecture is None:
         raise AttestationError(Reason.PRODUCT, "certificates: a GPU architecture that this release knows expected")
+    chip = architecture["chip"]
+    if not _common_name(chain[1]).startswith(f"{chip} "):
+        # The architecture of Hopper GPUs vouches for the NVSwitches beside them too: LS_10 under GH100.
+        raise AttestationError(Reason.PRODUCT, "certificates: a device of the GPU architecture itself expected")
     firmware = dice.firmware_identity(chain[0])
-    return _Device(chain, firmware, architecture["chip"], _PRODUCTS[architecture["family"]])
+    return _Device(chain, firmware, chip, _PRODUCTS[architecture["family"]])
+
+
+def _common_name(certificate: x509.Certificate) -> str:
+    """The subject's, or nothing where it has none or several."""
+    names = certificate.subject.get_attributes_for_oid(x509.NameOID.COMMON_NAME)
+    return str(names[0].value) if len(names) == 1 else ""
 
 
 def _require_signature(report: UnverifiedGpuReport, leaf: x509.Certificate) -> None:

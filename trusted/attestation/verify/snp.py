@@ -279,6 +279,7 @@ def _launch(report: UnverifiedSnpReport) -> Launch:
 def _platform(report: UnverifiedSnpReport, product: Product, provider: str | None) -> Platform:
     return Platform(
         product=product.name,
+        line=report.line or product.name,
         hardware_id=report.chip_id,
         instance_key=InstanceKey.CHIP if provider is None else InstanceKey.PROVIDER,
         provider=provider,

@@ -1,12 +1,12 @@
-"""A federation in memory, to be admitted into: real documents, keys and evidence, no process and no socket.
+"""A federation to be measured: real documents, keys and evidence under a software root.
 
-Trust zone: the developer's machine. Aggregator and worker stand on two software chips of one root.
+Trust zone: the developer's machine.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterable
-from dataclasses import dataclass
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass, field
 from datetime import datetime, timedelta
 from typing import Any
 
@@ -27,12 +27,14 @@ from trusted.channel.worker import Membership, WorkerChannel
 from trusted.documents import charter as charters
 from trusted.documents import credential as credentials
 from trusted.documents import plan as plans
+from trusted.documents import site_policy as site_policies
 from trusted.documents.charter import Charter, Member, Profile, Thresholds, VerifiedCharter
 from trusted.documents.credential import Credential
 from trusted.documents.dsse import new_envelope, sign
 from trusted.documents.layout import Dtype, Layout, TensorSpec
 from trusted.documents.plan import Plan, VerifiedPlan
 from trusted.documents.schema import Validity
+from trusted.documents.site_policy import EffectiveRule, SitePolicy
 from trusted.documents.terms import (
     Aggregation,
     App,
@@ -40,19 +42,20 @@ from trusted.documents.terms import (
     Cohort,
     DatasetContract,
     Deadlines,
+    Exchange,
     Mechanism,
     Privacy,
     Rule,
 )
 from trusted.hpke import SealingKey
 
-_MEMBERS = ("site-1", "site-2")
 _MEASUREMENTS = {AGGREGATOR: b"\xaa" * 48, WORKER: b"\xbb" * 48}
 _HOUR = timedelta(hours=1)
+_ONE_NUMBER = Layout((TensorSpec("weight", Dtype.FLOAT32, (1,)),))
 
 
 @dataclass(frozen=True, slots=True)
-class _ChipProvider:
+class ChipProvider:
     """Evidence as a software TEE gives it: the platform, not the guest, knows measurement and host data."""
 
     chip: Chip
@@ -69,15 +72,76 @@ class _ChipProvider:
 
 
 @dataclass(frozen=True, slots=True)
-class Federated:
-    """Both sides of one federation, ready to be joined again and again.
+class Terms:
+    """What of a plan a benchmark chooses.
 
     Attributes:
-        federation: charter and plan as both sides hold them.
-        identities: of aggregator and worker.
-        membership: what makes the worker its member's.
-        now: the time of everything.
+        members: how many; all of them train in every round.
+        layout: of the model.
+        initial_sha256: of the model to begin with; where nobody trains any.
+        rounds: how many are to be committed.
     """
+
+    members: int = 2
+    layout: Layout = _ONE_NUMBER
+    initial_sha256: bytes = bytes(32)
+    rounds: int = 1
+    exchange: Exchange = field(default_factory=Exchange)
+
+
+@dataclass(frozen=True, slots=True)
+class Consortium:
+    """Members that agreed on a charter and a plan, and every secret of theirs."""
+
+    root: SoftwareRoot
+    keys: Mapping[str, Ed25519PrivateKey] = field(repr=False)
+    charter: VerifiedCharter
+    plan: VerifiedPlan
+    now: datetime
+
+    @classmethod
+    def of(cls, root: SoftwareRoot, terms: Terms, now: datetime) -> Consortium:
+        """New members who sign for ``terms``."""
+        names = [f"site-{number}" for number in range(1, terms.members + 1)]
+        keys = {name: Ed25519PrivateKey.generate() for name in names}
+        charter = _charter(root, keys, now)
+        return cls(root, keys, charter, _plan(charter, keys, terms, now), now)
+
+    def provider(self, role: str) -> ChipProvider:
+        """A new chip that runs ``role``."""
+        data = host_data(role, self.charter.digest, self.plan.digest)
+        return ChipProvider(self.root.issue_chip(now=self.now), _MEASUREMENTS[role], data)
+
+    def membership(self, member: str) -> Membership:
+        """What makes a worker ``member``'s."""
+        worker_key = Ed25519PrivateKey.generate()
+        document = Credential(
+            member=member,
+            charter=self.charter.digest,
+            worker_key=worker_key.public_key().public_bytes_raw(),
+            validity=Validity(self.now - _HOUR, self.now + _HOUR),
+        )
+        return Membership(_envelope(document, credentials.PAYLOAD_TYPE, [self.keys[member]]), worker_key, bytes(32))
+
+    def rule(self, member: str) -> EffectiveRule:
+        """What ``member``'s site lets happen: the plan."""
+        document = SitePolicy(
+            member=member,
+            charter=self.charter.digest,
+            plans=(self.plan.digest,),
+            bundles=(self.plan.document.app.bundle_sha256,),
+            max_rounds=self.plan.document.rounds,
+            columns=self.plan.document.dataset.columns,
+            not_after=self.now + _HOUR,
+        )
+        envelope = _envelope(document, site_policies.PAYLOAD_TYPE, [self.keys[member]])
+        verified = site_policies.verify_site_policy(envelope, self.charter, self.now)
+        return site_policies.effective(self.charter, self.plan, verified)
+
+
+@dataclass(frozen=True, slots=True)
+class Admission:
+    """Both sides of one admission, to be done again and again without a process or a socket."""
 
     federation: Federation
     identities: dict[str, Identity]
@@ -85,18 +149,12 @@ class Federated:
     now: datetime
 
     @classmethod
-    def of(cls, root: SoftwareRoot, now: datetime) -> Federated:
-        """A new federation of two members under ``root``."""
-        keys = {member: Ed25519PrivateKey.generate() for member in _MEMBERS}
-        charter = _charter(root, keys, now)
-        plan = _plan(charter, keys, now)
-        identities = {
-            role: Identity.generate(
-                _ChipProvider(root.issue_chip(now=now), measurement, host_data(role, charter.digest, plan.digest))
-            )
-            for role, measurement in _MEASUREMENTS.items()
-        }
-        return cls(Federation(charter, plan), identities, _membership(charter, keys[_MEMBERS[0]], now), now)
+    def of(cls, root: SoftwareRoot, now: datetime) -> Admission:
+        """Aggregator and worker stand on two chips of ``root``."""
+        consortium = Consortium.of(root, Terms(), now)
+        identities = {role: Identity.generate(consortium.provider(role)) for role in _MEASUREMENTS}
+        federation = Federation(consortium.charter, consortium.plan)
+        return cls(federation, identities, consortium.membership("site-1"), now)
 
     def admit(self) -> None:
         """One worker, from its first frame to an open session on both sides.
@@ -146,33 +204,23 @@ def _charter(root: SoftwareRoot, keys: dict[str, Ed25519PrivateKey], now: dateti
     return charters.verify_charter(_envelope(document, charters.PAYLOAD_TYPE, keys.values()), now)
 
 
-def _plan(charter: VerifiedCharter, keys: dict[str, Ed25519PrivateKey], now: datetime) -> VerifiedPlan:
+def _plan(charter: VerifiedCharter, keys: dict[str, Ed25519PrivateKey], terms: Terms, now: datetime) -> VerifiedPlan:
     document = Plan(
         name="benchmark",
-        purpose="to be joined",
+        purpose="to be measured",
         charter=charter.digest,
         validity=Validity(now - _HOUR, now + _HOUR),
         app=App(AppKind.FLOWER, bytes(32), ()),
-        initial_sha256=bytes(32),
-        layout=Layout((TensorSpec("weight", Dtype.FLOAT32, (1,)),)),
-        rounds=1,
-        cohort=Cohort(_MEMBERS, len(_MEMBERS), len(_MEMBERS)),
+        initial_sha256=terms.initial_sha256,
+        layout=terms.layout,
+        rounds=terms.rounds,
+        cohort=Cohort(tuple(keys), len(keys), len(keys)),
         deadlines=Deadlines(round_s=600, lease_s=120, reattest_s=60),
         aggregation=Aggregation(Rule.WEIGHTED_MEAN, 1.0),
         privacy=Privacy(Mechanism.NONE, "nothing is trained"),
         dataset=DatasetContract(min_rows=1, columns=("x",)),
         metrics=(),
-        recipients=(_MEMBERS[0],),
+        recipients=("site-1",),
+        exchange=terms.exchange,
     )
     return plans.verify_plan(_envelope(document, plans.PAYLOAD_TYPE, keys.values()), charter, now)
-
-
-def _membership(charter: VerifiedCharter, key: Ed25519PrivateKey, now: datetime) -> Membership:
-    worker_key = Ed25519PrivateKey.generate()
-    document = Credential(
-        member=_MEMBERS[0],
-        charter=charter.digest,
-        worker_key=worker_key.public_key().public_bytes_raw(),
-        validity=Validity(now - _HOUR, now + _HOUR),
-    )
-    return Membership(_envelope(document, credentials.PAYLOAD_TYPE, [key]), worker_key, bytes(32))

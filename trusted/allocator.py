@@ -1,4 +1,4 @@
-"""Tells glibc to keep the memory of chunks instead of returning it to the kernel. Trust zone: host.
+"""Tells glibc to keep the memory of chunks instead of returning it to the kernel. Trust zone: any process shell.
 
 Measured: gRPC streams of 1 MiB messages go from 1.8 to 3.4 GB/s, because page faults disappear. Without glibc nothing
 happens.

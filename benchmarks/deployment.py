@@ -1,0 +1,243 @@
+"""One deployed federation, measured: a host process, an aggregator process, worker processes; gRPC, TLS, door, disk.
+
+Trust zone: the developer's machine; process shell, ``python -m benchmarks.deployment '{…}'``. What is left out is the
+launcher's confinement and the training: workers answer at once with an update that they hold. Everything is sealed
+and attested (or, asked for plain copies, everything but that). One JSON object on stdout.
+"""
+
+from __future__ import annotations
+
+import ctypes
+import json
+import os
+import shutil
+import signal
+import subprocess
+import sys
+import tempfile
+import threading
+import time
+from collections.abc import Callable, Iterator
+from contextlib import ExitStack, contextmanager
+from dataclasses import asdict, dataclass
+from datetime import UTC, datetime
+from itertools import pairwise
+from pathlib import Path
+from secrets import token_bytes
+from typing import Any
+
+import numpy as np
+
+from benchmarks.consortium import Consortium, Terms
+from benchmarks.plain_copies import replace_sealing
+from benchmarks.worker_processes import Address, serve_members
+from softtee.chip import SoftwareRoot
+from trusted.documents.layout import Dtype, Layout, TensorSpec, initial_digest
+from trusted.documents.terms import Exchange
+from trusted.encoding import Encoding
+from trusted.evidence.boot import Boot, Role
+
+_REPOSITORY = Path(__file__).resolve().parent.parent
+_SAMPLE_S = 0.05
+_PR_SET_PDEATHSIG = 1
+_HOST_LIMITS = {"streams_per_peer": 1 << 20, "sessions_per_plan": 1 << 14, "free_disk_bytes": 1 << 20}
+
+
+@dataclass(frozen=True, slots=True)
+class Deployment:
+    """What to measure.
+
+    Attributes:
+        workers: members, each with an update of its own in every round.
+        processes: in which the workers live.
+        elements: float32 numbers of the model.
+        tensors: into how many it is cut.
+        rounds: how many are committed; the first one is not warm.
+        encoding: of updates, as a plan names it.
+        plain: nothing is sealed.
+        lean: workers drop what they open and make what they send, piece by piece.
+        tls: between workers and host; without it the host listens on loopback in plaintext.
+    """
+
+    workers: int
+    processes: int
+    elements: int
+    tensors: int = 1
+    rounds: int = 5
+    encoding: str = "float32"
+    plain: bool = False
+    lean: bool = False
+    tls: bool = True
+
+
+def measure(spec: Deployment) -> dict[str, Any]:
+    """Deploy, run to the end, and say how long each round took and what memory the processes reached."""
+    with ExitStack() as stack:
+        folder = Path(tempfile.mkdtemp(prefix="cloister-benchmark-"))
+        stack.callback(shutil.rmtree, folder, ignore_errors=True)
+        initial = np.zeros(spec.elements, dtype="<f4")
+        now = datetime.now(UTC).replace(microsecond=0)
+        consortium = Consortium.of(SoftwareRoot.create(now=now), _terms(spec, initial), now)
+        host, address = _start_host(stack, folder, consortium, tls=spec.tls)
+        aggregator = _start_aggregator(stack, folder, spec, consortium)
+        update = np.full(spec.elements, 1e-3, dtype="<f4")
+        for place in range(spec.processes):
+            members = list(consortium.keys)[place :: spec.processes]
+
+            def work(members: list[str] = members) -> None:
+                serve_members(consortium, members, address, initial=initial, update=update, lean=spec.lean)
+
+            _fork(stack, folder / f"workers-{place}.log", spec, work)
+        peaks = stack.enter_context(_peaks({"host": host.pid, "aggregator": aggregator}))
+        found = _run(consortium, address)
+        return {"spec": asdict(spec), **found, "peak_mb": dict(peaks), "sealed": not spec.plain}
+
+
+def _terms(spec: Deployment, initial: np.ndarray[Any, Any]) -> Terms:
+    share = spec.elements // spec.tensors
+    sizes = [share] * (spec.tensors - 1) + [spec.elements - share * (spec.tensors - 1)]
+    layout = Layout(tuple(TensorSpec(f"t{n}", Dtype.FLOAT32, (size,)) for n, size in enumerate(sizes)))
+    exchange = Exchange(update=Encoding[spec.encoding.upper()])
+    digest = initial_digest(layout, initial.data.cast("B"))
+    return Terms(spec.workers, layout, digest, spec.rounds, exchange)
+
+
+def _start_host(
+    stack: ExitStack, folder: Path, consortium: Consortium, *, tls: bool
+) -> tuple[subprocess.Popen[bytes], Address]:
+    (folder / "charter.json").write_bytes(consortium.charter.envelope)
+    scheme = "" if tls else "http://"
+    config = {"state": "host", "listen": f"{scheme}127.0.0.1:0", "door": f"unix:{folder}/host/door/door.sock"}
+    config |= {"charter": "charter.json", "limits": _HOST_LIMITS}  # type: ignore[dict-item]
+    (folder / "host.json").write_text(json.dumps(config))
+    log = stack.enter_context((folder / "host.log").open("wb"))
+    host = subprocess.Popen(
+        [sys.executable, "-m", "coordinator.host", str(folder / "host.json")],
+        stdout=subprocess.PIPE,
+        stderr=log,
+        cwd=_REPOSITORY,
+        preexec_fn=_die_with_parent,  # no threads run yet
+    )
+    stack.callback(_end, host)
+    words = dict(word.split("=", 1) for word in host.stdout.readline().decode().split()[1:]) if host.stdout else {}
+    if "port" not in words:
+        raise RuntimeError(f"the host did not start: {(folder / 'host.log').read_text()}")
+    ca = Path(words["ca"]).read_bytes() if tls else b""
+    return host, Address(f"{scheme}127.0.0.1:{words['port']}", ca, words["door"])
+
+
+def _start_aggregator(stack: ExitStack, folder: Path, spec: Deployment, consortium: Consortium) -> int:
+    door = f"unix:{folder}/host/door/door.sock"
+    envelopes = consortium.charter.envelope, consortium.plan.envelope
+    provider = consortium.provider(Role.AGGREGATOR.value)
+
+    def serve() -> None:
+        from coordinator.enclave.__main__ import main
+
+        main(Boot(Role.AGGREGATOR, *envelopes, {"doors": [door]}, provider))
+
+    return _fork(stack, folder / "aggregator.log", spec, serve)
+
+
+def _fork(stack: ExitStack, log: Path, spec: Deployment, work: Callable[[], None]) -> int:
+    """Do ``work`` in a child that ends with this process. gRPC is not yet imported here."""
+    pid = os.fork()
+    if pid:
+        stack.callback(_reap, pid)
+        return pid
+    code = 1
+    try:
+        _die_with_parent()
+        descriptor = os.open(log, os.O_WRONLY | os.O_CREAT, 0o600)
+        os.dup2(descriptor, 2)
+        os.dup2(descriptor, 1)
+        if spec.plain:
+            replace_sealing()
+        work()
+        code = 0
+    except BaseException:
+        import traceback
+
+        traceback.print_exc()
+        sys.stderr.flush()
+    finally:
+        os._exit(code)
+
+
+def _die_with_parent() -> None:
+    ctypes.CDLL(None).prctl(_PR_SET_PDEATHSIG, signal.SIGKILL)
+
+
+def _reap(pid: int) -> None:
+    os.kill(pid, signal.SIGKILL)
+    os.waitpid(pid, 0)
+
+
+def _end(process: subprocess.Popen[bytes]) -> None:
+    process.terminate()
+    process.wait(20)
+
+
+@contextmanager
+def _peaks(pids: dict[str, int]) -> Iterator[dict[str, float]]:
+    """The highest resident memory of each process so far, in MB, kept up to date."""
+    peaks: dict[str, float] = {}
+    over = threading.Event()
+
+    def watch() -> None:
+        while not over.wait(_SAMPLE_S):
+            for name, pid in pids.items():
+                try:
+                    status = Path(f"/proc/{pid}/status").read_text()
+                except OSError:
+                    continue
+                for line in status.splitlines():
+                    if line.startswith("VmHWM:"):
+                        peaks[name] = max(peaks.get(name, 0.0), int(line.split()[1]) * 1024 / 1e6)
+
+    thread = threading.Thread(target=watch, daemon=True)
+    thread.start()
+    try:
+        yield peaks
+    finally:
+        over.set()
+        thread.join()
+
+
+def _run(consortium: Consortium, address: Address) -> dict[str, Any]:
+    """Start the run and follow it: seconds of each round, from one commit to the next, and of each stage."""
+    from securesystemslib.signer import CryptoSigner  # type: ignore[attr-defined]
+
+    from console.client import HostClient
+    from trusted.documents import order
+    from trusted.documents.dsse import new_envelope, sign
+    from trusted.documents.order import Action, Order
+
+    plan = consortium.plan.digest
+    started, admitted, committed, stages = time.time(), [], [], []
+    with HostClient(address.target, address.ca or None) as client:
+        document = Order(Action.START, plan, "site-1", token_bytes(16), datetime.now(UTC).replace(microsecond=0))
+        signer = CryptoSigner(consortium.keys["site-1"])
+        client.submit(sign(new_envelope(document.encode(), order.PAYLOAD_TYPE), signer).encode())
+        for event in client.watch(plan):
+            name, at = event.fields.get("event"), _seconds(str(event.fields["ts"]))
+            if name == "admitted":
+                admitted.append(at - started)
+            elif name == "round-committed":
+                committed.append(at)
+            elif name == "round-stages":
+                stages.append(event.fields["metrics"])
+            elif name == "round-abandoned":
+                raise RuntimeError("a round was abandoned: the figures would mean nothing")
+            elif name == "run-ended":
+                break
+    rounds = [later - earlier for earlier, later in pairwise(committed)]
+    return {"warm_rounds_s": rounds, "stages": stages[1:], "admitted_s": admitted}
+
+
+def _seconds(text: str) -> float:
+    return datetime.fromisoformat(text.replace("Z", "+00:00")).timestamp()
+
+
+if __name__ == "__main__":
+    print(json.dumps(measure(Deployment(**json.loads(sys.argv[1])))), flush=True)

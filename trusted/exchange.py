@@ -1,0 +1,88 @@
+"""What one run's blobs carry: the header of each, and which part of the model is exchanged. Trust zone: every TEE."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+
+from trusted.blob import BlobHeader, BlobKind
+from trusted.documents.layout import Layout
+from trusted.documents.plan import VerifiedPlan
+from trusted.documents.terms import Exchange
+from trusted.encoding import Encoding, Vector
+from trusted.wire import Fields, sha256
+
+AGGREGATOR = "aggregator"
+_IN_PART = frozenset({BlobKind.MODEL, BlobKind.UPDATE})
+
+
+@dataclass(frozen=True, slots=True)
+class Exchanged:
+    """The whole model of a plan, and the part of it that travels each round; the same unless the plan names tensors."""
+
+    plan: bytes
+    whole: Layout
+    part: Layout
+    terms: Exchange
+
+    @classmethod
+    def of(cls, plan: VerifiedPlan) -> Exchanged:
+        """What ``plan`` says."""
+        whole, terms = plan.document.layout, plan.document.exchange
+        named = frozenset(terms.tensors)
+        part = Layout(tuple(tensor for tensor in whole.tensors if tensor.name in named)) if named else whole
+        return cls(plan.digest, whole, part, terms)
+
+    @property
+    def is_partial(self) -> bool:
+        """Whether some tensors stay as they are."""
+        return self.part is not self.whole
+
+    def header(self, kind: BlobKind, number: int, sender: str) -> BlobHeader:
+        """The one header that a blob of this kind, round and sender may have."""
+        layout = self.part if kind in _IN_PART else self.whole
+        encodings = {BlobKind.MODEL: self.terms.model, BlobKind.UPDATE: self.terms.update}
+        encoding = encodings.get(kind, Encoding.FLOAT32)
+        return BlobHeader(kind, self.plan, number, sender, layout.digest, layout.elements, encoding)
+
+    def taken_from(self, whole: Vector) -> Vector:
+        """The exchanged part of ``whole``, float32[part.elements]; a copy only where tensors are left out."""
+        if not self.is_partial:
+            return whole
+        part = np.empty(self.part.elements, dtype=np.float32)
+        for at, start, count in self._runs():
+            part[at : at + count] = whole[start : start + count]
+        return part
+
+    def put_into(self, whole: Vector, part: Vector) -> None:
+        """Write the exchanged ``part`` over its places in ``whole``."""
+        for at, start, count in self._runs():
+            whole[start : start + count] = part[at : at + count]
+
+    def _runs(self) -> Iterator[tuple[int, int, int]]:
+        """(start in the part, start in the whole, elements) of each exchanged tensor."""
+        named = frozenset(tensor.name for tensor in self.part.tensors)
+        at = start = 0
+        for tensor in self.whole.tensors:
+            if tensor.name in named:
+                yield at, start, tensor.elements
+                at += tensor.elements
+            start += tensor.elements
+
+
+def announced(blob: bytes, key: bytes, header: BlobHeader) -> dict[str, Any]:
+    """How a task names a blob that the aggregator sealed."""
+    return {"blob": blob.hex(), "key": key.hex(), "header_sha256": sha256(header.encode()).hex()}
+
+
+def read_announced(value: Any, name: str) -> tuple[bytes, bytes, bytes]:
+    """(blob, key, SHA-256 of the header) of such a name.
+
+    Raises:
+        WireError: a field is missing, unknown or of another form.
+    """
+    with Fields(value, name) as fields:
+        return fields.octets("blob", 16), fields.octets("key", 32), fields.octets("header_sha256", 32)
