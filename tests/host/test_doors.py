@@ -7,8 +7,11 @@ import socket
 import threading
 import time
 from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
+from datetime import datetime
 from pathlib import Path
 from secrets import token_bytes
+from typing import Any
 
 import pytest
 
@@ -51,7 +54,7 @@ def doors(two: list[RunningHost]) -> Iterator[Doors]:
         yield doors
 
 
-def arrivals(doors: Doors, enough: Callable[[], bool] = lambda: False) -> list[tuple[Link, DoorMessage | None]]:
+def arrivals(doors: Doors, enough: Callable[[], bool] = lambda: False) -> list[Any]:
     """What comes until ``enough`` or for a second, as the shell would take it."""
     found: list[tuple[Link, DoorMessage | None]] = []
     until = time.monotonic() + (1.0 if not enough() else 0.0)
@@ -112,6 +115,40 @@ def test_a_blob_is_announced_everywhere_and_read_wherever_it_is(two: list[Runnin
     doors.discard(blob)
     arrivals(doors)
     assert doors.read(blob, 0, 1) == b""
+
+
+def test_what_is_written_again_through_another_door_after_the_answer_was_lost_stays_as_it_was_first(
+    two: list[RunningHost], doors: Doors
+) -> None:
+    opened(doors)
+    name = token_bytes(16)
+    for again in (b"first", b"again"):
+        doors.write(name, len(again), [again])
+    assert doors.read(name, 0, 5) == b"first"
+    with pytest.raises(ConnectionError):
+        doors.write(name, 6, [b"longer"])
+
+
+def test_a_job_that_is_done_comes_out_among_the_messages_from_whichever_thread_posts_it(doors: Doors) -> None:
+    done: list[datetime] = []
+    thread = threading.Thread(target=lambda: doors.post(done.append))
+    thread.start()
+    thread.join()
+    finish = next(item for item in arrivals(doors, lambda: False) if not isinstance(item, tuple))
+    finish(NOW)
+    assert done == [NOW]
+
+
+def test_many_threads_read_and_write_at_once(doors: Doors) -> None:
+    opened(doors)
+    blobs = {token_bytes(16): token_bytes(100_000) for _ in range(6)}
+
+    def there_and_back(name: bytes) -> bool:
+        doors.write(name, len(blobs[name]), [blobs[name]])
+        return bytes(doors.read(name, 0, len(blobs[name]))) == blobs[name]
+
+    with ThreadPoolExecutor(6) as pool:
+        assert all(pool.map(there_and_back, blobs))
 
 
 def test_events_go_on_through_the_next_door_and_what_was_acknowledged_is_not_told_again(

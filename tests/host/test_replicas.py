@@ -125,6 +125,53 @@ def test_what_the_aggregator_writes_at_one_door_is_read_at_the_other_replica(rep
     assert b"".join(second.dialer().get_blob(blob)) == data
 
 
+def test_what_the_aggregator_writes_again_at_the_other_door_stays_as_it_was_first(replicas: Replicas) -> None:
+    first, second = replicas.start(1), replicas.start(2)
+    here, there, name = first.door(), second.door(), token_bytes(16)
+    data = token_bytes(MIB)
+    assert here.write(name, 0, data, last=True) is DoorKind.STORED
+    for peer in (there, here):
+        assert peer.write(name, 0, bytes(MIB), last=True) is DoorKind.STORED  # its first answer may have been lost
+        assert peer.read(name, 0, MIB) == data
+        assert peer.write(name, 0, bytes(MIB + 1), last=True) is DoorKind.REFUSED
+    for host in (first, second):
+        assert b"".join(host.dialer().get_blob(name)) == data
+
+
+def test_a_replica_that_starts_again_serves_whole_blobs_and_takes_half_ones_to_their_end(replicas: Replicas) -> None:
+    host = replicas.start(1)
+    peer, whole, half = host.door(), token_bytes(MIB), token_bytes(3 * MIB)
+    blobs = [peer.expect(len(whole)), peer.expect(len(half))]
+    wait_for(host.dialer(), blobs[1])
+    host.dialer().put_blob(blobs[0], whole)
+    put_raw(host.dialer(), blobs[1], 0, half[:MIB])
+    host.stop()
+    host = replicas.start(1)
+    peer = host.door()
+    assert peer.read(blobs[0], 0, MIB) == whole
+    host.dialer().put_blob(blobs[1], half)
+    assert b"".join(host.dialer().get_blob(blobs[1])) == half
+
+
+def test_files_of_discarded_blobs_are_used_again_and_change_nothing_that_is_shared(replicas: Replicas) -> None:
+    first, second = replicas.start(1), replicas.start(2)
+    peer, kept = first.door(), {}
+    for number in range(6):
+        name, data = token_bytes(16), bytes([number]) * MIB
+        assert peer.write(name, 0, data, last=True) is DoorKind.STORED
+        assert b"".join(second.dialer().get_blob(name)) == data
+        if number % 2:
+            peer.control.send(DoorKind.DISCARD, 0, name)
+            eventually(lambda: len(replicas.files(1)) == len(replicas.files(2)) == len(kept))
+        else:
+            kept[name] = data
+    assert list((replicas.folder / "1").glob("blob-pool/*"))
+    for name, data in kept.items():
+        for host in (first, second, replicas.start(3)):
+            assert b"".join(host.dialer().get_blob(name)) == data
+        replicas.hosts.pop().stop()
+
+
 def test_a_reader_at_the_other_replica_waits_while_the_aggregator_still_writes(replicas: Replicas) -> None:
     first, second = replicas.start(1), replicas.start(2)
     peer, data, blob = first.door(), token_bytes(2 * MIB), token_bytes(16)

@@ -9,6 +9,7 @@ import subprocess
 import sys
 import tempfile
 import threading
+import time
 from collections import Counter
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager
@@ -27,17 +28,21 @@ from coordinator.enclave.__main__ import note, serve
 from coordinator.enclave.aggregator import Aggregator
 from coordinator.enclave.doors import Doors
 from coordinator.enclave.run import RunState
+from coordinator.enclave.workshop import Workshop
 from coordinator.host.places import BlobPlace, Database
 from softtee.chip import Chip, SoftwareRoot
 from tests.stores import postgres as postgres_server
 from tests.world import World, envelope
+from trusted.channel.results import aggregator_subject
 from trusted.documents import order as orders
 from trusted.documents.layout import Dtype, Layout, TensorSpec
 from trusted.documents.order import Action, Order
 from trusted.documents.plan import initial_digest
 from trusted.documents.terms import Cohort, Deadlines
+from trusted.exchange import Exchanged
 from trusted.release import release_name, verify_release
 from worker.__main__ import _until_closed
+from worker.collateral import HostCollateral
 from worker.contribution import Contributor
 from worker.coordinators import Coordinators
 from worker.participant import Closed
@@ -140,16 +145,28 @@ class Federation:
         """Start everybody, give the order at the last host, and wait for the end."""
         world = self.world
         doors = Doors([Address.parse(host.door) for host in self.hosts], world.plan.digest, note)
-        self.aggregator = Aggregator(world.federation, world.identity("aggregator"), doors)
+        workshop = Workshop(doors.post)
+        self.stack.callback(workshop.close)
+        self.aggregator = Aggregator(world.federation, world.identity("aggregator"), doors, workshop)
         threads = [threading.Thread(target=serve, args=(doors, self.aggregator), daemon=True)]
         threads += [threading.Thread(target=self._work, args=(name, at_round), daemon=True) for name in MEMBERS]
-        for thread in threads:
+        threads[0].start()
+        for host in self.hosts:  # else a worker finds no aggregator at its first host, and goes on to the next
+            self._await_aggregator(host)
+        for thread in threads[1:]:
             thread.start()
         with self.hosts[-1].client() as client:
             client.submit(self.order())
         for thread in threads:
             thread.join(_PATIENCE_S)
             assert not thread.is_alive()
+
+    def _await_aggregator(self, host: HostProcess) -> None:
+        until = time.monotonic() + _PATIENCE_S
+        with host.client() as client:
+            while not any(run.aggregator == "present" for run in client.runs()):
+                assert time.monotonic() < until, "no aggregator came to the door"
+                time.sleep(0.01)
 
     def order(self) -> bytes:
         member, issued = MEMBERS[0], datetime.now(UTC).replace(microsecond=0)
@@ -166,6 +183,7 @@ class Federation:
         with Coordinators(targets, cas, world.plan.digest) as coordinators:
             identity = world.identity("worker")
             contributor = Contributor(
+                exchanged=Exchanged.of(world.plan),
                 transport=coordinators,
                 trainer=Formula(member, at_round),
                 signing_key=identity.signing_key,
@@ -174,9 +192,19 @@ class Federation:
             )
             initial = INITIAL if member == MEMBERS[0] else None
             participant, membership = world.participant(member), world.membership(member)
-            site = Site(participant, identity, membership, contributor, initial, 60, self._note)
+            site = Site(
+                participant=participant,
+                identity=identity,
+                membership=membership,
+                contributor=contributor,
+                initial=initial,
+                aggregator=aggregator_subject(world.plan.digest),
+                reattest_s=60,
+                note=self._note,
+            )
+            collateral = HostCollateral(lambda: coordinators.channel, "", (), self._note)
             prepared = Prepared(world.federation, None, membership, None, initial)  # type: ignore[arg-type]
-            self.closed[member] = _until_closed(site, prepared, coordinators)
+            self.closed[member] = _until_closed(site, prepared, coordinators, collateral)
 
     def _note(self, event: str, **fields: object) -> None:
         self.notes.append(event)
