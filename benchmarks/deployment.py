@@ -55,7 +55,7 @@ class Deployment:
         rounds: how many are committed; the first one is not warm.
         encoding: of updates, as a plan names it.
         plain: nothing is sealed.
-        lean: workers drop what they open and make what they send, piece by piece.
+        crowd: many workers in each process, without threads and models of their own.
         tls: between workers and host; without it the host listens on loopback in plaintext.
     """
 
@@ -66,7 +66,7 @@ class Deployment:
     rounds: int = 5
     encoding: str = "float32"
     plain: bool = False
-    lean: bool = False
+    crowd: bool = False
     tls: bool = True
 
 
@@ -85,12 +85,31 @@ def measure(spec: Deployment) -> dict[str, Any]:
             members = list(consortium.keys)[place :: spec.processes]
 
             def work(members: list[str] = members) -> None:
-                serve_members(consortium, members, address, initial=initial, update=update, lean=spec.lean)
+                serve = crowd if spec.crowd else serve_members
+                serve(consortium, members, address, initial=initial, update=update)
 
             _fork(stack, folder / f"workers-{place}.log", spec, work)
         peaks = stack.enter_context(_peaks({"host": host.pid, "aggregator": aggregator}))
-        found = _run(consortium, address)
+        try:
+            found = _run(consortium, address)
+        except BaseException:
+            _show_logs(folder)
+            raise
         return {"spec": asdict(spec), **found, "peak_mb": dict(peaks), "sealed": not spec.plain}
+
+
+def _show_logs(folder: Path) -> None:
+    for log in sorted(folder.glob("*.log")):
+        print(f"--- {log.name}", log.read_text(errors="replace")[-20000:], sep="\n", file=sys.stderr)
+
+
+def crowd(*arguments: Any, **vectors: Any) -> None:
+    """As :func:`serve_members`, for many in one process. gRPC is imported in the child alone."""
+    import asyncio
+
+    from benchmarks.crowd import serve_crowd
+
+    asyncio.run(serve_crowd(*arguments, **vectors))
 
 
 def _terms(spec: Deployment, initial: np.ndarray[Any, Any]) -> Terms:
@@ -214,17 +233,20 @@ def _run(consortium: Consortium, address: Address) -> dict[str, Any]:
     from trusted.documents.order import Action, Order
 
     plan = consortium.plan.digest
-    started, admitted, committed, stages = time.time(), [], [], []
+    admitted: list[float] = []
+    committed: list[float] = []
+    stages: list[Any] = []
+    started = time.monotonic()
     with HostClient(address.target, address.ca or None) as client:
         document = Order(Action.START, plan, "site-1", token_bytes(16), datetime.now(UTC).replace(microsecond=0))
         signer = CryptoSigner(consortium.keys["site-1"])
         client.submit(sign(new_envelope(document.encode(), order.PAYLOAD_TYPE), signer).encode())
         for event in client.watch(plan):
-            name, at = event.fields.get("event"), _seconds(str(event.fields["ts"]))
+            name = event.fields.get("event")
             if name == "admitted":
-                admitted.append(at - started)
+                admitted.append(time.monotonic() - started)
             elif name == "round-committed":
-                committed.append(at)
+                committed.append(time.monotonic())
             elif name == "round-stages":
                 stages.append(event.fields["metrics"])
             elif name == "round-abandoned":
@@ -233,10 +255,6 @@ def _run(consortium: Consortium, address: Address) -> dict[str, Any]:
                 break
     rounds = [later - earlier for earlier, later in pairwise(committed)]
     return {"warm_rounds_s": rounds, "stages": stages[1:], "admitted_s": admitted}
-
-
-def _seconds(text: str) -> float:
-    return datetime.fromisoformat(text.replace("Z", "+00:00")).timestamp()
 
 
 if __name__ == "__main__":

@@ -45,7 +45,7 @@ class _Echo:
 
 
 def serve_members(
-    consortium: Consortium, members: list[str], address: Address, *, initial: Vector, update: Vector, lean: bool
+    consortium: Consortium, members: list[str], address: Address, *, initial: Vector, update: Vector
 ) -> None:
     """Take part for all ``members`` until the run is over, each on a thread of its own."""
     threads = [

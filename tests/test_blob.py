@@ -100,7 +100,7 @@ def test_every_truncation_is_refused():
 def test_pieces_in_another_order_are_refused():
     blob, expected = sealed(600_000), header(600_000)
     one, two, _ = expected.pieces()
-    first, second, end = one.offset, two.offset, two.offset + two.sealed_bytes
+    first, second, end = (expected.prefix_bytes + at for at in (one.offset, two.offset, two.offset + two.sealed_bytes))
     assert opened(blob, expected=expected) == plaintext(600_000)
     with pytest.raises(BlobError):
         opened(blob[:first] + blob[second:end] + blob[first:second] + blob[end:], expected=expected)

@@ -118,8 +118,8 @@ class Contributor:
         marks.append(time.monotonic())
         progress("train", 0)
         result = self.trainer.train(model, task.round, timeout_s=self.train_timeout_s)
-        if result.delta.shape != model.shape or not np.isfinite(result.delta).all():
-            raise AppError(Reason.APP_REPLY, "update: not a finite vector of the plan's layout")
+        if result.delta.shape != model.shape:
+            raise AppError(Reason.APP_REPLY, "update: not a vector of the plan's layout")
         marks.append(time.monotonic())
         key, header = ContentKey.generate(), task.upload_header
         if len(self._room) != header.sealed_bytes:
@@ -157,7 +157,10 @@ class Contributor:
             raise BlobError(Reason.BLOB_LAYOUT, "update: another size than announced")
         out[: header.prefix_bytes] = sealer.prefix
         for piece in header.pieces():
-            sealer.seal_into(piece, vector, out[piece.offset : piece.offset + piece.sealed_bytes])
+            if not np.isfinite(vector[piece.start : piece.start + piece.elements]).all():  # while it is in the cache
+                raise AppError(Reason.APP_REPLY, "update: finite numbers expected")
+            begin = header.prefix_bytes + piece.offset
+            sealer.seal_into(piece, vector, out[begin : begin + piece.sealed_bytes])
         return out
 
     def _put(self, blob: bytes, sealed: memoryview, progress: Progress) -> None:

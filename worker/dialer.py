@@ -22,7 +22,9 @@ from trusted.blob import BlobHeader
 from trusted.errors import BlobError, ProtocolError, Reason, RunError
 from worker.grpc_channel import HostAddress, is_cut, refusal_of
 
-CHUNK_BYTES = 1 << 20  # measured: the best message size
+MESSAGE_BYTES = 4 << 20  # measured: a third less work for each byte than with 1 MiB, and more gains nothing
+_PROGRESS_BYTES = 1 << 20
+_PIECES_A_MESSAGE = 4
 _QUEUED_FRAMES = 32
 _STAT_TIMEOUT_S = 30.0
 _MAX_BACKOFF_S = 15.0
@@ -213,12 +215,11 @@ class Dialer:
         while True:
             received = 0
             try:
-                state = self._blobs.Stat(self._name(blob), timeout=_STAT_TIMEOUT_S)
-                received = state.received_bytes
-                if state.total_bytes != len(view):
-                    raise BlobError(Reason.BLOB_LAYOUT, "blob: the host expects another size under this name")
+                if len(view) > _PROGRESS_BYTES:  # what is small is sent again rather than asked for
+                    state = self._blobs.Stat(self._name(blob), timeout=_STAT_TIMEOUT_S)
+                    received = _require_size(state, view)
                 if received < len(view):
-                    received = self._put(self._chunks(blob, view, received, progress)).received_bytes
+                    received = _require_size(self._put(self._chunks(blob, view, received, progress)), view)
                 if received == len(view):
                     progress(received)
                     return
@@ -232,7 +233,7 @@ class Dialer:
         Raises:
             ProtocolError: the host has no such blob, or stays out of reach.
         """
-        cut = _ANY_CUT if header is None else Cut(header.prefix_bytes, header.segment_bytes)
+        cut = _ANY_CUT if header is None else Cut(header.prefix_bytes, _PIECES_A_MESSAGE * header.segment_bytes)
         return get_blob(self._channel, self._name(blob), offset, cut=cut, patience=self._patience)
 
     def _name(self, blob: bytes) -> Any:
@@ -241,11 +242,20 @@ class Dialer:
     def _chunks(self, blob: bytes, view: memoryview, offset: int, progress: Progress) -> Iterator[bytes]:
         """The messages of an upload, written by hand: each byte is copied once, out of ``view``."""
         begin: bytes = cloister_pb2.PutChunk(name=self._name(blob), offset=offset).SerializeToString()
-        for start in range(offset, len(view), CHUNK_BYTES):
-            progress(start)
-            data = view[start : start + CHUNK_BYTES]
+        for start in range(offset, len(view), MESSAGE_BYTES):
+            data = view[start : start + MESSAGE_BYTES]
+            for sent in range(start, start + len(data), _PROGRESS_BYTES):
+                progress(sent)
             yield b"".join((begin, put_chunk_head(len(data)), data))
             begin = b""  # the first message names the blob
+
+
+def _require_size(state: Any, sealed: memoryview) -> int:
+    """How many bytes the host has, of a blob as long as this one."""
+    if state.total_bytes != len(sealed):
+        raise BlobError(Reason.BLOB_LAYOUT, "blob: the host expects another size under this name")
+    received: int = state.received_bytes
+    return received
 
 
 def get_blob(

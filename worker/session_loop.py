@@ -24,6 +24,7 @@ from worker.contribution import Contributor, Vector
 from worker.participant import Closed, Participant, Receipt, SendInitial, Train
 
 HANDSHAKE_TIMEOUT_S = 130.0
+_PROGRESS_S = 0.5
 _TICK_S = 1.0
 
 Note = Callable[..., None]
@@ -180,12 +181,14 @@ class SessionLoop:
         self._inbox.put(_Done(done))
 
     def _progress(self, number: int) -> Callable[[str, int], None]:
-        last = ("", -1)
+        """Tells of every new stage and quarter, but not of rounds that are over before anybody could read it."""
+        last, said_at = ("", -1), time.monotonic()
 
         def report(stage: str, percent: int) -> None:
-            nonlocal last
-            if (stage, percent // 25) != last:
-                last = (stage, percent // 25)
+            nonlocal last, said_at
+            now = time.monotonic()
+            if (stage, percent // 25) != last and now - said_at >= _PROGRESS_S:
+                last, said_at = (stage, percent // 25), now
                 self._inbox.put({"type": "progress", "round": number, "stage": stage, "percent": percent})
 
         return report

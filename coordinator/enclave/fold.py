@@ -8,8 +8,9 @@ tells nothing. 5. Lanes take turns in pieces; no piece is another lane's, so the
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
+from itertools import islice
 
 import numpy as np
 from numpy.typing import NDArray
@@ -19,6 +20,8 @@ from coordinator.enclave.ports import HostStore, read_exactly
 from trusted.blob import BlobHeader, BlobOpener, ContentKey, Piece
 from trusted.encoding import Vector
 from trusted.errors import BlobError, Reason
+
+_PIECES_A_READ = 3  # within the 4 MiB that the door gives at once
 
 
 @dataclass(frozen=True, slots=True)
@@ -31,6 +34,13 @@ class Contribution:
     header: BlobHeader
     key: ContentKey
     verify_key: bytes
+
+
+def in_reads(header: BlobHeader) -> Iterator[Sequence[Piece]]:
+    """The pieces of a blob, as many at a time as are read at once: asking the host costs as much as a piece."""
+    pieces = header.pieces()
+    while taken := tuple(islice(pieces, _PIECES_A_READ)):
+        yield taken
 
 
 class ContributionLost(Exception):
@@ -61,11 +71,20 @@ class Opened:
         except BlobError as error:
             raise ContributionLost(contribution.member, error) from error
 
-    def open_into(self, piece: Piece, out: Vector) -> None:
-        """Read and open ``piece`` into ``out``, float32[piece.elements], finite."""
+    def open_each(self, pieces: Sequence[Piece], out: Vector) -> Iterator[tuple[Piece, Vector]]:
+        """Read ``pieces``, which follow each other, at once; each is opened into the start of ``out`` when it is due.
+
+        What is given is float32[piece.elements], finite, and good until the next.
+        """
+        given, first = self.contribution, pieces[0].offset
         try:
-            sealed = read_exactly(self._store, self.contribution.blob, piece.offset, piece.sealed_bytes)
-            self._opener.open_into(piece, sealed, out)
+            begin, size = given.header.prefix_bytes + first, sum(piece.sealed_bytes for piece in pieces)
+            sealed = memoryview(read_exactly(self._store, given.blob, begin, size))
+            for piece in pieces:
+                begin = piece.offset - first
+                opened = out[: piece.elements]
+                self._opener.open_into(piece, sealed[begin : begin + piece.sealed_bytes], opened)
+                yield piece, opened
         except BlobError as error:
             raise ContributionLost(self.contribution.member, error) from error
 
@@ -79,10 +98,11 @@ def check(contribution: Contribution, store: HostStore, *, given_up: Callable[[]
     opened = Opened(contribution, store)
     header = contribution.header
     scratch = np.empty(min(header.elements, header.encoding.piece_elements), dtype=np.float32)
-    for piece in header.pieces():
+    for pieces in in_reads(header):
         if given_up():
             return
-        opened.open_into(piece, scratch[: piece.elements])
+        for _ in opened.open_each(pieces, scratch):
+            pass
 
 
 def weighted_mean(
@@ -98,23 +118,24 @@ def weighted_mean(
     total = float(sum(contribution.weight for contribution in ordered))
     streams = [(Opened(contribution, store), contribution.weight / total) for contribution in ordered]
     header = ordered[0].header
-    pieces = list(header.pieces())
+    reads = list(in_reads(header))
     step = min(header.elements, header.encoding.piece_elements)
     failures: list[Exception] = []
 
     def fold_lane(lane: int, lanes: int) -> None:
-        opened, weighted, summed = np.empty(step, "f4"), np.empty(step), np.empty(step)
-        for piece in pieces[lane::lanes]:
+        opened, weighted, summed = np.empty(step, "f4"), np.empty(step), np.empty((_PIECES_A_READ, step))
+        for pieces in reads[lane::lanes]:
             if failures:  # of another lane: this result is lost already
                 return
-            count = piece.elements
-            summed[:count] = 0.0
+            summed[: len(pieces)] = 0.0
             try:
                 for stream, share in streams:
-                    stream.open_into(piece, opened[:count])
-                    np.multiply(opened[:count], share, out=weighted[:count], dtype=np.float64)
-                    summed[:count] += weighted[:count]
-                _advance(model, summed[:count], out, piece)
+                    for row, (piece, update) in zip(summed, stream.open_each(pieces, opened), strict=False):
+                        count = piece.elements
+                        np.multiply(update, share, out=weighted[:count], dtype=np.float64)
+                        row[:count] += weighted[:count]
+                for row, piece in zip(summed, pieces, strict=False):
+                    _advance(model, row[: piece.elements], out, piece)
             except (ContributionLost, BlobError) as error:
                 failures.append(error)
                 raise

@@ -6,7 +6,7 @@ from dataclasses import dataclass, field
 
 import numpy as np
 
-from coordinator.enclave.fold import Contribution, Opened
+from coordinator.enclave.fold import Contribution, Opened, in_reads
 from coordinator.enclave.ports import HostStore
 from trusted.documents.plan import Plan, initial_digest
 from trusted.encoding import Vector
@@ -29,8 +29,10 @@ class GlobalModel:
         """
         vector = np.empty(plan.layout.elements, dtype="<f4")
         opened = Opened(sent, store)
-        for piece in sent.header.pieces():
-            opened.open_into(piece, vector[piece.start : piece.start + piece.elements])
+        scratch = np.empty(min(sent.header.elements, sent.header.encoding.piece_elements), dtype="<f4")
+        for pieces in in_reads(sent.header):
+            for piece, values in opened.open_each(pieces, scratch):
+                vector[piece.start : piece.start + piece.elements] = values
         if initial_digest(plan.layout, vector.data.cast("B")) != plan.initial_sha256:
             raise RoundError(Reason.INITIAL_MODEL, "initial: not the model whose digest the plan pins")
         return cls(vector)

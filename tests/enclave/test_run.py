@@ -53,6 +53,14 @@ def test_a_run_trains_the_weighted_mean_and_releases_it(world):
     assert {site.closed.outcome for site in net.sites.values()} == {"finished"}
 
 
+def test_members_whose_names_differ_in_length_are_folded_alike(software_root, chip):
+    """Their headers do too, so that nobody's pieces stand where another one's do."""
+    world = World(software_root, chip, members=("a", "a-hospital-with-a-long-name", "site-3"))
+    net = running(world)
+    expected = INITIAL + 2 * np.float32(weighted(world, world.members))
+    np.testing.assert_allclose(released_model(world, net, "a"), expected, rtol=1e-6)
+
+
 def test_only_recipients_open_the_release(world):
     net = running(world)
     with pytest.raises(ProtocolError) as caught:

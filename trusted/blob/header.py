@@ -32,7 +32,8 @@ class BlobKind(Enum):
 class Piece:
     """Where one sealed piece stands in its blob, and which elements it holds.
 
-    ``offset`` and ``sealed_bytes`` are of the blob; ``start`` and ``elements`` of the vector.
+    ``offset`` counts from behind the blob's prefix, whose length depends on the sender's name; ``sealed_bytes`` are of
+    the blob, ``start`` and ``elements`` of the vector.
     """
 
     position: int
@@ -111,7 +112,7 @@ class BlobHeader:
 
     def pieces(self) -> Iterator[Piece]:
         """Every piece, in order."""
-        offset, step = self.prefix_bytes, self.encoding.piece_elements
+        offset, step = 0, self.encoding.piece_elements
         for start in range(0, self.elements, step):
             count = min(step, self.elements - start)
             size = self.encoding.size_bytes(count) + floe.OVERHEAD_BYTES
