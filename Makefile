@@ -3,16 +3,17 @@ PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
 LOCKED := $(VENV)/.locked
+S3_SERVER := $(VENV)/s3/.locked
 
 .PHONY: demo test test-fast lint format protos lock clean
 
 demo: $(LOCKED)
 	$(BIN)/cloister demo $(ARGS)
 
-test: $(LOCKED)
+test: $(LOCKED) $(S3_SERVER)
 	$(BIN)/python -m pytest $(ARGS)
 
-test-fast: $(LOCKED)
+test-fast: $(LOCKED) $(S3_SERVER)
 	$(BIN)/python -m pytest -m "not slow" $(ARGS)
 
 lint: $(LOCKED)
@@ -34,6 +35,12 @@ $(LOCKED): constraints.txt pyproject.toml
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check --constraint constraints.txt torch==2.13.0
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check --constraint constraints.txt --editable '.[test]'
 	touch $(LOCKED)
+
+# The S3 server of the tests lives apart: securesystemslib imports boto3 wherever it is installed, enclaves included.
+$(S3_SERVER): tests/stores/requirements.txt $(LOCKED)
+	$(BIN)/python -m venv $(VENV)/s3
+	$(VENV)/s3/bin/python -m pip install --quiet --disable-pip-version-check --requirement tests/stores/requirements.txt
+	touch $(S3_SERVER)
 
 # Resolve anew, on purpose only: every enclave's measurement changes with this file.
 lock:

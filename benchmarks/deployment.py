@@ -153,7 +153,7 @@ def _start_aggregator(stack: ExitStack, folder: Path, spec: Deployment, consorti
     def serve() -> None:
         from coordinator.enclave.__main__ import main
 
-        main(Boot(Role.AGGREGATOR, *envelopes, {"door": door}, provider))
+        main(Boot(Role.AGGREGATOR, *envelopes, {"doors": [door]}, provider))
 
     return _fork(stack, folder / "aggregator.log", spec, serve)
 

@@ -63,7 +63,7 @@ def _take_part(consortium: Consortium, member: str, address: Address, initial: V
 
     keep_chunk_memory()
     blank: dict[str, Any] = dict.fromkeys(Options.__slots__, "")
-    options = Options(**blank | {"coordinator": address.target, "ca_pem": address.ca.decode()})
+    options = Options(**blank | {"coordinators": (address.target,), "ca_pem": address.ca.decode()})
     envelopes = consortium.charter.envelope, consortium.plan.envelope
     boot = Boot(Role.WORKER, *envelopes, {}, consortium.provider(Role.WORKER.value))
     prepared = Prepared(

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from pathlib import Path
 
 from console.enclaves import Papers, Stage, Surroundings, hardware_boot, required_chip, start_in_software
@@ -10,26 +11,30 @@ from console.running import NO_HARDWARE_PROTECTION, run_to_end
 from console.tee_options import Tee
 from coordinator.door import Address, Family
 from trusted.evidence.boot import Role
+from trusted.wire import Json
 
 
-def serve_aggregator(papers: Papers, door: str, *, tee: Tee, chip: Path | None, log: Path, report: Report) -> int:
-    """Run the enclave to its end; its exit status.
+def serve_aggregator(
+    papers: Papers, doors: Sequence[str], *, tee: Tee, chip: Path | None, log: Path, report: Report
+) -> int:
+    """Run the enclave behind the door of every replica of the host to its end; its exit status.
 
     Raises:
         ProtocolError, UserError, OSError: it could not be started.
     """
-    address = Address.parse(door)
-    options = {"door": str(address)}
+    addresses = [Address.parse(door) for door in doors]
+    options: dict[str, Json] = {"doors": [str(address) for address in addresses]}
     if tee is Tee.HARDWARE:
         from coordinator.enclave.__main__ import main
 
         return main(hardware_boot(Role.AGGREGATOR, papers, options))
-    unix = address.family is Family.UNIX
-    if unix and not Path(address.host).parent.is_dir():
-        raise UserError(f"{door}: no such folder", "Give --door as `cloister coordinator serve` printed it.")
+    folders = [Path(address.host).parent for address in addresses if address.family is Family.UNIX]
+    for folder in folders:
+        if not folder.is_dir():
+            raise UserError(f"{folder}: no such folder", "Give --door as `cloister coordinator serve` printed it.")
     with Stage(log.parent) as stage:
-        folder = Path(address.host).parent if unix else stage.folder
-        around = Surroundings(required_chip(chip), log, writable=(folder,), network=address.family is Family.TCP)
+        tcp = any(address.family is Family.TCP for address in addresses)
+        around = Surroundings(required_chip(chip), log, writable=tuple(folders or [stage.folder]), network=tcp)
         enclave = start_in_software(Role.AGGREGATOR, papers, options, around)
         report.say(
             f"Started the aggregator enclave, process {enclave.pid}: {NO_HARDWARE_PROTECTION}.",

@@ -56,6 +56,7 @@ _BY_REASON: Mapping[Reason, str] = MappingProxyType(
         Reason.INITIAL_MODEL: "Give the initial model and the layout that the plan was made from.",
         Reason.NON_FINITE: "The tensors hold NaN or infinity. Check the model, or lower the learning rate.",
         Reason.NO_AGGREGATOR: "Start an aggregator for this plan: `cloister aggregator`.",
+        Reason.STORE_AWAY: "Check that the host's database and blob store run and let it in.",
         Reason.UNREACHABLE: "Check the address, the proxy and that the coordinator runs.",
         Reason.BUNDLE_DIGEST: "The app is not the one in the plan. Use the bundle that `cloister plan new` wrote.",
         Reason.TEE_DEVICE_MISSING: "Use a confidential machine, or the software TEE with a development charter.",

@@ -45,10 +45,10 @@ class SiteFiles:
 
 @dataclass(frozen=True, slots=True)
 class Route:
-    """How the worker reaches its coordinator; the only place it dials."""
+    """How the worker reaches the replicas of its coordinator, the only places it dials; any of the CAs may vouch."""
 
-    coordinator: str
-    ca: Path | None
+    coordinators: tuple[str, ...]
+    cas: tuple[Path, ...]
     proxy: str
 
 
@@ -97,8 +97,8 @@ def stage_site(stage: Stage, papers: Papers, files: SiteFiles, route: Route) -> 
         raise UserError(f"{files.data}: no such file or folder", "Give the member's CSV file, or a folder of them.")
     logs = stage.empty_folder(files.log.parent / f"{files.log.stem}-app")
     return {
-        "coordinator": route.coordinator,
-        "ca_pem": read_bounded(route.ca, MAX_CA_BYTES).decode() if route.ca is not None else "",
+        "coordinators": list(route.coordinators),
+        "ca_pem": "".join(read_bounded(ca, MAX_CA_BYTES).decode() for ca in route.cas),
         "proxy": route.proxy,
         "site_policy": read_bounded(files.folder / SITE_POLICY, MAX_ENVELOPE_BYTES).decode(),
         "credential": read_bounded(files.folder / keyfiles.CREDENTIAL, MAX_ENVELOPE_BYTES).decode(),

@@ -39,6 +39,7 @@ class ExitCode(IntEnum):
 _EXIT_BY_REASON = {
     Reason.UNREACHABLE: ExitCode.UNREACHABLE,
     Reason.NO_AGGREGATOR: ExitCode.UNREACHABLE,
+    Reason.STORE_AWAY: ExitCode.UNREACHABLE,
     Reason.HANDSHAKE_TIMEOUT: ExitCode.TIMEOUT,
     Reason.ROUND_DEADLINE: ExitCode.TIMEOUT,
     Reason.APP_TIMEOUT: ExitCode.TIMEOUT,

@@ -29,6 +29,7 @@ _PROTECTION = {
 _WAITS = {
     Reason.NO_AGGREGATOR.code: "The host has no aggregator for this plan yet",
     Reason.UNREACHABLE.code: "The coordinator cannot be reached",
+    Reason.STORE_AWAY.code: "The coordinator cannot reach its database or blob store",
 }
 
 

@@ -44,7 +44,7 @@ class DoorKind(IntEnum):
     FRAME = 2  # one opaque frame of the session in ``channel``
     CLOSE = 3  # reason u16: the host ends the session in ``channel``
     EXPECT = 4  # Announcement: a blob that a worker will upload
-    EVENT = 5  # a public event, JSON; ``channel`` is the session that it speaks of, or 0
+    EVENT = 5  # a public event, JSON; ``channel`` is its number under the registration's token (1, 2, 3…), or 0
     DISCARD = 6  # blob: no longer needed
 
     REGISTERED = 16  # empty: the first answer on either connection
@@ -54,6 +54,7 @@ class DoorKind(IntEnum):
     START = 20  # the signed order (DSSE JSON) that started the run; sent again after each registration
     STOP = 21  # the signed order that stops it
     ARRIVED = 22  # blob: an expected blob is complete; sent again when a complete blob is expected again
+    RECORDED = 24  # empty: the event of this number is stored, now or before; one of number 0 is not answered
     DECLINED = 23  # Decline: the host has no room for an expected blob, or knows its name as another one
 
     READ = 32  # BlobRange; answered by DATA or MISSING

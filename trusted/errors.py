@@ -127,6 +127,7 @@ class Reason(IntEnum):
     BLOB_OFFSET = 708
     BLOB_UNKNOWN = 709
     AGGREGATOR_TAKEN = 710
+    STORE_AWAY = 711
 
     # 8xx: the member's app and data, inside the worker
     BUNDLE_DIGEST = 801

@@ -9,6 +9,7 @@ from __future__ import annotations
 import json
 import sys
 import time
+from typing import TYPE_CHECKING
 
 from trusted.allocator import keep_chunk_memory
 from trusted.channel.results import aggregator_subject
@@ -17,10 +18,14 @@ from trusted.channel.worker import WorkerChannel
 from trusted.errors import ProtocolError, Reason
 from trusted.evidence.boot import Boot
 from trusted.exchange import Exchanged
-from worker.contribution import Contributor
+from worker.contribution import BlobTransport, Contributor
 from worker.participant import Closed, Participant
 from worker.session_loop import SessionLoop, Site
 from worker.start import Options, Prepared, prepare
+
+if TYPE_CHECKING:
+    from worker.collateral import HostCollateral
+    from worker.coordinators import Coordinators
 
 _FIRST_PAUSE_S = 0.5
 _LONGEST_PAUSE_S = 15.0
@@ -28,6 +33,7 @@ _LONGEST_PAUSE_S = 15.0
 _PASSING = frozenset(
     {
         Reason.UNREACHABLE,
+        Reason.STORE_AWAY,
         Reason.NO_AGGREGATOR,
         Reason.QUOTA,
         Reason.PEER_REFUSED,
@@ -61,27 +67,27 @@ def take_part(boot: Boot, options: Options, prepared: Prepared) -> int:
     """
     # Not above: gRPC starts threads when it is imported, and the trainer must be forked before.
     from worker.collateral import HostCollateral
-    from worker.dialer import Dialer
+    from worker.coordinators import Coordinators
 
     plan = prepared.federation.plan
     ca_pem = options.ca_pem.encode() or None
     try:
-        with Dialer(options.coordinator, ca_pem, plan.digest, proxy=options.proxy or None) as dialer:
+        with Coordinators(options.coordinators, ca_pem, plan.digest, proxy=options.proxy or None) as coordinators:
             roots = prepared.federation.charter.document.roots
-            collateral = HostCollateral(dialer.channel, options.collateral_store, roots, note)
-            closed = _until_closed(_site(boot, prepared, dialer), prepared, dialer, collateral)
+            collateral = HostCollateral(lambda: coordinators.channel, options.collateral_store, roots, note)
+            closed = _until_closed(_site(boot, prepared, coordinators), prepared, coordinators, collateral)
     finally:
         prepared.trainer.stop()
     note("run-over", outcome=closed.outcome, rounds=closed.rounds)
     return 0 if closed.outcome in {"finished", "stopped"} else 1
 
 
-def _site(boot: Boot, prepared: Prepared, dialer: object) -> Site:
+def _site(boot: Boot, prepared: Prepared, coordinators: BlobTransport) -> Site:
     identity = Identity.generate(boot.provider)
     plan = prepared.federation.plan.document
     contributor = Contributor(
         exchanged=Exchanged.of(prepared.federation.plan),
-        transport=dialer,  # type: ignore[arg-type]
+        transport=coordinators,
         trainer=prepared.trainer,
         signing_key=identity.signing_key,
         allowed_metrics=frozenset(rule.name for rule in plan.metrics),
@@ -100,13 +106,13 @@ def _site(boot: Boot, prepared: Prepared, dialer: object) -> Site:
     )
 
 
-def _until_closed(site: Site, prepared: Prepared, dialer: object, collateral: object) -> Closed:
+def _until_closed(site: Site, prepared: Prepared, coordinators: Coordinators, collateral: HostCollateral) -> Closed:
     pause_s = _FIRST_PAUSE_S
     while True:
         started = time.monotonic()
-        collateral.refresh()  # type: ignore[attr-defined]
+        collateral.refresh()
         try:
-            with dialer.attach() as frames:  # type: ignore[attr-defined]
+            with coordinators.attach() as frames:
                 channel = WorkerChannel(prepared.federation, site.identity, site.membership)
                 closed = SessionLoop(site, channel, frames).run()
                 refusal = frames.refusal
@@ -119,6 +125,7 @@ def _until_closed(site: Site, prepared: Prepared, dialer: object, collateral: ob
             if error.reason not in _PASSING:
                 raise
             note("session-lost", reason=error.reason.code, detail=error.detail)
+        coordinators.turn()
         if time.monotonic() - started > _LONGEST_PAUSE_S:
             pause_s = _FIRST_PAUSE_S
         time.sleep(pause_s)

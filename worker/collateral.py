@@ -68,7 +68,7 @@ class HostCollateral:
     """A site's own store, filled up from its coordinator's host, once an hour at most."""
 
     def __init__(
-        self, channel: grpc.Channel, directory: str, roots: Sequence[TrustRoot], note: Callable[..., None]
+        self, channel: Callable[[], grpc.Channel], directory: str, roots: Sequence[TrustRoot], note: Callable[..., None]
     ) -> None:
         self._channel = channel
         self._store = CollateralStore(Path(directory)) if directory else None
@@ -82,7 +82,7 @@ class HostCollateral:
             return
         self._next = time.monotonic() + _PAUSE_S
         try:
-            offer = fetch_offer(self._channel, self._store, self._roots, datetime.now(UTC))
+            offer = fetch_offer(self._channel(), self._store, self._roots, datetime.now(UTC))
         except ProtocolError as error:
             self._note("collateral-refused", reason=error.reason.code, detail=error.detail)
         except OSError as error:

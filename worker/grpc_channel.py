@@ -26,6 +26,7 @@ _OPTIONS = (
     ("grpc.initial_reconnect_backoff_ms", 500),
     ("grpc.max_reconnect_backoff_ms", 15_000),
 )
+_PASSING = frozenset({Reason.UNREACHABLE.value, Reason.STORE_AWAY.value})
 _PLAINTEXT = "http://"
 _LOOPBACK = ("127.0.0.1", "[::1]", "localhost")
 _CUT = frozenset({grpc.StatusCode.UNAVAILABLE, grpc.StatusCode.CANCELLED, grpc.StatusCode.UNKNOWN})
@@ -73,9 +74,9 @@ def loopback_target(target: str) -> str:
 
 
 def is_cut(error: grpc.RpcError) -> bool:
-    """Whether the connection broke, or the host said that it stalled: going on where it stopped may help."""
+    """Whether the connection broke, or the host said that it or its store stalled: going on later may help."""
     number = _reason_number(error)
-    return number == Reason.UNREACHABLE if number else _code(error) in _CUT
+    return number in _PASSING if number else _code(error) in _CUT
 
 
 def refusal_of(error: grpc.RpcError) -> ProtocolError:

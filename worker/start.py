@@ -22,7 +22,7 @@ from trusted.documents.charter import verify_charter
 from trusted.documents.credential import verify_credential
 from trusted.documents.plan import initial_digest, verify_plan
 from trusted.documents.site_policy import EffectiveRule, effective, verify_site_policy
-from trusted.errors import DocumentError, Reason, RoundError
+from trusted.errors import DocumentError, Reason, RoundError, WireError
 from trusted.evidence.boot import Boot
 from trusted.wire import Fields
 from worker.bundle import MAX_BUNDLE_BYTES, unpack_bundle
@@ -31,6 +31,7 @@ from worker.dataset import SALT_BYTES, admit_dataset
 from worker.trainer_process import TrainerProcess, TrainerSpec
 
 Note = Callable[..., None]
+MAX_COORDINATORS = 16
 
 
 @dataclass(frozen=True, slots=True)
@@ -38,8 +39,8 @@ class Options:
     """What the site's operator says. Addresses and paths; nothing here loosens a rule.
 
     Attributes:
-        coordinator: ``name:port`` of the host.
-        ca_pem: the host's CA, or empty for the public ones.
+        coordinators: ``name:port`` of each replica of the host.
+        ca_pem: the CAs of the replicas, or empty for the public ones.
         proxy: ``http://…`` of a CONNECT proxy, or empty.
         site_policy, credential: DSSE envelopes of this site's member.
         worker_key: file of the credential's raw Ed25519 key, 32 bytes.
@@ -50,7 +51,7 @@ class Options:
         collateral_store: folder of `cloister collateral` that the host may fill up with newer, or empty.
     """
 
-    coordinator: str
+    coordinators: tuple[str, ...]
     ca_pem: str
     proxy: str
     site_policy: str
@@ -66,7 +67,11 @@ class Options:
     def read(cls, boot: Boot) -> Options:
         """The options of a start, or :class:`WireError` naming the one that is missing, unknown or no text."""
         with Fields(boot.options, "options") as fields:
-            return cls(**{name: fields.take(name, str) for name in cls.__slots__})
+            targets = tuple(str(target) for target in fields.items("coordinators", max_items=MAX_COORDINATORS))
+            if not targets:
+                raise WireError(Reason.MISSING_FIELD, "options.coordinators: at least one name:port expected")
+            texts = {name: fields.take(name, str) for name in cls.__slots__ if name != "coordinators"}
+            return cls(coordinators=targets, **texts)
 
 
 @dataclass(frozen=True, slots=True)

@@ -21,7 +21,10 @@ app = typer.Typer(no_args_is_help=True, help="Run the aggregator enclave of one 
 def serve(
     charter: CharterFile,
     plan: PlanFile,
-    door: Annotated[str, typer.Option(help="The host's door, as `coordinator serve` printed it.", show_default=False)],
+    door: Annotated[
+        list[str],
+        typer.Option(help="The door that `coordinator serve` printed; repeat for replicas.", show_default=False),
+    ],
     tee: TeeChoice,
     chip: Chip = None,
     log: Annotated[Path, typer.Option(help="Where the enclave's own words go.")] = Path("aggregator.log"),

@@ -8,7 +8,8 @@ from typing import Annotated
 import typer
 
 from console.options import CharterFile
-from console.output import JsonOption, reporting
+from console.output import JsonOption, UserError, reporting
+from trusted.errors import ProtocolError
 
 app = typer.Typer(
     no_args_is_help=True, help="Run the coordinator host: it carries ciphertext and is trusted by nobody."
@@ -24,6 +25,18 @@ def serve(
     listen: Annotated[str, typer.Option(help="address:port of the one TLS port; port 0 picks one.")] = "127.0.0.1:8443",
     door: Annotated[str, typer.Option(help="unix:/path, tcp:127.0.0.1:port or vsock:cid:port.")] = "",
     name: Annotated[list[str], typer.Option(help="DNS name or IP for the certificate; repeat.")] = [],  # noqa: B006
+    database: Annotated[
+        str, typer.Option(help="postgresql://user@host/name, shared by replicas; default: SQLite in --state.")
+    ] = "",
+    database_password: Annotated[Path | None, typer.Option(help="File with its password; default: ~/.pgpass.")] = None,
+    blobs: Annotated[
+        str, typer.Option(help="s3://bucket/prefix or folder:/path, shared by replicas; default: --state.")
+    ] = "",
+    s3_endpoint: Annotated[str, typer.Option(help="https://… of an S3 store that is not Amazon's.")] = "",
+    s3_region: Annotated[str, typer.Option(help="The bucket's region.")] = "",
+    s3_credentials: Annotated[
+        Path | None, typer.Option(help="AWS credentials file; default: environment, web identity or instance.")
+    ] = None,
     metrics_port: Annotated[int | None, typer.Option(help="Serve Prometheus metrics on this loopback port.")] = None,
     collateral: Annotated[Path | None, typer.Option(help="A `cloister collateral` store to serve to sites.")] = None,
     json_output: JsonOption = False,
@@ -35,19 +48,26 @@ def serve(
         from coordinator.door import Address
         from coordinator.host.config import LOCAL_NAMES, HostConfig
         from coordinator.host.events import log_to
+        from coordinator.host.places import BlobPlace, Database
         from coordinator.host.server import HostReady, serve
         from trusted.allocator import keep_chunk_memory
 
         state = state.resolve()
-        config = HostConfig(
-            state=state,
-            listen=listen,
-            door=Address.parse(door or f"unix:{state / 'door' / 'door.sock'}"),
-            charter=charter,
-            names=tuple(name) or LOCAL_NAMES,
-            metrics_port=metrics_port,
-            collateral_store=collateral,
-        )
+        keeps = (blobs, s3_endpoint, s3_region, s3_credentials)
+        try:
+            config = HostConfig(
+                state=state,
+                listen=listen,
+                door=Address.parse(door or f"unix:{state / 'door' / 'door.sock'}"),
+                charter=charter,
+                names=tuple(name) or LOCAL_NAMES,
+                metrics_port=metrics_port,
+                collateral_store=collateral,
+                database=Database(database, database_password) if database or database_password else None,
+                blobs=BlobPlace(blobs, s3_endpoint or None, s3_region or None, s3_credentials) if any(keeps) else None,
+            )
+        except ProtocolError as refusal:
+            raise UserError(refusal.detail, "Correct the options; docs/operations.md shows them all in use.") from None
 
         def say_ready(ready: HostReady) -> None:
             report.data |= {"port": ready.port, "door": ready.door, "ca": str(ready.ca_pem), "state": str(state)}

@@ -25,10 +25,14 @@ def join(
         Path, typer.Option(help="Folder with worker-key.pem, credential.dsse.json, site-policy.dsse.json.")
     ],
     data: Annotated[Path, typer.Option(help="The member's CSV file, or a folder of them.", show_default=False)],
-    coordinator: Annotated[str, typer.Option(help="The host's name:port; the only place this dials.")],
+    coordinator: Annotated[
+        list[str], typer.Option(help="The host's name:port, the only place this dials; repeat for replicas.")
+    ],
     tee: TeeChoice,
     chip: Chip = None,
-    ca: Annotated[Path | None, typer.Option(help="The host's CA file; default: the public ones.")] = None,
+    ca: Annotated[
+        list[Path], typer.Option(help="The host's CA file; default: the public ones. Repeat for replicas.")
+    ] = [],  # noqa: B006
     proxy: Annotated[str, typer.Option(help="http://name:port of a CONNECT proxy.")] = "",
     proxy_file: Annotated[Path | None, typer.Option(help="File with the proxy's URL, where it has a password.")] = None,
     bundle: Annotated[Path | None, typer.Option(help="The app bundle; default: the .fab next to the plan.")] = None,
@@ -56,6 +60,6 @@ def join(
             initial_model=initial_model,
             log=(log or site / "worker.log").resolve(),
         )
-        status = join_run(papers, files, Route(coordinator, ca, url), tee=tee, chip=chip, report=report)
+        status = join_run(papers, files, Route(tuple(coordinator), tuple(ca), url), tee=tee, chip=chip, report=report)
         report.data |= {"plan": papers.plan.digest.hex(), "status": status}
     raise typer.Exit(status)

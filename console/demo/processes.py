@@ -114,14 +114,14 @@ class Federation:
         door = self.host_state / "door" / "door.sock"
         log = self._folder.path / "logs" / "aggregator.log"
         around = Surroundings(self._folder.chip(AGGREGATOR), log, writable=(door.parent,))
-        return start_in_software(Role.AGGREGATOR, self.papers, {"door": f"unix:{door}"}, around)
+        return start_in_software(Role.AGGREGATOR, self.papers, {"doors": [f"unix:{door}"]}, around)
 
     def _start_worker(self, stack: ExitStack, name: str) -> Enclave:
         log = self._folder.path / "logs" / f"{name}.log"
         stage = stack.enter_context(Stage(self._folder.site(name)))
         initial = self._folder.initial_model if name == RECIPIENT else None
         files = SiteFiles(self._folder.site(name), DATA / f"{name}.csv", self._folder.bundle, initial, log)
-        options = stage_site(stage, self.papers, files, Route(self.address, self.ca, ""))
+        options = stage_site(stage, self.papers, files, Route((self.address,), (self.ca,), ""))
         app_logs = Path(str(options["app_log"])).parent
         around = Surroundings(
             self._folder.chip(name), log, readable=staged_paths(options), writable=(app_logs,), network=True

@@ -1,7 +1,7 @@
-"""The aggregator's process shell: dials the host's door, feeds the state machines, does what they ask.
+"""The aggregator's process shell: serves the doors of all host replicas, feeds the state machines, does what they ask.
 
-Trust zone: aggregator TEE. This is the enclave's only I/O and its only clock. The host may send anything at any time;
-what is no message of the door ends the connection, and the shell dials again. A run survives that: workers come back.
+Trust zone: aggregator TEE. This is the enclave's only I/O and its only clock. A host may send anything at any time;
+what is no message of the door ends that connection, and it is dialled again. A run survives that: workers come back.
 """
 
 from __future__ import annotations
@@ -9,33 +9,29 @@ from __future__ import annotations
 import json
 import queue
 import sys
-import threading
 import time
-from collections.abc import Callable, Iterable
-from dataclasses import dataclass
+from collections.abc import Callable, Mapping
 from datetime import UTC, datetime
-from secrets import token_bytes
+from functools import partial
 
-from coordinator.door import Address, DoorKind, DoorMessage, DoorRole, Registration, encode_reason
-from coordinator.door_socket import DoorConnection, connect
+from coordinator.door import Address, DoorKind, DoorMessage, encode_reason
 from coordinator.enclave.aggregator import Aggregator
-from coordinator.enclave.door_store import DoorStore
+from coordinator.enclave.doors import MAX_DOORS, Doors, Link
 from coordinator.enclave.effects import Close, Effect, Emit, Send
 from coordinator.enclave.run import RunState
-from coordinator.enclave.workshop import Finish, Workshop
+from coordinator.enclave.sessions import Sessions
+from coordinator.enclave.workshop import Workshop
 from trusted.allocator import keep_chunk_memory
 from trusted.channel.federation import Federation
 from trusted.channel.session import Identity
 from trusted.documents.charter import verify_charter
 from trusted.documents.plan import verify_plan
-from trusted.errors import ProtocolError
+from trusted.errors import ProtocolError, Reason, WireError
 from trusted.evidence.boot import Boot
-from trusted.floe import Buffer
-from trusted.wire import Fields
+from trusted.wire import Fields, Json
 
 _TICK_S = 1.0
-_REDIAL_S = 1.0
-_LINGER_S = 30.0  # after the end: time for members to hear of it and for recipients to be told
+_LINGER_S = 30.0  # after the end: time for members to hear of it, for recipients to be told, for events to be stored
 
 Clock = Callable[[], datetime]
 
@@ -50,204 +46,119 @@ def main(boot: Boot) -> int:
     now = _utc_now()
     charter = verify_charter(boot.charter, now)
     federation = Federation(charter, verify_plan(boot.plan, charter, now))
-    with Fields(boot.options, "options") as options:
-        address = Address.parse(options.text("door"))
-    identity = Identity.generate(boot.provider)
-    door = Door(address, federation.plan.digest)
-    workshop = Workshop(lambda finish: door.inbox.put(_Posted(None, finish)))
-    aggregator = Aggregator(federation, identity, door.store, workshop)
-    _note("aggregator-started", plan=federation.plan.digest.hex())
+    doors = Doors(_addresses(boot.options), federation.plan.digest, note)
+    workshop = Workshop(doors.post)
+    aggregator = Aggregator(federation, Identity.generate(boot.provider), doors, workshop)
+    note("aggregator-started", plan=federation.plan.digest.hex())
     try:
-        serve(door, aggregator)
+        serve(doors, aggregator)
     finally:
         workshop.close()
-        door.close()
     return 0 if aggregator.state in {RunState.FINISHED, RunState.STOPPED} else 1
 
 
-@dataclass(frozen=True, slots=True)
-class _Posted:
-    """What waits for the aggregator's thread: a message of the door (None: it broke), or a job that came back."""
-
-    source: DoorConnection | None
-    item: DoorMessage | Finish | None
-
-
-class Door:
-    """The connections to the host, dialled again whenever they break."""
-
-    def __init__(self, address: Address, plan: bytes) -> None:
-        self._address = address
-        self._plan = plan
-        self.store = _Redialled()
-        self.inbox: queue.SimpleQueue[_Posted] = queue.SimpleQueue()
-        self._control: DoorConnection | None = None
-
-    def dial(self) -> None:
-        """Connect and register; control messages arrive in the inbox, and one without an item at their end.
-
-        Raises:
-            OSError, ProtocolError: nobody answers, or the host refuses.
-        """
-        self.close()
-        token = token_bytes(16)
-        control = self._register(DoorRole.CONTROL, token)
-        self._control = control
-        self.store.replace(DoorStore(control, lambda: self._register(DoorRole.DATA, token)))
-        threading.Thread(target=self._pump, args=(control,), daemon=True).start()
-
-    def send(self, kind: DoorKind, channel: int, body: bytes) -> None:
-        """Send on control.
-
-        Raises:
-            OSError: the host is gone.
-        """
-        if self._control is None:
-            raise ConnectionError("the door is not connected")
-        self._control.send(kind, channel, body)
-
-    def next(self, timeout_s: float) -> _Posted | None:
-        """What comes next, of the connection that is alive or of a job; None when nothing did."""
-        try:
-            posted = self.inbox.get(timeout=timeout_s)
-        except queue.Empty:
-            return None
-        return posted if posted.source in (None, self._control) else None
-
-    def close(self) -> None:
-        """End all connections; jobs that use them fail and start anew."""
-        self.store.replace(None)
-        if self._control is not None:
-            self._control.close()
-            self._control = None
-
-    def _register(self, role: DoorRole, token: bytes) -> DoorConnection:
-        connection = DoorConnection(connect(self._address))
-        connection.register(Registration(self._plan, role, token))
-        return connection
-
-    def _pump(self, control: DoorConnection) -> None:
-        try:
-            while (message := control.receive()) is not None:
-                self.inbox.put(_Posted(control, message))
-        except (OSError, ProtocolError):
-            _note("door-broken")
-        self.inbox.put(_Posted(control, None))
+def _addresses(options: Mapping[str, Json]) -> tuple[Address, ...]:
+    with Fields(options, "options") as fields:
+        doors = fields.items("doors")
+    if not 0 < len(doors) <= MAX_DOORS or len(set(map(str, doors))) < len(doors):
+        raise WireError(Reason.MALFORMED, f"options.doors: 1 to {MAX_DOORS} addresses, each once")
+    return tuple(Address.parse(str(door)) for door in doors)
 
 
-class _Redialled:
-    """The store of whichever connection is alive, so that a run need not know that the door was dialled again."""
-
-    def __init__(self) -> None:
-        self._current: DoorStore | None = None
-
-    def replace(self, store: DoorStore | None) -> None:
-        """From now on it is ``store``."""
-        earlier, self._current = self._current, store
-        if earlier is not None:
-            earlier.close()
-
-    def _live(self) -> DoorStore:
-        if self._current is None:
-            raise ConnectionError("the door is not connected")
-        return self._current
-
-    def expect(self, blob: bytes, size_bytes: int) -> None:
-        self._live().expect(blob, size_bytes)
-
-    def read(self, blob: bytes, offset: int, size_bytes: int) -> Buffer:
-        return self._live().read(blob, offset, size_bytes)
-
-    def write(self, blob: bytes, size_bytes: int, pieces: Iterable[Buffer]) -> None:
-        self._live().write(blob, size_bytes, pieces)
-
-    def discard(self, blob: bytes) -> None:
-        self._live().discard(blob)
-
-
-def serve(door: Door, aggregator: Aggregator, *, clock: Clock = _utc_now) -> None:
+def serve(doors: Doors, aggregator: Aggregator, *, clock: Clock = _utc_now) -> None:
     """Feed the aggregator until its run has ended and everybody had time to hear of it.
 
     ``clock`` gives the time in UTC at which it judges; how long this shell itself waits is another matter.
     """
-    attached: set[int] = set()
-    ended_at: float | None = None
-    silent = False
-    while ended_at is None or (attached and time.monotonic() - ended_at < _LINGER_S):
+    with doors:
+        _Shell(doors, aggregator, clock).run()
+
+
+class _Shell:
+    """One thread that does everything but wait for the doors."""
+
+    def __init__(self, doors: Doors, aggregator: Aggregator, clock: Clock) -> None:
+        self._doors = doors
+        self._aggregator = aggregator
+        self._clock = clock
+        self._sessions = Sessions()
+        self._ended_at: float | None = None
+
+    def run(self) -> None:
+        """Until the end, and a while longer for those who are still there."""
+        tick_at = time.monotonic() + _TICK_S
+        while not self._is_over():
+            if time.monotonic() >= tick_at:  # also while messages keep coming: a busy host stops no clock
+                tick_at = time.monotonic() + _TICK_S
+                self._do(lambda: self._aggregator.tick(self._clock()))
+            try:
+                arrived = self._doors.next(max(0.0, tick_at - time.monotonic()))
+            except queue.Empty:
+                continue
+            if not isinstance(arrived, tuple):
+                self._do(partial(self._aggregator.finish, arrived, self._clock()))
+                continue
+            link, message = arrived
+            if message is None:
+                self._end_sessions(link)
+            else:
+                self._feed(link, message)
+
+    def _is_over(self) -> bool:
+        if self._ended_at is None:
+            if self._aggregator.state in {RunState.WAITING, RunState.RUNNING}:
+                return False
+            self._ended_at = time.monotonic()
+        somebody_waits = len(self._sessions) > 0 or self._doors.has_unheard_events
+        return not somebody_waits or time.monotonic() - self._ended_at >= _LINGER_S
+
+    def _end_sessions(self, link: Link) -> None:
+        for number in self._sessions.drop(link):
+            self._do(partial(self._aggregator.detach, number, self._clock()))
+
+    def _feed(self, link: Link, message: DoorMessage) -> None:
+        aggregator, now = self._aggregator, self._clock()
+        if message.kind is DoorKind.ATTACHED:
+            number = self._sessions.attach(link, message.channel)
+            self._do(lambda: aggregator.attach(number, now))
+        elif message.kind is DoorKind.DETACHED:
+            gone = self._sessions.detach(link, message.channel)
+            if gone is not None:
+                self._do(lambda: aggregator.detach(gone, now))
+        elif message.kind is DoorKind.FRAME:
+            session = self._sessions.find(link, message.channel)
+            if session is not None:
+                self._do(lambda: aggregator.receive(session, message.body, now))
+        elif message.kind is DoorKind.START:
+            self._do(lambda: aggregator.start(now))
+        elif message.kind is DoorKind.STOP:
+            self._do(aggregator.stop)
+
+    def _do(self, act: Callable[[], tuple[Effect, ...]]) -> None:
+        """Let the aggregator act, and do what it asks. With every door broken, it goes on when one is back."""
         try:
-            door.dial()
+            for effect in act():
+                self._perform(effect)
         except (OSError, ProtocolError) as error:
-            if ended_at is not None:
-                return
-            if not silent:
-                _note("door-unreachable", detail=str(error))
-            silent = True  # once until it answers
-            time.sleep(_REDIAL_S)
-            continue
-        silent = False
-        try:
-            ended_at = _serve_connection(door, aggregator, attached=attached, clock=clock)
-        except (OSError, ProtocolError) as error:
-            _note("door-broken", detail=str(error))
-        now = clock()
-        for connection in list(attached):
-            aggregator.detach(connection, now)
-        attached.clear()
+            note("interrupted", detail=str(error))
 
-
-def _serve_connection(door: Door, aggregator: Aggregator, *, attached: set[int], clock: Clock) -> float | None:
-    """Serve one control connection; when it returns, the run has ended (and when), or the host is gone (None)."""
-    ended_at: float | None = None
-    tick_at = time.monotonic() + _TICK_S
-    while ended_at is None or (attached and time.monotonic() - ended_at < _LINGER_S):
-        if time.monotonic() >= tick_at:  # also while messages keep coming: a busy host stops no clock
-            tick_at = time.monotonic() + _TICK_S
-            _perform(door, aggregator.tick(clock()))
-        if ended_at is None and aggregator.state not in {RunState.WAITING, RunState.RUNNING}:
-            ended_at = time.monotonic()
-            continue
-        posted = door.next(max(0.0, tick_at - time.monotonic()))
-        if posted is None:
-            continue
-        if posted.item is None:
-            return ended_at
-        _perform(door, _feed(aggregator, posted.item, attached, now=clock()))
-    return ended_at
-
-
-def _feed(
-    aggregator: Aggregator, item: DoorMessage | Finish, attached: set[int], *, now: datetime
-) -> tuple[Effect, ...]:
-    if not isinstance(item, DoorMessage):
-        return aggregator.finish(item, now)
-    if item.kind is DoorKind.ATTACHED:
-        attached.add(item.channel)
-        return aggregator.attach(item.channel, now)
-    if item.kind is DoorKind.DETACHED:
-        attached.discard(item.channel)
-        return aggregator.detach(item.channel, now)
-    if item.kind is DoorKind.FRAME:
-        return aggregator.receive(item.channel, item.body, now)
-    if item.kind is DoorKind.START:
-        return aggregator.start(now)
-    if item.kind is DoorKind.STOP:
-        return aggregator.stop()
-    return ()
-
-
-def _perform(door: Door, effects: tuple[Effect, ...]) -> None:
-    for effect in effects:
+    def _perform(self, effect: Effect) -> None:
         match effect:
             case Send(connection, frame):
-                door.send(DoorKind.FRAME, connection, frame)
+                self._send(connection, DoorKind.FRAME, frame)
             case Close(connection, reason):
-                door.send(DoorKind.CLOSE, connection, encode_reason(reason))
+                self._send(connection, DoorKind.CLOSE, encode_reason(reason))
             case Emit(event, fields):
-                body = {"event": event, **fields}
-                door.send(DoorKind.EVENT, int(fields.get("session", 0)), json.dumps(body).encode())
+                self._doors.tell(json.dumps({"event": event, **fields}).encode())
+
+    def _send(self, connection: int, kind: DoorKind, body: bytes) -> None:
+        place = self._sessions.place_of(connection)
+        if place is not None:
+            link, channel = place
+            self._doors.send(link, kind, channel, body)
 
 
-def _note(event: str, **fields: object) -> None:
+def note(event: str, **fields: object) -> None:
     """One line for the operator's log: public facts only."""
     sys.stderr.write(json.dumps({"event": event, **fields}) + "\n")
     sys.stderr.flush()

@@ -84,6 +84,6 @@ class InitialModel:
             return
         self._found = True
         self._sent.clear()
-        for name in self._names.values():
-            self._store.discard(name)
         self._accept(member, outcome, now)
+        for name in self._names.values():  # last: with every door broken, what is left is the host's loss
+            self._store.discard(name)

@@ -46,16 +46,18 @@ class BlobsService:
 
     async def Put(self, requests: AsyncIterator[PutChunk], context: Context) -> Any:
         """Take an upload from the offset that its first message names. Answers how far the blob now is."""
-        async with self._reception.serve(context, "Blobs.Put"), Incoming(requests, self._turns) as incoming:
-            first = await incoming.next()
-            if first is None:
-                raise RunError(Reason.MALFORMED, "Put: the first message names the blob")
-            name = BlobName(first.plan, first.blob)
-            blob = self._spool.find(name)
-            await self._take_in(name, first, incoming)
+        async with self._reception.serve(context, "Blobs.Put"):
+            async with Incoming(requests, self._turns) as incoming:
+                first = await incoming.next()
+                if first is None:
+                    raise RunError(Reason.MALFORMED, "Put: the first message names the blob")
+                name = BlobName(first.plan, first.blob)
+                blob = await self._spool.locate(name)
+                blob = await self._take_in(name, first, incoming) or blob
+            await self._spool.settle(name, blob)
             return _state_of(blob)
 
-    async def _take_in(self, name: BlobName, first: PutChunk, incoming: Incoming) -> None:
+    async def _take_in(self, name: BlobName, first: PutChunk, incoming: Incoming) -> SpooledBlob | None:
         window = Window(self._spool, name, first.offset, self._limits)
         received = 0
         chunk: PutChunk | None = first
@@ -69,15 +71,17 @@ class BlobsService:
                 await window.close()  # what arrived stays, also when the stream was cut
             finally:
                 self._spool.remember(name)
-                self._count(name, "in", received)
+                await self._count(name, "in", received)
+        return window.blob
 
     async def Get(self, request: Any, context: Context) -> None:
         """Send a blob from an offset on, following the aggregator while it still writes."""
         async with self._reception.serve(context, "Blobs.Get"):
             name, offset = _name_of(request.name), request.offset
-            blob = self._spool.find(name)
+            blob = await self._spool.locate(name)
             if offset > (blob.received_bytes if blob.total_bytes is None else blob.total_bytes):
                 raise RunError(Reason.BLOB_OFFSET, "Get: the offset is beyond the blob")
+            await self._spool.bring(name, blob, offset + 1)
             sent = 0
             try:
                 async for message, size in self._follow(blob, request):
@@ -87,12 +91,15 @@ class BlobsService:
             except TimeoutError:
                 raise _stalled() from None
             finally:
-                self._count(name, "out", sent)
+                await self._count(name, "out", sent)
 
     async def Stat(self, request: Any, context: Context) -> Any:
         """How many bytes are here, and how many there will be (0 while nobody knows)."""
         async with self._reception.serve(context, "Blobs.Stat"):
-            return _state_of(self._spool.find(_name_of(request)))
+            name = _name_of(request)
+            blob = await self._spool.locate(name)
+            await self._spool.settle(name, blob)
+            return _state_of(blob)
 
     async def _follow(self, blob: SpooledBlob, request: Any) -> AsyncIterator[tuple[bytes, int]]:
         """Messages from the offset to the end, each when it is there, with the size of their data.
@@ -110,10 +117,10 @@ class BlobsService:
                 wanted = request.chunk_bytes or CHUNK_BYTES
                 available = await blob.beyond(offset + (wanted - 1 if patient else 0), stall_s=stall_s)
 
-    def _count(self, name: BlobName, direction: str, size_bytes: int) -> None:
+    async def _count(self, name: BlobName, direction: str, size_bytes: int) -> None:
         self._metrics.payload_bytes.labels(direction, "blob").inc(size_bytes)
         inward = direction == "in"
-        self._book.carried(name.plan, bytes_in=size_bytes if inward else 0, bytes_out=0 if inward else size_bytes)
+        await self._book.carried(name.plan, bytes_in=size_bytes if inward else 0, bytes_out=0 if inward else size_bytes)
 
 
 def _name_of(message: Any) -> BlobName:
@@ -121,7 +128,7 @@ def _name_of(message: Any) -> BlobName:
 
 
 def _state_of(blob: SpooledBlob) -> Any:
-    return cloister_pb2.BlobState(received_bytes=blob.received_bytes, total_bytes=blob.total_bytes or 0)
+    return cloister_pb2.BlobState(received_bytes=blob.held_bytes, total_bytes=blob.total_bytes or 0)
 
 
 def _stalled() -> RunError:

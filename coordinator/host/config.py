@@ -8,6 +8,7 @@ from pathlib import Path
 
 from coordinator.door import Address
 from coordinator.host.limits import Limits
+from coordinator.host.places import BlobPlace, Database
 from trusted.errors import Reason, RunError
 from trusted.wire import Fields
 
@@ -26,7 +27,8 @@ class HostConfig:
     which workers reach it. ``charter``: path of the charter's envelope, by which orders are verified. ``certificate``
     and ``certificate_key``: PEM files of one's own; without them the host makes a CA and a certificate in ``state``.
     ``collateral_store``: the folder of ``cloister collateral``, whose dates the metrics show and whose
-    files sites may fetch.
+    files sites may fetch. ``database``, ``blobs``: where this host and its replicas keep what they share; without them
+    all is in ``state``.
     """
 
     state: Path
@@ -39,6 +41,13 @@ class HostConfig:
     metrics_port: int | None = None
     collateral_store: Path | None = None
     limits: Limits = field(default_factory=Limits)
+    database: Database | None = None
+    blobs: BlobPlace | None = None
+
+    def __post_init__(self) -> None:
+        if self.database is not None and self.blobs is None:
+            rule = "a host whose state is shared keeps its blobs where its replicas find them"
+            raise RunError(Reason.MISSING_FIELD, f"host.blobs: needed beside host.database; {rule}")
 
     @classmethod
     def load(cls, path: Path) -> HostConfig:
@@ -73,6 +82,8 @@ def _read(source: Fields, folder: Path) -> HostConfig:
         metrics_port=source.integer("metrics_port", low=0, high=65535) if source.has("metrics_port") else None,
         collateral_store=_optional_path(source, "collateral_store", folder),
         limits=_read_limits(source),
+        database=_read_database(source, folder),
+        blobs=_read_blobs(source, folder),
     )
 
 
@@ -85,6 +96,25 @@ def _listen(text: str) -> str:
 
 def _optional_path(source: Fields, key: str, folder: Path) -> Path | None:
     return folder / source.text(key) if source.has(key) else None
+
+
+def _read_database(source: Fields, folder: Path) -> Database | None:
+    if not source.has("database"):
+        return None
+    with Fields(source.mapping("database"), "host.database") as database:
+        return Database(database.text("url"), _optional_path(database, "password_file", folder))
+
+
+def _read_blobs(source: Fields, folder: Path) -> BlobPlace | None:
+    if not source.has("blobs"):
+        return None
+    with Fields(source.mapping("blobs"), "host.blobs") as place:
+        return BlobPlace(
+            url=place.text("url"),
+            endpoint=place.text("endpoint") if place.has("endpoint") else None,
+            region=place.text("region") if place.has("region") else None,
+            credentials=_optional_path(place, "credentials", folder),
+        )
 
 
 def _read_limits(source: Fields) -> Limits:

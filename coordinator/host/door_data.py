@@ -9,8 +9,10 @@ from __future__ import annotations
 import asyncio
 import os
 import socket
-from concurrent.futures import ThreadPoolExecutor
+from collections.abc import Coroutine
+from concurrent.futures import CancelledError, Future, ThreadPoolExecutor
 from contextlib import suppress
+from typing import Any, TypeVar
 
 from coordinator.door import (
     HEADER_BYTES,
@@ -24,8 +26,10 @@ from coordinator.door import (
     encode_message,
     encode_reason,
 )
-from coordinator.host.spool import BlobName, Spool
+from coordinator.host.spool import BlobName, Spool, SpooledBlob
 from trusted.errors import ProtocolError, Reason, WireError
+
+T = TypeVar("T")
 
 _MAX_CONNECTIONS = 4096
 
@@ -62,13 +66,13 @@ class DataDoor:
         """
         loop = asyncio.get_running_loop()
         sock.setblocking(True)
-        serving = loop.run_in_executor(self._threads, _Connection(sock, plan, self._spool, loop).serve)
+        connection = _Connection(sock, plan, self._spool, loop)
+        serving = loop.run_in_executor(self._threads, connection.serve)
         try:
             await asyncio.wait([serving])
         finally:
             if not serving.done():
-                with suppress(OSError):  # the peer may have been faster
-                    sock.shutdown(socket.SHUT_RDWR)  # wakes the thread; the socket is closed only when it is out of it
+                connection.end()
                 await asyncio.wait([serving])
             failure = serving.exception()
             sock.setblocking(False)
@@ -84,8 +88,18 @@ class _Connection:
         self._plan = plan
         self._spool = spool
         self._loop = loop
+        self._asked: Future[Any] | None = None  # what the thread waits for, if not for the socket
+        self._over = False
         # One for the connection: fresh pages cost more than the copy.
         self._buffer = memoryview(bytearray(MAX_DATA_CHUNK + WRITE_HEADER_BYTES))
+
+    def end(self) -> None:
+        """Wake the thread, wherever it waits; the socket is closed only when it is out of it."""
+        self._over = True
+        with suppress(OSError):  # the peer may have been faster
+            self._sock.shutdown(socket.SHUT_RDWR)
+        if self._asked is not None:
+            self._asked.cancel()
 
     def serve(self) -> None:
         answers = {DoorKind.READ: self._read, DoorKind.WRITE: self._write}
@@ -108,7 +122,7 @@ class _Connection:
     def _read(self, body: memoryview) -> None:
         request = BlobRange.decode(bytes(body))
         try:
-            blob = self._spool.find(BlobName(self._plan, request.blob))
+            blob = self._complete(BlobName(self._plan, request.blob)) or self._ask(self._bring(request))
             available = blob.received_bytes
             if request.offset > available:
                 raise WireError(Reason.BLOB_OFFSET, "READ: beyond what has arrived")
@@ -128,13 +142,45 @@ class _Connection:
 
     def _write(self, body: memoryview) -> None:
         request, data = BlobWrite.decode(body)
-        writing = self._spool.write(BlobName(self._plan, request.blob), request.offset, data, last=request.last)
         try:
-            asyncio.run_coroutine_threadsafe(writing, self._loop).result()
+            self._ask(self._store(request, data))
         except ProtocolError as refusal:
             self._sock.sendall(encode_message(DoorKind.REFUSED, 0, encode_reason(refusal.reason)))
             return
         self._sock.sendall(encode_message(DoorKind.STORED))
+
+    def _complete(self, name: BlobName) -> SpooledBlob | None:
+        """The blob, if all of it is here: then nobody has to be asked."""
+        blob = self._spool.peek(name)
+        return blob if blob is not None and blob.is_complete else None
+
+    def _ask(self, work: Coroutine[Any, Any, T]) -> T:
+        """What ``work`` gives, on the event loop's thread.
+
+        Raises:
+            EOFError: the connection ends.
+        """
+        asked = self._asked = asyncio.run_coroutine_threadsafe(work, self._loop)
+        if self._over:  # said between the two lines above, or before
+            asked.cancel()
+        try:
+            value: T = asked.result()
+            return value
+        except CancelledError:
+            raise _hung_up() from None
+        finally:
+            self._asked = None
+
+    async def _bring(self, request: BlobRange) -> SpooledBlob:
+        name = BlobName(self._plan, request.blob)
+        blob = await self._spool.locate(name)
+        await self._spool.bring(name, blob, request.offset + request.size_bytes)
+        return blob
+
+    async def _store(self, request: BlobWrite, data: memoryview) -> None:
+        name = BlobName(self._plan, request.blob)
+        blob = await self._spool.write(name, request.offset, data, last=request.last)
+        await self._spool.settle(name, blob)
 
 
 def _hung_up() -> EOFError:

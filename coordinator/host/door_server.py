@@ -11,7 +11,7 @@ import logging
 import os
 import socket
 from asyncio import StreamReader, StreamWriter
-from collections.abc import Callable
+from collections.abc import Awaitable, Callable
 from contextlib import suppress
 from pathlib import Path
 
@@ -39,6 +39,7 @@ from coordinator.host.events import decode_event
 from coordinator.host.run_book import Clock, RunBook
 from coordinator.host.runs import OrderDesk
 from coordinator.host.spool import BlobName, Spool
+from coordinator.host.state import EventSource
 from trusted.errors import ProtocolError, Reason, WireError
 
 _REGISTRATION_S = 10.0
@@ -98,7 +99,7 @@ class DoorServer:
         self._data = DataDoor(spool)
         self._tasks: set[asyncio.Task[None]] = set()
         spool.on_complete = self._announce_arrival
-        self._on_control: dict[DoorKind, Callable[[Aggregator, DoorMessage], None]] = {
+        self._on_control: dict[DoorKind, Callable[[Aggregator, DoorMessage], Awaitable[None]]] = {
             DoorKind.FRAME: self._on_frame,
             DoorKind.CLOSE: self._on_close,
             DoorKind.EXPECT: self._on_expect,
@@ -152,12 +153,12 @@ class DoorServer:
     async def _serve_aggregator(self, reader: StreamReader, aggregator: Aggregator) -> None:
         try:
             aggregator.post(DoorKind.REGISTERED)
-            self._book.aggregator(aggregator.plan, present=True)
-            self._desk.repeat_for(aggregator)
+            await self._book.aggregator(aggregator.plan, present=True)
+            await self._desk.repeat_for(aggregator)
             await self._read_control(reader, aggregator)
         finally:
             self._aggregators.remove(aggregator)
-            self._book.aggregator(aggregator.plan, present=False)
+            await self._book.aggregator(aggregator.plan, present=False)
 
     async def _read_control(self, reader: StreamReader, aggregator: Aggregator) -> None:
         while True:
@@ -166,36 +167,42 @@ class DoorServer:
             act = self._on_control.get(kind)
             if act is None:
                 raise WireError(Reason.UNEXPECTED_MESSAGE, f"door: {kind.name} is not for the host's control")
-            act(aggregator, DoorMessage(kind, channel, await reader.readexactly(size)))
+            await act(aggregator, DoorMessage(kind, channel, await reader.readexactly(size)))
 
-    def _on_frame(self, aggregator: Aggregator, message: DoorMessage) -> None:
+    async def _on_frame(self, aggregator: Aggregator, message: DoorMessage) -> None:
         session = aggregator.sessions.get(message.channel)
         if session is not None:  # it may have ended while this frame was on its way
             session.deliver(message.body)
 
-    def _on_close(self, aggregator: Aggregator, message: DoorMessage) -> None:
+    async def _on_close(self, aggregator: Aggregator, message: DoorMessage) -> None:
         session = aggregator.sessions.get(message.channel)
         number = decode_reason(message.body)
         if session is not None:
             session.end(Reason(number) if number in set(Reason) else None)
 
-    def _on_expect(self, aggregator: Aggregator, message: DoorMessage) -> None:
+    async def _on_expect(self, aggregator: Aggregator, message: DoorMessage) -> None:
         announcement = Announcement.decode(message.body)
         name = BlobName(aggregator.plan, announcement.blob)
         try:
-            blob = self._spool.expect(name, announcement.size_bytes)
+            blob = await self._spool.expect(name, announcement.size_bytes)
+            await self._spool.settle(name, blob)
         except ProtocolError as refusal:
-            self._book.note(aggregator.plan, "blob-declined", reason=refusal.reason.code)
+            await self._book.note(aggregator.plan, "blob-declined", reason=refusal.reason.code)
             aggregator.post(DoorKind.DECLINED, 0, Decline(name.blob, refusal.reason).encode())
             return
-        if blob.is_complete:
+        if blob.is_complete or blob.shared:
             aggregator.post(DoorKind.ARRIVED, 0, name.blob)
 
-    def _on_event(self, aggregator: Aggregator, message: DoorMessage) -> None:
-        self._book.record(aggregator.plan, decode_event(message.body, plan=aggregator.plan, now=self._clock()))
+    async def _on_event(self, aggregator: Aggregator, message: DoorMessage) -> None:
+        event = decode_event(message.body, plan=aggregator.plan, now=self._clock())
+        if not message.channel:
+            await self._book.record(aggregator.plan, event)
+            return
+        await self._book.record(aggregator.plan, event, EventSource(aggregator.token, message.channel))
+        aggregator.post(DoorKind.RECORDED, message.channel)
 
-    def _on_discard(self, aggregator: Aggregator, message: DoorMessage) -> None:
-        self._spool.discard(BlobName(aggregator.plan, decode_blob(message.body)))
+    async def _on_discard(self, aggregator: Aggregator, message: DoorMessage) -> None:
+        await self._spool.discard(BlobName(aggregator.plan, decode_blob(message.body)))
 
     def _announce_arrival(self, name: BlobName) -> None:
         with suppress(ProtocolError):  # an aggregator that comes back announces what it waits for, and hears then

@@ -26,6 +26,7 @@ Context = grpc.aio.ServicerContext[Any, Any]
 _STATUS = {
     Reason.NO_AGGREGATOR: StatusCode.UNAVAILABLE,
     Reason.UNREACHABLE: StatusCode.UNAVAILABLE,
+    Reason.STORE_AWAY: StatusCode.UNAVAILABLE,
     Reason.RUN_UNKNOWN: StatusCode.NOT_FOUND,
     Reason.BLOB_UNKNOWN: StatusCode.NOT_FOUND,
     Reason.BLOB_OFFSET: StatusCode.OUT_OF_RANGE,

@@ -1,6 +1,7 @@
 """Every run as the host sees it: stored events, the status folded from them, who waits for the next. Trust zone: host.
 
-The events are the truth; a status is rebuilt from them when the host starts.
+The events are the truth: a status is folded from what the state holds, whichever replica wrote it, and is rebuilt when
+the host starts. Whether an aggregator is present, and how many sessions, is this replica's own view.
 """
 
 from __future__ import annotations
@@ -17,8 +18,8 @@ from coordinator.host.events import PublicEvent, public_event
 from coordinator.host.limits import Limits
 from coordinator.host.metrics import HostMetrics
 from coordinator.host.run_status import RunState, RunStatus
-from coordinator.host.store import Store, StoredRun
-from trusted.errors import Reason, RunError
+from coordinator.host.state import EventSource, HostState
+from trusted.errors import ProtocolError, Reason, RunError
 
 Clock = Callable[[], datetime]
 
@@ -28,22 +29,34 @@ _log = logging.getLogger(__name__)
 class RunBook:
     """Runs by plan digest."""
 
-    def __init__(self, store: Store, metrics: HostMetrics, limits: Limits, clock: Clock) -> None:
-        self._store = store
+    def __init__(self, state: HostState, metrics: HostMetrics, limits: Limits, clock: Clock) -> None:
+        self._state = state
         self._metrics = metrics
         self._limits = limits
         self._clock = clock
-        self._statuses = {run.plan: self._rebuild(run) for run in store.runs()}
+        self._statuses: dict[bytes, RunStatus] = {}
+        self._folded: dict[bytes, int] = {}  # the number of the last event that a status holds
         self._news: dict[bytes, asyncio.Event] = {}
+
+    async def load(self) -> None:
+        """Take up every run that the state knows; to be called once, before anything else."""
+        for run in await self._state.runs():
+            self._statuses[run.plan] = RunStatus(run.plan.hex(), bytes_in=run.bytes_in, bytes_out=run.bytes_out)
+            await self.learn(run.plan)
         self._count_states()
 
-    def _rebuild(self, run: StoredRun) -> RunStatus:
-        status = RunStatus(run.plan.hex(), bytes_in=run.bytes_in, bytes_out=run.bytes_out)
-        number = 0
-        while page := self._store.events(run.plan, number):
-            for number, text in page:  # noqa: B007  # the last number is where the next page starts
-                status = status.after(json.loads(text))
-        return status
+    async def learn(self, plan: bytes) -> None:
+        """Fold the events of ``plan`` that are not folded yet, and wake its watchers."""
+        while page := await self._state.events(plan, self._folded.get(plan, 0)):
+            for number, text in page:
+                if number == self._folded.get(plan, 0) + 1:  # another call may have folded it while this one read
+                    status = self._statuses.get(plan) or RunStatus(plan.hex())
+                    self._statuses[plan] = status.after(json.loads(text))
+                    self._folded[plan] = number
+            self._count_states()
+            news = self._news.pop(plan, None)
+            if news is not None:
+                news.set()
 
     def status(self, plan: bytes) -> RunStatus:
         """How the run of ``plan`` stands.
@@ -69,33 +82,31 @@ class RunBook:
         if plan not in self._statuses and len(self._statuses) >= self._limits.runs:
             raise RunError(Reason.QUOTA, "runs: this host holds as many as limits.runs allows")
 
-    def record(self, plan: bytes, event: PublicEvent) -> None:
-        """Store an event, fold it, log it and wake the watchers."""
-        self._store.add_run(plan)
-        self._store.append_event(plan, event.encode())
-        status = self._statuses.get(plan) or RunStatus(plan.hex())
-        self._statuses[plan] = status.after(event.fields)
+    async def record(self, plan: bytes, event: PublicEvent, source: EventSource | None = None) -> None:
+        """Store an event, fold it, log it and wake the watchers; nothing of that if its ``source`` was heard before."""
+        if not await self._state.append_event(plan, event.encode(), source):
+            return
         self._metrics.observe_event(event)
-        self._count_states()
         _log.info(event.name, extra={key: value for key, value in event.fields.items() if key != "event"})
-        news = self._news.pop(plan, None)
-        if news is not None:
-            news.set()
+        await self.learn(plan)
 
-    def note(self, plan: bytes, event: str, **fields: Any) -> None:
+    async def note(self, plan: bytes, event: str, **fields: Any) -> None:
         """Record what the host itself saw."""
-        self.record(plan, public_event({"event": event, **fields}, plan=plan, now=self._clock()))
+        await self.record(plan, public_event({"event": event, **fields}, plan=plan, now=self._clock()))
 
-    def carried(self, plan: bytes, *, bytes_in: int = 0, bytes_out: int = 0) -> None:
-        """Add what a stream carried between workers and this host."""
-        self._store.add_bytes(plan, bytes_in, bytes_out)
+    async def carried(self, plan: bytes, *, bytes_in: int = 0, bytes_out: int = 0) -> None:
+        """Add what a stream carried between workers and this host. A count that cannot be stored ends no stream."""
+        try:
+            await self._state.add_bytes(plan, bytes_in, bytes_out)
+        except ProtocolError as failure:
+            _log.warning("bytes-not-counted", extra={"reason": failure.reason.code})
         status = self._statuses.get(plan)
         if status is not None:
             self._change(plan, {"bytes_in": status.bytes_in + bytes_in, "bytes_out": status.bytes_out + bytes_out})
 
-    def aggregator(self, plan: bytes, *, present: bool) -> None:
-        """Show whether an aggregator is registered for ``plan``, and say so in an event."""
-        self.note(plan, "aggregator-registered" if present else "aggregator-gone")
+    async def aggregator(self, plan: bytes, *, present: bool) -> None:
+        """Show whether an aggregator is registered for ``plan`` at this replica, and say so in an event."""
+        await self.note(plan, "aggregator-registered" if present else "aggregator-gone")
         self._change(plan, {"aggregator": "present" if present else "absent"})
 
     def sessions(self, plan: bytes, count: int) -> None:
@@ -118,10 +129,11 @@ class RunBook:
         Raises:
             RunError: this host knows no such run.
         """
+        await self.learn(plan)
         self.status(plan)
         while True:
             news = self._news.setdefault(plan, asyncio.Event())  # taken before reading, so that none falls between
-            page = self._store.events(plan, after)
+            page = await self._state.events(plan, after)
             for after, text in page:
                 yield after, text
             if not page:

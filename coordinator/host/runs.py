@@ -15,7 +15,7 @@ from coordinator.host.aggregators import Aggregator, Aggregators
 from coordinator.host.limits import MAX_ORDER_BYTES
 from coordinator.host.rpc import Context, Reception
 from coordinator.host.run_book import Clock, RunBook
-from coordinator.host.store import Store, StoredOrder
+from coordinator.host.state import HostState, StoredOrder
 from protos.v1 import cloister_pb2
 from trusted.documents.order import Action, Order, VerifiedOrder
 from trusted.errors import ProtocolError, Reason, RunError
@@ -26,13 +26,13 @@ OrderVerifier = Callable[[bytes, datetime], VerifiedOrder]
 class OrderDesk:
     """Verifies orders, honours each once, and tells aggregators, also those that register later."""
 
-    def __init__(self, store: Store, book: RunBook, aggregators: Aggregators, verify: OrderVerifier) -> None:
-        self._store = store
+    def __init__(self, state: HostState, book: RunBook, aggregators: Aggregators, verify: OrderVerifier) -> None:
+        self._state = state
         self._book = book
         self._aggregators = aggregators
         self._verify = verify
 
-    def submit(self, envelope: bytes, now: datetime) -> bytes:
+    async def submit(self, envelope: bytes, now: datetime) -> bytes:
         """Honour the order in ``envelope`` (DSSE JSON) and return its plan digest.
 
         Raises:
@@ -41,9 +41,10 @@ class OrderDesk:
         if len(envelope) > MAX_ORDER_BYTES:
             raise RunError(Reason.TOO_LARGE, f"order: at most {MAX_ORDER_BYTES} bytes")
         order = self._verify(envelope, now).document
+        await self._book.learn(order.plan)
         self._require_obeyable(order)
-        self._store.honour_order(StoredOrder(order.nonce, order.plan, order.action.value, envelope))
-        self._book.note(order.plan, "order-honoured", member=order.member, outcome=order.action.value)
+        await self._state.honour_order(StoredOrder(order.nonce, order.plan, order.action.value, envelope))
+        await self._book.note(order.plan, "order-honoured", member=order.member, outcome=order.action.value)
         try:
             aggregator = self._aggregators.find(order.plan)
         except ProtocolError:
@@ -60,9 +61,9 @@ class OrderDesk:
         else:
             self._book.status(order.plan)
 
-    def repeat_for(self, aggregator: Aggregator) -> None:
+    async def repeat_for(self, aggregator: Aggregator) -> None:
         """Send a newly registered aggregator the orders that stand."""
-        for run in self._store.runs():
+        for run in await self._state.runs():
             if run.plan != aggregator.plan or self._book.status(run.plan).state.is_over:
                 continue
             if run.start_order is not None:
@@ -83,12 +84,13 @@ class RunsService:
     async def Submit(self, request: Any, context: Context) -> Any:
         """Honour one signed order."""
         async with self._reception.serve(context, "Runs.Submit"):
-            plan = self._desk.submit(request.envelope, self._clock())
+            plan = await self._desk.submit(request.envelope, self._clock())
             return cloister_pb2.RunStatus(json=self._book.status(plan).encode())
 
     async def Get(self, request: Any, context: Context) -> Any:
         """One run."""
         async with self._reception.serve(context, "Runs.Get"):
+            await self._book.learn(request.plan)
             return cloister_pb2.RunStatus(json=self._book.status(request.plan).encode())
 
     async def List(self, request: Any, context: Context) -> Any:

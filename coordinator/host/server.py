@@ -23,14 +23,15 @@ from coordinator.host.blobs import BlobsService
 from coordinator.host.collateral_service import CollateralService
 from coordinator.host.config import PLAINTEXT, HostConfig
 from coordinator.host.door_server import DoorServer, listen
+from coordinator.host.following import Follower
 from coordinator.host.limits import MAX_MESSAGE_BYTES, PeerGate
 from coordinator.host.metrics import HostMetrics, serve_metrics
 from coordinator.host.relay import RelayService
 from coordinator.host.rpc import Reception
 from coordinator.host.run_book import Clock, RunBook
 from coordinator.host.runs import OrderDesk, OrderVerifier, RunsService
-from coordinator.host.spool import Spool
-from coordinator.host.store import Store
+from coordinator.host.shared_spool import SharedSpool
+from coordinator.host.storage import open_storage
 from coordinator.host.tls import ServerIdentity, server_identity
 from protos.v1 import cloister_pb2_grpc
 from trusted.documents.charter import verify_charter
@@ -47,7 +48,7 @@ _OPTIONS = (
     ("grpc.keepalive_time_ms", 30_000),
     ("grpc.keepalive_timeout_ms", 20_000),
     ("grpc.keepalive_permit_without_calls", 1),
-    ("grpc.http2.min_recv_ping_interval_without_data_ms", 10_000),
+    ("grpc.http2.min_ping_interval_without_data_ms", 10_000),
 )
 
 _log = logging.getLogger(__name__)
@@ -86,19 +87,21 @@ class Host:
         config, limits = self._config, self._config.limits
         config.state.mkdir(mode=0o700, parents=True, exist_ok=True)
         identity, ca_path = _identity(config, self._clock())
-        store = Store(config.state / "host.sqlite")
-        stack.callback(store.close)
-        spool = Spool(config.state / "blobs", store, limits)
-        stack.callback(spool.close)
+        storage = await open_storage(config, stack)
+        state, spool = storage.state, storage.spool
         self.metrics.spool_bytes.set_function(lambda: spool.reserved_bytes)
         if config.collateral_store is not None:
             self.metrics.watch_collateral(config.collateral_store)
-        book = RunBook(store, self.metrics, limits, self._clock)
+        book = RunBook(state, self.metrics, limits, self._clock)
+        await book.load()
         aggregators = Aggregators(limits)
-        desk = OrderDesk(store, book, aggregators, self._verify)
+        desk = OrderDesk(state, book, aggregators, self._verify)
         reception = Reception(PeerGate(limits.streams_per_peer), self.metrics)
 
         door = DoorServer(aggregators, spool, book, desk, self._clock)
+        if isinstance(spool, SharedSpool):
+            follower = Follower(state, book, desk, spool, aggregators)
+            stack.push_async_callback(_cancel, asyncio.create_task(follower.follow()))
         listener = stack.enter_context(_open_door(config.door))
         stack.push_async_callback(_cancel, asyncio.create_task(door.serve(listener)))
 
@@ -180,7 +183,7 @@ async def serve(config: HostConfig, ready: Callable[[HostReady], None]) -> None:
     """Run a host until SIGTERM or SIGINT, then end its calls and close its store.
 
     Raises:
-        ProtocolError: the charter does not hold, or the port or the door cannot be opened.
+        ProtocolError: the charter does not hold, the stores are away, or the port or the door cannot be opened.
     """
     stop = asyncio.Event()
     for number in (signal.SIGTERM, signal.SIGINT):

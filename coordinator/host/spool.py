@@ -23,7 +23,7 @@ from typing import BinaryIO
 from coordinator.door import BLOB_BYTES, PLAN_BYTES
 from coordinator.host.file_pool import FilePool
 from coordinator.host.limits import Limits
-from coordinator.host.store import Origin, Store, StoredBlob
+from coordinator.host.state import HostState, Origin, StoredBlob
 from trusted.errors import BlobError, Reason, RunError
 
 MAX_BLOB_BYTES = 1 << 44
@@ -57,6 +57,8 @@ class SpooledBlob:
         self.received_bytes = received_bytes
         self.remembered_bytes = received_bytes
         self.discarded = False
+        self.shared = False  # all of it lies in the object store (coordinator/host/shared_spool.py)
+        self.failure: RunError | None = None  # why the rest does not come from there
         self.writing = asyncio.Lock()
         self._moved = asyncio.Event()
 
@@ -64,6 +66,11 @@ class SpooledBlob:
     def is_complete(self) -> bool:
         """Every byte is here."""
         return self.received_bytes == self.total_bytes
+
+    @property
+    def held_bytes(self) -> int:
+        """How far an upload is: all of it when the object store has it."""
+        return self.total_bytes if self.shared and self.total_bytes is not None else self.received_bytes
 
     @property
     def reserved_bytes(self) -> int:
@@ -79,15 +86,17 @@ class SpooledBlob:
         """How many bytes are here, once there are more than ``offset`` or the blob is complete.
 
         Raises:
-            RunError: the blob was discarded, or nothing moved for ``stall_s`` seconds.
+            RunError: the blob was discarded, its rest cannot be had, or nothing moved for ``stall_s`` seconds.
         """
-        while self.received_bytes <= offset and not self.is_complete and not self.discarded:
+        while self.received_bytes <= offset and not (self.is_complete or self.discarded or self.failure):
             try:
                 await asyncio.wait_for(self._moved.wait(), stall_s)
             except TimeoutError:
                 raise RunError(Reason.UNREACHABLE, "blob: its writer stalls; ask again for the rest") from None
         if self.discarded:
             raise _unknown()
+        if self.received_bytes <= offset and self.failure is not None:
+            raise self.failure
         return self.received_bytes
 
     def open(self) -> BinaryIO:
@@ -105,23 +114,24 @@ class SpooledBlob:
 class Spool:
     """Every blob of every plan."""
 
-    def __init__(self, folder: Path, store: Store, limits: Limits) -> None:
+    def __init__(self, folder: Path, state: HostState, limits: Limits) -> None:
         folder.mkdir(mode=0o700, parents=True, exist_ok=True)
         self._folder = folder
-        self._store = store
+        self._state = state
         self._limits = limits
         self._pool = FilePool(folder.parent / "blob-pool", limits.pool_bytes)
         self._disk = ThreadPoolExecutor(max_workers=_DISK_THREADS, thread_name_prefix="spool")
         self._blobs: dict[BlobName, SpooledBlob] = {}
         self.reserved_bytes = 0  # of the quota
         self.on_complete: Callable[[BlobName], None] = lambda name: None
-        for stored in store.blobs():
-            name = BlobName(stored.plan, stored.blob)
-            blob = self._blobs[name] = self._found(self._path(name), stored)
-            self.reserved_bytes += blob.reserved_bytes
+
+    async def load(self) -> None:
+        """Take up every blob that the state knows; to be called once, before anything else."""
+        for stored in await self._state.blobs():
+            self._take_up(stored)
         self._sweep()
 
-    def close(self) -> None:
+    async def close(self) -> None:
         """Wait for writes that are under way."""
         self._disk.shutdown(wait=True)
 
@@ -136,7 +146,33 @@ class Spool:
             raise _unknown()
         return blob
 
-    def expect(self, name: BlobName, size_bytes: int) -> SpooledBlob:
+    def peek(self, name: BlobName) -> SpooledBlob | None:
+        """The blob ``name`` as it is here, from any thread; None if nothing is known of it here."""
+        return self._blobs.get(name)
+
+    async def locate(self, name: BlobName) -> SpooledBlob:
+        """The blob ``name``, also one of which another replica alone was told.
+
+        Raises:
+            RunError: the aggregator announced no such blob.
+        """
+        return self.find(name)
+
+    async def bring(self, name: BlobName, blob: SpooledBlob, upto: int) -> None:
+        """Have the bytes before ``upto`` here, if another replica completed the blob.
+
+        Raises:
+            RunError: they cannot be had now.
+        """
+
+    async def settle(self, name: BlobName, blob: SpooledBlob) -> None:
+        """Return when a blob that is complete here can be had from every replica. An upload is answered behind this.
+
+        Raises:
+            RunError: they cannot have it now; ask again.
+        """
+
+    async def expect(self, name: BlobName, size_bytes: int) -> SpooledBlob:
         """Allow an upload of exactly ``size_bytes`` under ``name``. The same announcement again changes nothing.
 
         Raises:
@@ -150,7 +186,7 @@ class Spool:
         if not 0 < size_bytes <= MAX_BLOB_BYTES:
             raise RunError(Reason.TOO_LARGE, f"blob: 1 to {MAX_BLOB_BYTES} bytes")
         self._make_room(size_bytes)
-        return self._add(name, Origin.WORKER, size_bytes)
+        return await self._add(name, Origin.WORKER, size_bytes)
 
     async def upload(self, name: BlobName, offset: int, pieces: Sequence[Buffer]) -> SpooledBlob:
         """Add the ``pieces`` that a worker sent from ``offset`` on; what was received before is skipped.
@@ -172,7 +208,7 @@ class Spool:
         blob = self._blobs.get(name)
         if blob is not None and blob.remembered_bytes != blob.received_bytes:
             blob.remembered_bytes = blob.received_bytes
-            self._put(name, blob)
+            self._state.note_received(_stored(name, blob))
 
     async def write(self, name: BlobName, offset: int, data: Buffer, *, last: bool) -> SpooledBlob:
         """Add what the aggregator writes; the first write makes the blob, the ``last`` one fixes its size.
@@ -181,7 +217,7 @@ class Spool:
             RunError: a worker's blob, an offset beyond what is here, a changed end, or no room.
         """
         self._make_room(len(data))
-        blob = self._blobs.get(name) or self._add(name, Origin.AGGREGATOR, None)
+        blob = self._blobs.get(name) or await self._add(name, Origin.AGGREGATOR, None)
         end = offset + len(data)
         if blob.origin is not Origin.AGGREGATOR or (blob.total_bytes is not None and end > blob.total_bytes):
             raise RunError(Reason.RUN_STATE, "blob: already complete, or announced for a worker")
@@ -191,17 +227,22 @@ class Spool:
                 raise RunError(Reason.RUN_STATE, "blob: bytes stand behind what is called the last one")
             blob.total_bytes = end
             blob.remembered_bytes = end
-            self._put(name, blob)
+            await self._state.finish_blob(_stored(name, blob))
             blob.moved()
         return blob
 
-    def discard(self, name: BlobName) -> None:
+    async def discard(self, name: BlobName) -> None:
         """Delete a blob, whether or not it exists. Its readers and writers are told that it is unknown."""
+        if name in self._blobs:
+            await self._state.delete_blob(name.plan, name.blob)
+            self.forget(name)
+
+    def forget(self, name: BlobName) -> None:
+        """Delete what is here of a blob."""
         blob = self._blobs.pop(name, None)
         if blob is None:
             return
         self.reserved_bytes -= blob.reserved_bytes
-        self._store.delete_blob(name.plan, name.blob)
         blob.discarded = True
         if not blob.writing.locked():  # else whoever writes gives the file back
             self._pool.give(blob.path)
@@ -228,6 +269,8 @@ class Spool:
     async def _write_behind(self, name: BlobName, blob: SpooledBlob, new: Sequence[memoryview]) -> None:
         """Write ``new`` and count it, also when the stream that brought it is cut meanwhile."""
         loop = asyncio.get_running_loop()
+        if blob.received_bytes == 0:
+            self._pool.take(blob.path)
         writing = loop.run_in_executor(self._disk, _write_at, blob.path, blob.received_bytes, new)
         try:
             await asyncio.shield(writing)
@@ -244,19 +287,30 @@ class Spool:
                     self.remember(name)
                 blob.moved()
                 if blob.is_complete:
-                    self.on_complete(name)
+                    self._arrived(name, blob)
 
-    def _add(self, name: BlobName, origin: Origin, total_bytes: int | None) -> SpooledBlob:
+    def _arrived(self, name: BlobName, blob: SpooledBlob) -> None:
+        """The last byte is on this disk."""
+        self.on_complete(name)
+
+    async def _add(self, name: BlobName, origin: Origin, total_bytes: int | None) -> SpooledBlob:
+        standing = await self._state.add_blob(StoredBlob(name.plan, name.blob, origin, total_bytes))
+        again = origin is standing.origin is Origin.AGGREGATOR  # it is the same one that writes, and may write again
+        if not again and (standing.origin, standing.total_bytes) != (origin, total_bytes):
+            raise RunError(Reason.RUN_STATE, "blob: this name stands for another size or writer")
+        return self._take_up(standing)
+
+    def _take_up(self, stored: StoredBlob) -> SpooledBlob:
+        """The blob of this row, whose file may be there already."""
+        name = BlobName(stored.plan, stored.blob)
         path = self._path(name)
         path.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
-        blob = self._blobs[name] = SpooledBlob(path, origin, total_bytes)
-        self.reserved_bytes += blob.reserved_bytes
-        self._put(name, blob)
-        self._pool.take(path)
-        return blob
+        return self._blobs.get(name) or self._hold(name, self._found(path, stored))
 
-    def _put(self, name: BlobName, blob: SpooledBlob) -> None:
-        self._store.put_blob(StoredBlob(name.plan, name.blob, blob.origin, blob.total_bytes, blob.remembered_bytes))
+    def _hold(self, name: BlobName, blob: SpooledBlob) -> SpooledBlob:
+        self._blobs[name] = blob
+        self.reserved_bytes += blob.reserved_bytes
+        return blob
 
     def _found(self, path: Path, stored: StoredBlob) -> SpooledBlob:
         """A blob of before the start; a file that was shortened meanwhile counts as far as it goes."""
@@ -309,6 +363,10 @@ def _write_at(path: Path, offset: int, pieces: Sequence[memoryview]) -> None:
         raise RunError(Reason.QUOTA, "spool: the disk refuses more bytes") from None
     finally:
         os.close(descriptor)
+
+
+def _stored(name: BlobName, blob: SpooledBlob) -> StoredBlob:
+    return StoredBlob(name.plan, name.blob, blob.origin, blob.total_bytes, blob.shared, blob.remembered_bytes)
 
 
 def _unknown() -> RunError:

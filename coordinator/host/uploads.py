@@ -11,7 +11,7 @@ import asyncio
 from collections.abc import AsyncIterator
 
 from coordinator.host.limits import Limits
-from coordinator.host.spool import BlobName, Spool
+from coordinator.host.spool import BlobName, Spool, SpooledBlob
 from protos.chunks import PutChunk
 from trusted.errors import Reason, RunError
 
@@ -96,6 +96,7 @@ class Window:
     """What an upload has sent and the disk does not hold yet, at most ``limits.upload_window_bytes`` and once more."""
 
     def __init__(self, spool: Spool, name: BlobName, offset: int, limits: Limits) -> None:
+        self.blob: SpooledBlob | None = None  # once something was written: another replica may have completed it
         self._spool = spool
         self._name = name
         self._offset = offset
@@ -137,7 +138,7 @@ class Window:
                 pieces, self._pieces, self._size = self._pieces, [], 0
                 self._room.set()
                 size = sum(map(len, pieces))
-                await self._spool.upload(self._name, self._offset, pieces)
+                self.blob = await self._spool.upload(self._name, self._offset, pieces)
                 self._offset += size
         finally:
             self._pieces, self._size = [], 0  # after a refusal nothing more is taken

@@ -23,8 +23,9 @@ from typing import Any
 import pytest
 
 from coordinator.door import Address
-from coordinator.enclave.__main__ import Door, serve
+from coordinator.enclave.__main__ import note, serve
 from coordinator.enclave.aggregator import Aggregator
+from coordinator.enclave.doors import Doors
 from coordinator.host.config import HostConfig
 from coordinator.host.limits import Limits
 from softtee.chip import Chip, SoftwareRoot
@@ -136,9 +137,9 @@ class Coordinator:
     @contextmanager
     def aggregator(self, world: World) -> Iterator[None]:
         """The enclave's own shell in a thread, its clock at ``world.now``."""
-        door = Door(Address.parse(self._host.ready.door), world.plan.digest)
-        aggregator = Aggregator(world.federation, world.identity("aggregator"), door.store)
-        shell = partial(serve, door, aggregator, clock=lambda: world.now)
+        doors = Doors([Address.parse(self._host.ready.door)], world.plan.digest, note)
+        aggregator = Aggregator(world.federation, world.identity("aggregator"), doors)
+        shell = partial(serve, doors, aggregator, clock=lambda: world.now)
         thread = threading.Thread(target=shell, name="aggregator", daemon=True)
         self._host.world = world  # whose members may give orders
         thread.start()

@@ -112,14 +112,14 @@ class Federation:
         door = self._door_of(self.folder.path / "proxy")
         log = self.folder.logs / "aggregator.log"
         around = Surroundings(self.folder.chip(AGGREGATOR), log, writable=(door.parent,))
-        return start_in_software(Role.AGGREGATOR, self.papers, {"door": f"unix:{door}"}, around)
+        return start_in_software(Role.AGGREGATOR, self.papers, {"doors": [f"unix:{door}"]}, around)
 
     def _start_worker(self, stack: ExitStack, name: str) -> Enclave:
         log = self.folder.logs / f"{name}.log"
         stage = stack.enter_context(Stage(self.folder.member(name)))
         initial = self.folder.initial_model if name == RECIPIENT else None
         files = SiteFiles(self.folder.member(name), self._data[name], self.folder.bundle, initial, log)
-        options = stage_site(stage, self.papers, files, Route(self.address, self.ca, ""))
+        options = stage_site(stage, self.papers, files, Route((self.address,), (self.ca,), ""))
         app_logs = Path(str(options["app_log"])).parent
         around = Surroundings(
             self.folder.chip(name), log, readable=staged_paths(options), writable=(app_logs,), network=True

@@ -73,3 +73,35 @@ def test_a_door_that_cannot_be_bound_is_named(planned: Consortium, cloister: Clo
     refused = cloister(*serve, "--listen", "127.0.0.1:0")
     assert (refused.code, refused.error["code"]) == (6, "RUN-707")
     assert "host.door: cannot bind" in refused.error["message"]
+
+
+@pytest.mark.parametrize(
+    ("options", "said"),
+    [
+        (["--database", "postgresql://u:hunter2@db/x"], "no password belongs here"),
+        (["--database", "postgresql://u@db/x"], "host.blobs: needed"),
+        (["--database", "sqlite:x"], "postgresql://"),
+        (["--database-password", "file"], "postgresql://"),
+        (["--blobs", "bucket"], "s3://bucket/prefix"),
+        (["--s3-region", "eu"], "s3://bucket/prefix"),
+    ],
+)
+def test_options_of_shared_stores_that_do_not_fit_are_told_without_the_password(
+    options: list[str], said: str, papers: list[object], cloister: Cloister, tmp_path: Path
+) -> None:
+    refused = cloister("coordinator", "serve", *papers[:2], "--state", tmp_path / "state", *options)
+    assert (refused.code, refused.error["code"]) == (1, "CLI-001")
+    assert said in refused.error["message"]
+    assert "hunter2" not in refused.stdout + refused.stderr
+
+
+def test_a_coordinator_whose_stores_are_away_says_which_and_does_not_start(
+    papers: list[object], cloister: Cloister, tmp_path: Path
+) -> None:
+    (tmp_path / "blobs").mkdir()
+    serve = ["coordinator", "serve", *papers[:2], "--state", tmp_path / "state", "--listen", "127.0.0.1:0"]
+    database = ["--database", "postgresql://u@127.0.0.1:1/x", "--blobs", f"folder:{tmp_path / 'blobs'}"]
+    for stores, said in ((database, "database: no answer"), (["--blobs", f"folder:{tmp_path / 'none'}"], "mounted")):
+        refused = cloister(*serve, *stores)
+        assert (refused.code, refused.error["code"]) == (6, "RUN-711")
+        assert said in refused.error["message"]

@@ -33,6 +33,8 @@ from coordinator.host.config import HostConfig
 from coordinator.host.limits import Limits
 from coordinator.host.server import Host, HostReady
 from softtee.chip import Chip, SoftwareRoot
+from tests.stores import postgres as postgres_server
+from tests.stores import s3 as s3_server
 from tests.world import NOW, World, envelope
 from trusted.documents import order as orders
 from trusted.documents.order import Action, Order, verify_order
@@ -58,8 +60,8 @@ def signed_order(world: World, action: Action = Action.START, **changes: Any) ->
 class DoorPeer:
     """The aggregator's end: both connections, as its shell opens them."""
 
-    def __init__(self, door: str, plan: bytes, *, with_data: bool = True) -> None:
-        self.plan, self.token = plan, token_bytes(16)
+    def __init__(self, door: str, plan: bytes, *, with_data: bool = True, token: bytes = b"") -> None:
+        self.plan, self.token = plan, token or token_bytes(16)
         self.address = Address.parse(door)
         self.control = DoorConnection(connect(self.address))
         self.control.register(Registration(plan, DoorRole.CONTROL, self.token))
@@ -199,3 +201,22 @@ def make_host(world: World, tmp_path: Path) -> Iterator[Callable[..., RunningHos
 def host(make_host: Callable[..., RunningHost]) -> RunningHost:
     """A host with the default limits."""
     return make_host()
+
+
+@pytest.fixture(scope="session")
+def postgres() -> Iterator[postgres_server.Server]:
+    """A real PostgreSQL server; a visible skip where none is installed."""
+    programs = postgres_server.installed()
+    if programs is None:
+        pytest.skip("no PostgreSQL server is installed: apt-get install postgresql")
+    with postgres_server.running(programs) as server:
+        yield server
+
+
+@pytest.fixture(scope="session")
+def s3(tmp_path_factory: pytest.TempPathFactory) -> Iterator[s3_server.Server]:
+    """A real server that speaks S3; a visible skip where it is not installed."""
+    if not s3_server.PROGRAM.exists():
+        pytest.skip("no S3 server is installed: make .venv/s3/.locked")
+    with s3_server.running(tmp_path_factory.mktemp("s3")) as server:
+        yield server

@@ -271,7 +271,7 @@ def test_whatever_a_host_does_the_worker_goes_on_and_says_one_line(
     def refreshed(*files: tuple[bytes, bytes]) -> tuple[str, dict[str, object]]:
         host.files = list(files)
         collateral = HostCollateral(
-            channel, str(tmp_path / "site"), roots, lambda event, **more: said.append((event, more))
+            lambda: channel, str(tmp_path / "site"), roots, lambda event, **more: said.append((event, more))
         )
         collateral.refresh()
         collateral.refresh()  # not again within the hour
@@ -291,7 +291,7 @@ def test_whatever_a_host_does_the_worker_goes_on_and_says_one_line(
 
 
 def test_without_a_folder_nobody_is_asked(evil: tuple[EvilHost, grpc.Channel], roots: tuple[TrustRoot, ...]) -> None:
-    HostCollateral(evil[1], "", roots, lambda *_, **__: pytest.fail("nothing to say")).refresh()
+    HostCollateral(lambda: evil[1], "", roots, lambda *_, **__: pytest.fail("nothing to say")).refresh()
 
 
 def test_intels_own_collateral_is_verified_and_every_change_of_it_is_refused(site: CollateralStore) -> None:

@@ -1,0 +1,84 @@
+"""Opens what a host's configuration names: its state and its spool, alone or shared. Trust zone: host; shell.
+
+The clients of PostgreSQL and S3 are extras: they are imported when a configuration asks for them, and not before.
+"""
+
+from __future__ import annotations
+
+from contextlib import AsyncExitStack
+from dataclasses import dataclass
+
+from coordinator.host.config import HostConfig
+from coordinator.host.objects import FolderObjects, ObjectStore
+from coordinator.host.places import BlobPlace, Database
+from coordinator.host.shared_spool import SharedSpool
+from coordinator.host.spool import Spool
+from coordinator.host.state import HostState
+from coordinator.host.state_sqlite import SqliteState
+from trusted.errors import Reason, RunError
+
+
+@dataclass(frozen=True, slots=True)
+class Storage:
+    """What a host stores in; ``spool`` is a :class:`SharedSpool` where blobs are shared."""
+
+    state: HostState
+    spool: Spool
+
+
+async def open_storage(config: HostConfig, stack: AsyncExitStack) -> Storage:
+    """Connect to everything that ``config`` names and take up what is there; ``stack`` closes it.
+
+    Raises:
+        RunError: STORE_AWAY: something does not answer, or an extra is not installed.
+    """
+    state = await open_state(config)
+    stack.push_async_callback(state.close)
+    folder = config.state / "blobs"
+    if config.blobs is None:
+        spool = Spool(folder, state, config.limits)
+    else:
+        objects = open_objects(config.blobs)
+        await objects.probe()
+        spool = SharedSpool(folder, state, config.limits, objects)
+    stack.push_async_callback(spool.close)
+    await spool.load()
+    return Storage(state, spool)
+
+
+async def open_state(config: HostConfig) -> HostState:
+    """The configured state: PostgreSQL, or SQLite in the state folder.
+
+    Raises:
+        RunError: STORE_AWAY, or UNSUPPORTED_VERSION.
+    """
+    if config.database is None:
+        return SqliteState(config.state / "host.sqlite")
+    return await _open_postgres(config.database)
+
+
+async def _open_postgres(database: Database) -> HostState:
+    try:
+        from coordinator.host.state_postgres import PostgresState
+    except ImportError:
+        raise _not_installed("postgres") from None
+    return await PostgresState.open(database)
+
+
+def open_objects(place: BlobPlace) -> ObjectStore:
+    """The configured store of complete blobs; nothing is sent yet.
+
+    Raises:
+        RunError: STORE_AWAY: its client is not installed; MISSING_FIELD: its credentials cannot be read.
+    """
+    if not place.is_s3:
+        return FolderObjects(place.folder)
+    try:
+        from coordinator.host.objects_s3 import S3Objects
+    except ImportError:
+        raise _not_installed("s3") from None
+    return S3Objects(place)
+
+
+def _not_installed(extra: str) -> RunError:
+    return RunError(Reason.STORE_AWAY, f"host: this needs an extra; install cloister[{extra}]")

@@ -1,0 +1,280 @@
+"""The aggregator's end of several doors: real hosts, of which any may be gone or lying."""
+
+from __future__ import annotations
+
+import queue
+import socket
+import threading
+import time
+from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
+from datetime import datetime
+from pathlib import Path
+from secrets import token_bytes
+from typing import Any
+
+import pytest
+
+from coordinator.door import Address, DoorKind, DoorMessage, encode_message
+from coordinator.enclave.__main__ import _addresses
+from coordinator.enclave.doors import MAX_DOORS, Doors, Link
+from coordinator.enclave.sessions import Sessions
+from coordinator.host.config import HostConfig
+from coordinator.host.limits import Limits
+from tests.host.conftest import NOW, PLAN, RunningHost
+from tests.host.test_blobs import wait_for
+from tests.world import World
+from trusted.errors import ProtocolError
+from worker.dialer import Dialer
+
+
+@pytest.fixture
+def two(world: World, tmp_path: Path) -> Iterator[list[RunningHost]]:
+    """Two hosts that share nothing: what each of them knows, it was told itself."""
+    hosts: list[RunningHost] = []
+    for number in range(2):
+        door, charter = Address.parse(f"tcp:127.0.0.1:{_free_port()}"), tmp_path / "charter"
+        limits = Limits(free_disk_bytes=1)
+        config = HostConfig(tmp_path / str(number), "localhost:0", door, charter, limits=limits)
+        hosts.append(RunningHost(config, world, lambda: NOW))
+    yield hosts
+    for host in hosts:
+        if host.thread.is_alive():
+            host.stop()
+
+
+def _free_port() -> int:
+    with socket.create_server(("127.0.0.1", 0)) as server:
+        return int(server.getsockname()[1])
+
+
+@pytest.fixture
+def doors(two: list[RunningHost]) -> Iterator[Doors]:
+    with Doors([host.config.door for host in two], PLAN, lambda event, **fields: None) as doors:
+        yield doors
+
+
+def arrivals(doors: Doors, enough: Callable[[], bool] = lambda: False) -> list[Any]:
+    """What comes until ``enough`` or for a second, as the shell would take it."""
+    found: list[tuple[Link, DoorMessage | None]] = []
+    until = time.monotonic() + (1.0 if not enough() else 0.0)
+    while time.monotonic() < until and not enough():
+        try:
+            found.append(doors.next(0.05))
+        except queue.Empty:
+            continue
+    return found
+
+
+def opened(doors: Doors, count: int = 2) -> None:
+    arrivals(doors, lambda: len(doors._links) == count)
+    assert len(doors._links) == count
+
+
+def events_of(host: RunningHost, count: int) -> list[str]:
+    client = host.client()
+    return [str(event.fields["event"]) for _, event in zip(range(count), client.watch(PLAN), strict=False)]
+
+
+def test_sessions_of_two_doors_that_number_alike_are_told_apart(two: list[RunningHost], doors: Doors) -> None:
+    opened(doors)
+    sessions = Sessions()
+    streams = [host.dialer().attach() for host in two]
+    seen = [(link, message) for link, message in arrivals(doors) if message is not None]
+    assert [message.kind for _, message in seen] == [DoorKind.ATTACHED] * 2
+    assert {message.channel for _, message in seen} == {1}
+    numbers = [sessions.attach(link, message.channel) for link, message in seen]
+    assert sorted(numbers) == [1, 2]
+    for number in numbers:
+        link, channel = sessions.place_of(number) or pytest.fail("no such session")
+        doors.send(link, DoorKind.FRAME, channel, str(link.address).encode())
+    assert [stream.receive(5) for stream in streams] == [str(host.config.door).encode() for host in two]
+
+
+def test_a_session_number_is_never_used_again_and_what_a_door_says_twice_changes_nothing() -> None:
+    sessions, here, there = Sessions(), object(), object()
+    assert [sessions.attach(link, 7) for link in (here, there, here)] == [1, 2, 1]  # type: ignore[arg-type]
+    assert sessions.detach(here, 7) == 1  # type: ignore[arg-type]
+    assert sessions.detach(here, 7) is None  # type: ignore[arg-type]
+    assert sessions.find(here, 7) is None  # type: ignore[arg-type]
+    assert sessions.place_of(1) is None
+    assert sessions.attach(here, 7) == 3  # type: ignore[arg-type]
+    assert sessions.drop(there) == (2,)  # type: ignore[arg-type]
+    assert sessions.drop(there) == ()  # type: ignore[arg-type]
+    assert len(sessions) == 1
+
+
+def test_a_blob_is_announced_everywhere_and_read_wherever_it_is(two: list[RunningHost], doors: Doors) -> None:
+    opened(doors)
+    data, blob = token_bytes(100_000), token_bytes(16)
+    doors.expect(blob, len(data))
+    for host in two:
+        wait_for(host.dialer(), blob)
+    two[1].dialer().put_blob(blob, data)
+    assert doors.read(blob, 10, 50) == data[10:60]
+    doors.discard(blob)
+    arrivals(doors)
+    assert doors.read(blob, 0, 1) == b""
+
+
+def test_what_is_written_again_through_another_door_after_the_answer_was_lost_stays_as_it_was_first(
+    two: list[RunningHost], doors: Doors
+) -> None:
+    opened(doors)
+    name = token_bytes(16)
+    for again in (b"first", b"again"):
+        doors.write(name, len(again), [again])
+    assert doors.read(name, 0, 5) == b"first"
+    with pytest.raises(ConnectionError):
+        doors.write(name, 6, [b"longer"])
+
+
+def test_a_job_that_is_done_comes_out_among_the_messages_from_whichever_thread_posts_it(doors: Doors) -> None:
+    done: list[datetime] = []
+    thread = threading.Thread(target=lambda: doors.post(done.append))
+    thread.start()
+    thread.join()
+    finish = next(item for item in arrivals(doors, lambda: False) if not isinstance(item, tuple))
+    finish(NOW)
+    assert done == [NOW]
+
+
+def test_many_threads_read_and_write_at_once(doors: Doors) -> None:
+    opened(doors)
+    blobs = {token_bytes(16): token_bytes(100_000) for _ in range(6)}
+
+    def there_and_back(name: bytes) -> bool:
+        doors.write(name, len(blobs[name]), [blobs[name]])
+        return bytes(doors.read(name, 0, len(blobs[name]))) == blobs[name]
+
+    with ThreadPoolExecutor(6) as pool:
+        assert all(pool.map(there_and_back, blobs))
+
+
+def test_events_go_on_through_the_next_door_and_what_was_acknowledged_is_not_told_again(
+    two: list[RunningHost], doors: Doors
+) -> None:
+    opened(doors)
+    speaker = next(host for host in two if host.config.door == doors._links[0].address)
+    other = two[1 - two.index(speaker)]
+    doors.tell(b'{"event":"first"}')
+    arrivals(doors, lambda: not doors.has_unheard_events)
+    assert not doors.has_unheard_events
+    assert events_of(speaker, 2) == ["aggregator-registered", "first"]
+    speaker.stop()
+    doors.tell(b'{"event":"second"}')  # perhaps into a socket that nobody reads any more
+    arrivals(doors, lambda: not doors.has_unheard_events)
+    doors.tell(b'{"event":"third"}')
+    arrivals(doors, lambda: not doors.has_unheard_events)
+    assert events_of(other, 3) == ["aggregator-registered", "second", "third"]
+
+
+def test_events_without_a_door_wait_for_one_and_the_store_says_that_there_is_none(two: list[RunningHost]) -> None:
+    lonely = Doors([host.config.door for host in two], PLAN, lambda event, **fields: None)
+    lonely.tell(b'{"event":"early"}')
+    for act in (
+        lambda: lonely.read(b"b" * 16, 0, 1),
+        lambda: lonely.write(b"b" * 16, 1, [b"x"]),
+        lambda: lonely.expect(b"b" * 16, 1),
+        lambda: lonely.discard(b"b" * 16),
+    ):
+        with pytest.raises(ConnectionError):
+            act()
+    with lonely as doors:
+        arrivals(doors, lambda: not doors.has_unheard_events)
+        speaker = next(host for host in two if host.config.door == doors._links[0].address)
+        assert events_of(speaker, 2) == ["aggregator-registered", "early"]
+
+
+def test_a_door_that_breaks_is_dialled_again_while_the_other_goes_on(two: list[RunningHost], doors: Doors) -> None:
+    opened(doors)
+    blob = token_bytes(16)
+    two[0].stop()
+    gone = [link for link, message in arrivals(doors, lambda: len(doors._links) == 1) if message is None]
+    assert [link.address for link in gone] == [two[0].config.door]
+    doors.write(blob, 3, [b"abc"])
+    with Dialer(two[1].target, two[1].ca, PLAN) as dialer:
+        assert b"".join(dialer.get_blob(blob)) == b"abc"
+    two[0].start()
+    until = time.monotonic() + 10
+    while len(doors._links) < 2 and time.monotonic() < until:
+        arrivals(doors, lambda: len(doors._links) == 2)
+    assert doors.read(blob, 0, 3) == b"abc"
+
+
+class LyingHost:
+    """Registers whoever comes, and says ``lies`` on control as soon as it has."""
+
+    def __init__(self, lies: bytes) -> None:
+        self.server = socket.create_server(("127.0.0.1", 0))
+        self.address = Address.parse(f"tcp:127.0.0.1:{self.server.getsockname()[1]}")
+        self.lies, self.kept = lies, list[socket.socket]()
+        self.thread = threading.Thread(target=self._serve, daemon=True)
+        self.thread.start()
+
+    def _serve(self) -> None:
+        for lies in (self.lies, b""):
+            sock, _ = self.server.accept()
+            self.kept.append(sock)
+            sock.recv(1000)
+            sock.sendall(encode_message(DoorKind.REGISTERED) + lies)
+
+    def close(self) -> None:
+        for sock in (*self.kept, self.server):
+            sock.close()
+
+
+def test_a_lying_door_makes_nothing_be_remembered_and_hides_no_session_of_the_other(two: list[RunningHost]) -> None:
+    names = b"".join(encode_message(DoorKind.ARRIVED, 0, token_bytes(16)) for _ in range(100))
+    numbers = b"".join(encode_message(DoorKind.RECORDED, number) for number in (0, 1, 2, (1 << 64) - 1))
+    nonsense = encode_message(DoorKind.STORED) + b"\xff" * 13  # what belongs elsewhere, then what is no message
+    liar = LyingHost(names + numbers + nonsense)
+    with Doors([liar.address, two[0].config.door], PLAN, lambda event, **fields: None) as doors:
+        stream = two[0].dialer()
+        until = time.monotonic() + 10
+        seen: list[tuple[Link, DoorMessage | None]] = []
+        while not any(message is None for _, message in seen) and time.monotonic() < until:
+            seen += arrivals(doors)
+        assert not doors._nearest
+        with stream.attach():
+            seen += arrivals(doors)
+        doors.tell(b'{"event":"told"}')
+        arrivals(doors, lambda: not doors.has_unheard_events)
+        assert events_of(two[0], 2) == ["aggregator-registered", "told"]
+    kinds = [message.kind if message else None for link, message in seen if link.address == two[0].config.door]
+    assert kinds.count(DoorKind.ATTACHED) == 1
+    assert None in [message for link, message in seen if link.address == liar.address]
+    liar.close()
+
+
+def test_a_door_that_never_stops_talking_stops_no_clock() -> None:
+    chatter = encode_message(DoorKind.ARRIVED, 0, token_bytes(16)) * 200_000
+    liar = LyingHost(chatter)
+    with Doors([liar.address], PLAN, lambda event, **fields: None) as doors:
+        arrivals(doors, lambda: len(doors._links) == 1)
+        until = time.monotonic() + 10
+        while doors._arrivals.qsize() < 100 and time.monotonic() < until:
+            time.sleep(0.01)
+        waiting = doors._arrivals.qsize()
+        with pytest.raises(queue.Empty):
+            doors.next(0.0)
+        assert 100 <= waiting <= doors._arrivals.qsize() + 1  # one was taken, though many wait that need no answer
+    liar.close()
+
+
+@pytest.mark.parametrize(
+    "said",
+    [
+        [],
+        ["unix:/a", "unix:/a"],
+        [f"unix:/{n}" for n in range(MAX_DOORS + 1)],
+        ["tcp:10.0.0.1:1"],
+        [7],
+        "unix:/a",
+        None,
+    ],
+)
+def test_doors_that_are_none_twice_too_many_or_elsewhere_are_refused(said: object) -> None:
+    with pytest.raises(ProtocolError):
+        _addresses({"doors": said})  # type: ignore[dict-item]
+    assert len(_addresses({"doors": ["unix:/a", "tcp:127.0.0.1:1"]})) == 2

@@ -1,0 +1,1 @@
+"""Real servers that the tests of shared stores start: PostgreSQL, and one that speaks S3."""
