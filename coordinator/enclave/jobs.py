@@ -19,6 +19,9 @@ class Jobs(Protocol):
     def submit(self, work: Callable[[], T], done: Callable[[T, datetime], None], now: datetime) -> None:
         """Do ``work``; then ``done`` with its value and the time, on the caller's thread."""
 
+    def submit_later(self, work: Callable[[], T], done: Callable[[T, datetime], None], now: datetime) -> None:
+        """The same, when there is time: ``work`` may not be needed any more by then, and finds that out itself."""
+
     def each_lane(self, work: Callable[[int, int], None]) -> None:
         """``work(lane, lanes)`` for every lane, side by side; returns when all are done, or raises what one raised."""
 
@@ -29,6 +32,10 @@ class Inline:
     def submit(self, work: Callable[[], T], done: Callable[[T, datetime], None], now: datetime) -> None:
         """Do it now."""
         done(work(), now)
+
+    def submit_later(self, work: Callable[[], T], done: Callable[[T, datetime], None], now: datetime) -> None:
+        """Now is late enough."""
+        self.submit(work, done, now)
 
     def each_lane(self, work: Callable[[int, int], None]) -> None:
         """One lane."""

@@ -218,7 +218,7 @@ class Run:
             was_read(fault, later)
             self.proceed(later)
 
-        self._jobs.submit(read, was_read_and_on, now)
+        self._jobs.submit_later(read, was_read_and_on, now)
 
     def _tell(self, member: str, number: int, fault: Reason | None) -> None:
         """Everybody, and the member itself, whether its update counts."""

@@ -7,7 +7,9 @@ from its start, until the door answers or the shell ends.
 from __future__ import annotations
 
 import os
+import queue
 import threading
+import time
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from datetime import datetime
@@ -20,8 +22,9 @@ T = TypeVar("T")
 Finish = Callable[[datetime], None]
 
 _MAX_LANES = 4
-_AT_ONCE = 2  # a second update is read while the first one's pieces travel
 _AGAIN_S = 1.0
+# Updates that arrive together are read once, by the fold; only who waits longer than this for others is read before.
+_LATER_S = 0.25
 
 
 class Workshop:
@@ -31,12 +34,18 @@ class Workshop:
         self._post = post
         self._closed = threading.Event()
         self._lanes = min(_MAX_LANES, os.cpu_count() or 1)
-        self._jobs = ThreadPoolExecutor(_AT_ONCE, thread_name_prefix="job")
+        self._jobs = ThreadPoolExecutor(1, thread_name_prefix="job")
         self._helpers = ThreadPoolExecutor(max(1, self._lanes - 1), thread_name_prefix="lane")
+        self._waiting: queue.SimpleQueue[tuple[float, Callable[[], None]]] = queue.SimpleQueue()
+        threading.Thread(target=self._do_later, name="later", daemon=True).start()
 
     def submit(self, work: Callable[[], T], done: Callable[[T, datetime], None], now: datetime) -> None:
         """Do ``work`` on a thread; ``done`` is posted. A bug in ``work`` is raised where posts are taken."""
         self._jobs.submit(self._do, work, done)
+
+    def submit_later(self, work: Callable[[], T], done: Callable[[T, datetime], None], now: datetime) -> None:
+        """Do ``work`` on another thread, one by one, each a moment after it was handed over."""
+        self._waiting.put((time.monotonic() + _LATER_S, partial(self._do, work, done)))
 
     def each_lane(self, work: Callable[[int, int], None]) -> None:
         """The caller's thread is the first lane."""
@@ -55,6 +64,13 @@ class Workshop:
         self._closed.set()
         for pool in (self._jobs, self._helpers):
             pool.shutdown(wait=False, cancel_futures=True)
+
+    def _do_later(self) -> None:
+        while True:
+            due, job = self._waiting.get()
+            if self._closed.wait(max(0.0, due - time.monotonic())):
+                return
+            job()
 
     def _do(self, work: Callable[[], T], done: Callable[[T, datetime], None]) -> None:
         while not self._closed.is_set():

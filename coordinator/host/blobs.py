@@ -6,8 +6,8 @@ messages with all others that are at the same place. A name is a capability: no 
 
 from __future__ import annotations
 
-import asyncio
-from collections.abc import AsyncIterator
+from collections.abc import AsyncGenerator, AsyncIterator
+from contextlib import aclosing
 from typing import Any
 
 import grpc
@@ -18,7 +18,8 @@ from coordinator.host.metrics import HostMetrics
 from coordinator.host.rpc import Context, Reception
 from coordinator.host.run_book import RunBook
 from coordinator.host.spool import BlobName, Spool, SpooledBlob
-from coordinator.host.uploads import Incoming, Turns, Window
+from coordinator.host.turns import Turn, Turns
+from coordinator.host.uploads import Window
 from protos.chunks import PutChunk, as_bytes, decode_put_chunk
 from protos.v1 import cloister_pb2
 from trusted.errors import Reason, RunError
@@ -33,7 +34,8 @@ class BlobsService:
         self._reception = reception
         self._metrics = metrics
         self._limits = limits
-        self._turns = Turns(limits)
+        self._uploads = Turns(limits.uploads, limits.stall_s)
+        self._downloads = Turns(limits.downloads, limits.stall_s)
         self._broadcast = Broadcast(spool)
 
     def handler(self) -> Any:
@@ -47,17 +49,19 @@ class BlobsService:
     async def Put(self, requests: AsyncIterator[PutChunk], context: Context) -> Any:
         """Take an upload from the offset that its first message names. Answers how far the blob now is."""
         async with self._reception.serve(context, "Blobs.Put"):
-            async with Incoming(requests, self._turns) as incoming:
-                first = await incoming.next()
+            async with self._uploads.turn() as turn:
+                first = await turn.move(anext(requests, None))
                 if first is None:
                     raise RunError(Reason.MALFORMED, "Put: the first message names the blob")
                 name = BlobName(first.plan, first.blob)
                 blob = await self._spool.locate(name)
-                blob = await self._take_in(name, first, incoming) or blob
+                blob = await self._take_in(name, first, requests, turn) or blob
             await self._spool.settle(name, blob)
             return _state_of(blob)
 
-    async def _take_in(self, name: BlobName, first: PutChunk, incoming: Incoming) -> SpooledBlob | None:
+    async def _take_in(
+        self, name: BlobName, first: PutChunk, requests: AsyncIterator[PutChunk], turn: Turn
+    ) -> SpooledBlob | None:
         window = Window(self._spool, name, first.offset, self._limits)
         received = 0
         chunk: PutChunk | None = first
@@ -65,7 +69,8 @@ class BlobsService:
             while chunk is not None:
                 await window.add(chunk.data)
                 received += len(chunk.data)
-                chunk = await incoming.next()
+                turn.used(len(chunk.data))
+                chunk = await turn.move(anext(requests, None))
         finally:
             try:
                 await window.close()  # what arrived stays, also when the stream was cut
@@ -84,12 +89,10 @@ class BlobsService:
             await self._spool.bring(name, blob, offset + 1)
             sent = 0
             try:
-                async for message, size in self._follow(blob, request):
-                    async with asyncio.timeout(self._limits.stall_s):
-                        await context.write(message)
-                    sent += size
-            except TimeoutError:
-                raise _stalled() from None
+                async with self._downloads.turn() as turn, aclosing(self._follow(blob, request, turn)) as messages:
+                    async for message, size in messages:
+                        await turn.move(context.write(message), size)
+                        sent += size
             finally:
                 await self._count(name, "out", sent)
 
@@ -101,7 +104,7 @@ class BlobsService:
             await self._spool.settle(name, blob)
             return _state_of(blob)
 
-    async def _follow(self, blob: SpooledBlob, request: Any) -> AsyncIterator[tuple[bytes, int]]:
+    async def _follow(self, blob: SpooledBlob, request: Any, turn: Turn) -> AsyncGenerator[tuple[bytes, int]]:
         """Messages from the offset to the end, each when it is there, with the size of their data.
 
         A reader that says how it wants them cut gets no part of a message before the whole is there.
@@ -112,6 +115,7 @@ class BlobsService:
         with blob.open() as file:
             while available > offset:
                 stretch = next_stretch(blob, offset, wanted, available)
+                await turn.take()  # before it is read: who waits holds nothing
                 yield await self._broadcast.message(file, stretch), stretch.size_bytes
                 offset += stretch.size_bytes
                 wanted = request.chunk_bytes or CHUNK_BYTES
@@ -129,7 +133,3 @@ def _name_of(message: Any) -> BlobName:
 
 def _state_of(blob: SpooledBlob) -> Any:
     return cloister_pb2.BlobState(received_bytes=blob.held_bytes, total_bytes=blob.total_bytes or 0)
-
-
-def _stalled() -> RunError:
-    return RunError(Reason.UNREACHABLE, "blob: the transfer stood still for too long; continue where it stopped")

@@ -1,95 +1,14 @@
-"""Taking uploads in: so many at a time, each with a bounded window, in fair turns. Trust zone: host.
+"""What an upload holds in memory: a bounded window. Trust zone: host.
 
-Rules: an upload holds a turn while its bytes flow, and gives it back when it stands still or has had its share, so that
-slow workers hold up nobody and a thousand of them hold no more memory than ``limits.uploads`` do. What has arrived is
-written at once; what arrives while that goes on is written next, together.
+What has arrived is written at once; what arrives while that goes on is written next, together.
 """
 
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator
 
 from coordinator.host.limits import Limits
 from coordinator.host.spool import BlobName, Spool, SpooledBlob
-from protos.chunks import PutChunk
-from trusted.errors import Reason, RunError
-
-_STANDS_STILL_S = 0.5
-_SHARE_BYTES = 8 << 20
-
-
-class Turns:
-    """At most ``limits.uploads`` streams are read from at any time; the others wait in the order they came."""
-
-    def __init__(self, limits: Limits) -> None:
-        self._free = asyncio.Semaphore(limits.uploads)
-        self.stall_s = limits.stall_s
-
-    async def take(self) -> None:
-        """Wait for a turn."""
-        await self._free.acquire()
-
-    def give_back(self) -> None:
-        """Let the next one have it."""
-        self._free.release()
-
-    @property
-    def wanted(self) -> bool:
-        """Whether somebody waits for a turn."""
-        return self._free.locked()
-
-
-class Incoming:
-    """The messages of one upload, each read in a turn. ``async with`` gives the turn back, whatever happens."""
-
-    def __init__(self, messages: AsyncIterator[PutChunk], turns: Turns) -> None:
-        self._messages = messages
-        self._turns = turns
-        self._holds = False
-        self._share = 0
-
-    async def __aenter__(self) -> Incoming:
-        return self
-
-    async def __aexit__(self, *_: object) -> None:
-        self._give_back()
-
-    async def next(self) -> PutChunk | None:
-        """The next message, None at the end.
-
-        Raises:
-            RunError: UNREACHABLE: nothing came for ``limits.stall_s``.
-        """
-        await self._take()
-        reading = asyncio.ensure_future(anext(self._messages, None))
-        try:
-            done, _ = await asyncio.wait({reading}, timeout=_STANDS_STILL_S)
-            if not done:
-                self._give_back()
-                done, _ = await asyncio.wait({reading}, timeout=self._turns.stall_s)
-            if not done:
-                raise RunError(
-                    Reason.UNREACHABLE, "blob: the upload stood still for too long; continue where it stopped"
-                )
-        finally:
-            if not reading.done():
-                reading.cancel()
-        message = reading.result()
-        self._share += len(message.data) if message is not None else 0
-        if self._share >= _SHARE_BYTES and self._turns.wanted:
-            self._give_back()
-        return message
-
-    async def _take(self) -> None:
-        if not self._holds:
-            await self._turns.take()
-            self._holds, self._share = True, 0
-
-    def _give_back(self) -> None:
-        if self._holds:
-            self._holds = False
-            self._turns.give_back()
 
 
 class Window:
