@@ -16,12 +16,19 @@ from collections.abc import Mapping, Sequence
 from types import FrameType
 from typing import Any
 
-from benchmarks import attestation, limits, rounds
+from benchmarks import attestation, limits, rounds, scale
 from benchmarks.command import Benchmark, BenchmarkError, Outcome
 from benchmarks.peers import command as peers
 
 _SCHEMA_VERSION = "1"
-BENCHMARKS: tuple[Benchmark, ...] = (attestation.BENCHMARK, limits.BENCHMARK, rounds.BENCHMARK, peers.BENCHMARK)
+BENCHMARKS: tuple[Benchmark, ...] = (
+    attestation.BENCHMARK,
+    limits.BENCHMARK,
+    rounds.BENCHMARK,
+    scale.CROWD,
+    scale.MEMORY,
+    peers.BENCHMARK,
+)
 
 
 def main(arguments: Sequence[str], benchmarks: Sequence[Benchmark] = BENCHMARKS) -> int:

@@ -7,8 +7,10 @@ for a model of its own are left out, because a thousand of each would be measure
 from __future__ import annotations
 
 import asyncio
+from collections.abc import Iterator
 from dataclasses import dataclass
 from datetime import UTC, datetime
+from itertools import chain, islice
 from typing import Any
 
 import grpc
@@ -19,7 +21,7 @@ from benchmarks.consortium import Consortium
 from benchmarks.worker_processes import Address
 from protos.chunks import as_bytes, decode_chunk, put_chunk_head
 from protos.v1 import cloister_pb2
-from trusted.blob import BlobHeader, BlobSealer, ContentKey, open_vector
+from trusted.blob import BlobHeader, BlobOpener, ContentKey, seal_vector
 from trusted.channel.federation import Federation
 from trusted.channel.session import Identity
 from trusted.channel.states import State
@@ -33,17 +35,17 @@ _OPTIONS = (
     ("grpc.max_send_message_length", 8 << 20),
     ("grpc.use_local_subchannel_pool", 1),  # a connection for each worker, as from as many machines
 )
-_MESSAGE_BYTES = 4 << 20
+_PIECES_A_MESSAGE = 4
 _AGAIN_S = 0.5
 
 
 @dataclass(frozen=True, slots=True)
 class Shared:
-    """What all workers of a process have together: one update, and room for one model."""
+    """What all workers of a process have together; ``room`` is float32 for one opened piece, which is then dropped."""
 
     initial: Vector
     update: Vector
-    model: Vector
+    room: Vector
 
 
 async def serve_crowd(
@@ -54,7 +56,8 @@ async def serve_crowd(
     Raises:
         RuntimeError: a worker's stream ended before its run did.
     """
-    shared = Shared(initial, update, np.empty_like(update))
+    room = np.empty(consortium.plan.document.exchange.model.piece_elements, dtype=np.float32)
+    shared = Shared(initial, update, room)
     workers = [_Worker(consortium, member, address, shared) for member in members]
     async with asyncio.TaskGroup() as group:
         for worker in workers:
@@ -129,31 +132,36 @@ class _Worker:
         return [self._session.session.send(message)]
 
     async def _download(self, channel: grpc.aio.Channel, task: Train) -> None:
-        header, chunks = task.model_header, []
+        """Open the model message by message: each holds whole pieces, because they are asked for so."""
+        header = task.model_header
         get = channel.unary_stream("/cloister.v1.Blobs/Get", cloister_pb2.GetRequest.SerializeToString, decode_chunk)
         name = cloister_pb2.BlobName(plan=self._plan, blob=task.model_blob)
         request = cloister_pb2.GetRequest(
-            name=name, first_bytes=header.prefix_bytes, chunk_bytes=4 * header.segment_bytes
+            name=name, first_bytes=header.prefix_bytes, chunk_bytes=_PIECES_A_MESSAGE * header.segment_bytes
         )
-        async for chunk in get(request):
-            chunks.append(chunk)
+        messages = aiter(get(request))
         verify_key = self._session.session.peer.verify_key
-        open_vector(chunks, self._shared.model, expected=header, key=task.model_key, verify_key=verify_key)
+        prefix = await anext(messages)
+        opener = BlobOpener.begin(prefix, expected=header, key=task.model_key, verify_key=verify_key)
+        pieces = header.pieces()
+        async for message in messages:
+            while len(message):
+                piece = next(pieces)
+                opener.open_into(piece, message[: piece.sealed_bytes], self._shared.room[: piece.elements])
+                message = message[piece.sealed_bytes :]
+        if next(pieces, None) is not None:
+            raise RuntimeError(f"{self._member}: the model ended early")
 
-    async def _upload(self, channel: grpc.aio.Channel, blob: bytes, messages: list[bytes]) -> None:
+    async def _upload(self, channel: grpc.aio.Channel, blob: bytes, messages: Iterator[bytes]) -> None:
         put = channel.stream_unary("/cloister.v1.Blobs/Put", as_bytes, cloister_pb2.BlobState.FromString)
         name = cloister_pb2.BlobName(plan=self._plan, blob=blob)
-        messages[0] = cloister_pb2.PutChunk(name=name).SerializeToString() + messages[0]
-        state = await put(iter(messages))
+        begin = cloister_pb2.PutChunk(name=name).SerializeToString()
+        state = await put(chain([begin], messages))
         if state.received_bytes != state.total_bytes:
             raise RuntimeError(f"{self._member}: the host took the upload and holds less than all of it")
 
-    def _seal(self, header: BlobHeader, vector: Vector, key: ContentKey) -> list[bytes]:
-        sealed = bytearray(header.sealed_bytes)
-        sealer, out = BlobSealer(header, key, self._identity.signing_key), memoryview(sealed)
-        out[: header.prefix_bytes] = sealer.prefix
-        for piece in header.pieces():
-            begin = header.prefix_bytes + piece.offset
-            sealer.seal_into(piece, vector, out[begin : begin + piece.sealed_bytes])
-        parts = (out[at : at + _MESSAGE_BYTES] for at in range(0, len(out), _MESSAGE_BYTES))
-        return [b"".join((put_chunk_head(len(part)), part)) for part in parts]
+    def _seal(self, header: BlobHeader, vector: Vector, key: ContentKey) -> Iterator[bytes]:
+        """The messages of an upload, each sealed when it is asked for, and not kept."""
+        parts = seal_vector(header, vector, key=key, signing_key=self._identity.signing_key)
+        while taken := [bytes(part) for part in islice(parts, _PIECES_A_MESSAGE)]:
+            yield b"".join((put_chunk_head(sum(map(len, taken))), *taken))

@@ -19,7 +19,7 @@ import threading
 import time
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, field
 from datetime import UTC, datetime
 from itertools import pairwise
 from pathlib import Path
@@ -80,7 +80,8 @@ def measure(spec: Deployment) -> dict[str, Any]:
         consortium = Consortium.of(SoftwareRoot.create(now=now), _terms(spec, initial), now)
         host, address = _start_host(stack, folder, consortium, tls=spec.tls)
         aggregator = _start_aggregator(stack, folder, spec, consortium)
-        update = np.full(spec.elements, 1e-3, dtype="<f4")
+        one = np.full(1, 1e-3, dtype="<f4")
+        update = np.broadcast_to(one, spec.elements) if spec.crowd else np.repeat(one, spec.elements)
         for place in range(spec.processes):
             members = list(consortium.keys)[place :: spec.processes]
 
@@ -95,7 +96,7 @@ def measure(spec: Deployment) -> dict[str, Any]:
         except BaseException:
             _show_logs(folder)
             raise
-        return {"spec": asdict(spec), **found, "peak_mb": dict(peaks), "sealed": not spec.plain}
+        return {"spec": asdict(spec), **found, **peaks.to_json(), "sealed": not spec.plain}
 
 
 def _show_logs(folder: Path) -> None:
@@ -197,22 +198,39 @@ def _end(process: subprocess.Popen[bytes]) -> None:
     process.wait(20)
 
 
+@dataclass(slots=True)
+class _Peaks:
+    """The highest resident memory of each process so far, in MB, and its highest number of open descriptors."""
+
+    memory_mb: dict[str, float] = field(default_factory=dict)
+    descriptors: dict[str, int] = field(default_factory=dict)
+
+    def see(self, name: str, pid: int) -> None:
+        """Look once; a process that is gone has no more peaks."""
+        try:
+            status = Path(f"/proc/{pid}/status").read_text()
+            open_now = len(os.listdir(f"/proc/{pid}/fd"))
+        except OSError:
+            return
+        self.descriptors[name] = max(self.descriptors.get(name, 0), open_now)
+        for line in status.splitlines():
+            if line.startswith("VmHWM:"):
+                self.memory_mb[name] = max(self.memory_mb.get(name, 0.0), int(line.split()[1]) * 1024 / 1e6)
+
+    def to_json(self) -> dict[str, Any]:
+        """For programs."""
+        return {"peak_mb": dict(self.memory_mb), "descriptors": dict(self.descriptors)}
+
+
 @contextmanager
-def _peaks(pids: dict[str, int]) -> Iterator[dict[str, float]]:
-    """The highest resident memory of each process so far, in MB, kept up to date."""
-    peaks: dict[str, float] = {}
-    over = threading.Event()
+def _peaks(pids: dict[str, int]) -> Iterator[_Peaks]:
+    """Kept up to date until it is left."""
+    peaks, over = _Peaks(), threading.Event()
 
     def watch() -> None:
         while not over.wait(_SAMPLE_S):
             for name, pid in pids.items():
-                try:
-                    status = Path(f"/proc/{pid}/status").read_text()
-                except OSError:
-                    continue
-                for line in status.splitlines():
-                    if line.startswith("VmHWM:"):
-                        peaks[name] = max(peaks.get(name, 0.0), int(line.split()[1]) * 1024 / 1e6)
+                peaks.see(name, pid)
 
     thread = threading.Thread(target=watch, daemon=True)
     thread.start()

@@ -33,8 +33,8 @@ def measure_rounds(spec: Deployment, repeats: int) -> dict[str, Any]:
     sealed: list[dict[str, Any]] = []
     plain: list[dict[str, Any]] = []
     for _ in range(repeats):
-        sealed.append(_deploy(spec))
-        plain.append(_deploy(replace(spec, plain=True)))
+        sealed.append(deploy(spec))
+        plain.append(deploy(replace(spec, plain=True)))
     rounds = [seconds for run in sealed for seconds in run["warm_rounds_s"]]
     copied = [seconds for run in plain for seconds in run["warm_rounds_s"]]
     round_s, copied_s = statistics.median(rounds), statistics.median(copied)
@@ -53,7 +53,12 @@ def measure_rounds(spec: Deployment, repeats: int) -> dict[str, Any]:
     }
 
 
-def _deploy(spec: Deployment) -> dict[str, Any]:
+def deploy(spec: Deployment) -> dict[str, Any]:
+    """One federation in a process of its own, to its end.
+
+    Raises:
+        BenchmarkError: it did not come to it.
+    """
     command = [sys.executable, "-m", "benchmarks.deployment", json.dumps(asdict(spec))]
     try:
         done = subprocess.run(command, stdout=subprocess.PIPE, check=True, timeout=_TIMEOUT_S)

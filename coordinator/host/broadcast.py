@@ -13,6 +13,7 @@ from protos.chunks import encode_chunk
 from trusted.errors import Reason, RunError
 
 _KEPT_BYTES = 32 << 20
+_MAX_STRETCH_BYTES = MAX_MESSAGE_BYTES + (32 << 10)  # four sealed pieces are a little more than 4 MiB
 
 
 @dataclass(frozen=True, slots=True)
@@ -57,4 +58,4 @@ class Broadcast:
 
 def next_stretch(blob: SpooledBlob, offset: int, wanted_bytes: int, available: int) -> Stretch:
     """What goes into the next message, of what is there."""
-    return Stretch(blob, offset, min(wanted_bytes, MAX_MESSAGE_BYTES, available - offset))
+    return Stretch(blob, offset, min(wanted_bytes, _MAX_STRETCH_BYTES, available - offset))
