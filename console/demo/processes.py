@@ -9,8 +9,9 @@ import json
 import signal
 import subprocess
 import sys
+import threading
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import ExitStack
+from contextlib import ExitStack, suppress
 from pathlib import Path
 
 from console import keyfiles
@@ -20,6 +21,7 @@ from console.joining import Route, SiteFiles, stage_site, staged_paths
 from console.ordering import Desk, Host
 from console.output import UserError
 from softtee.enclave import Enclave
+from trusted.errors import ProtocolError
 from trusted.evidence.boot import Role
 
 _HOST_START_S = 60.0
@@ -34,6 +36,8 @@ class Federation:
         self._stack = ExitStack()
         self.enclaves: dict[str, Enclave] = {}
         self.address = ""
+        self._lost: set[str] = set()
+        self._closing = False
 
     def __enter__(self) -> Federation:
         with self._stack as stack:
@@ -43,6 +47,7 @@ class Federation:
         return self
 
     def __exit__(self, *_: object) -> None:
+        self._closing = True
         self._stack.close()
 
     @property
@@ -62,9 +67,23 @@ class Federation:
 
     def start_run(self) -> None:
         """Order the run to start, signed by one of the members."""
+        self._order("start")
+        for name in SITES:
+            threading.Thread(target=self._stop_if_hopeless, args=(name,), daemon=True).start()
+
+    def _order(self, action: str) -> None:
         signer = keyfiles.load_signer(self._folder.site(SITES[1]) / keyfiles.SIGNING_KEY, None)
         with self.host.connect() as client:
-            Desk(self.papers.charter, self.papers.plan, client).order("start", signer)
+            Desk(self.papers.charter, self.papers.plan, client).order(action, signer)
+
+    def _stop_if_hopeless(self, name: str) -> None:
+        """Wait for a worker's end; when too few are left for any round, stop the run instead of waiting for ever."""
+        if self.enclaves[name].wait() == 0 or self._closing:
+            return
+        self._lost.add(name)
+        if len(SITES) - len(self._lost) == self.papers.plan.document.cohort.minimum - 1:
+            with suppress(ProtocolError):  # the host may be gone, too
+                self._order("stop")
 
     def wait_for_enclaves(self, timeout_s: float) -> None:
         """Let every enclave end by itself, once the run is over."""
