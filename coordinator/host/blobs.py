@@ -33,7 +33,7 @@ class BlobsService:
         self._reception = reception
         self._metrics = metrics
         self._limits = limits
-        self._turns = Turns(limits)
+        self._turns = Turns(limits, waited=metrics.upload_wait_seconds.inc)
         self._broadcast = Broadcast(spool)
 
     def handler(self) -> Any:

@@ -8,7 +8,8 @@ written at once; what arrives while that goes on is written next, together.
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Callable
+from time import monotonic
 
 from coordinator.host.limits import Limits
 from coordinator.host.spool import BlobName, Spool, SpooledBlob
@@ -22,13 +23,21 @@ _SHARE_BYTES = 8 << 20
 class Turns:
     """At most ``limits.uploads`` streams are read from at any time; the others wait in the order they came."""
 
-    def __init__(self, limits: Limits) -> None:
+    def __init__(self, limits: Limits, *, waited: Callable[[float], None] = lambda seconds: None) -> None:
         self._free = asyncio.Semaphore(limits.uploads)
+        self._waited = waited
         self.stall_s = limits.stall_s
 
     async def take(self) -> None:
-        """Wait for a turn."""
-        await self._free.acquire()
+        """Wait for a turn; ``waited`` is told how many seconds that took, where it took any."""
+        if not self._free.locked():
+            await self._free.acquire()
+            return
+        begun = monotonic()
+        try:
+            await self._free.acquire()
+        finally:
+            self._waited(monotonic() - begun)
 
     def give_back(self) -> None:
         """Let the next one have it."""
