@@ -1,7 +1,7 @@
 """Where the time of each round went, folded from a run's public events. Trust zone: a member's machine.
 
-The events are the aggregator's word, relayed by a host that may lie; what a worker says of itself may be a lie too. Good
-for finding what is slow, no evidence. Sizes follow from the plan, because a blob's size is fixed before it is sent.
+The events are the aggregator's word, relayed by a host that may lie; what a worker says of itself may be a lie too:
+good for finding what is slow, no evidence. An update's size follows from the plan, and is fixed before it is sent.
 """
 
 from __future__ import annotations
@@ -91,7 +91,7 @@ def split_rounds(events: Iterable[Mapping[str, Any]], plan: VerifiedPlan) -> lis
 def _after(split: RoundSplit, event: Mapping[str, Any], plan: VerifiedPlan) -> RoundSplit:
     match event["event"]:
         case "contribution" if event.get("outcome") == "counted":
-            return replace(split, bytes_up=split.bytes_up + _update_bytes(str(event.get("member")), plan))
+            return replace(split, bytes_up=split.bytes_up + _update_bytes(split.number, str(event.get("member")), plan))
         case "round-committed":
             return replace(split, outcome=Outcome.COMMITTED)
         case "round-abandoned":
@@ -107,7 +107,7 @@ def _sampled(event: Mapping[str, Any], plan: VerifiedPlan) -> int:
     return len(named) if isinstance(named, list) else plan.document.cohort.size
 
 
-def _update_bytes(member: str, plan: VerifiedPlan) -> int:
+def _update_bytes(number: int, member: str, plan: VerifiedPlan) -> int:
     if member not in plan.document.cohort.members:
         return 0
-    return Exchanged.of(plan).header(BlobKind.UPDATE, 1, member).sealed_bytes
+    return Exchanged.of(plan).header(BlobKind.UPDATE, number, member).sealed_bytes

@@ -104,8 +104,8 @@ def _totals(rounds: Sequence[RoundSplit], told: Sequence[RoundSplit], status: Ru
     seconds = sum(split.seconds or 0.0 for split in told)
     down, up = sum(split.bytes_down for split in rounds), sum(split.bytes_up for split in rounds)
     return [
-        f"In all: {committed} of {len(rounds)} opened round(s) committed, {seconds:.3g} s in {len(told)} told round(s), "
-        f"{_megabytes(down)} MB down, {_megabytes(up)} MB up.",
+        f"In all: {committed} of {len(rounds)} opened round(s) committed, {_megabytes(down)} MB down, "
+        f"{_megabytes(up)} MB up, {seconds:.3f} s in the {len(told)} round(s) that told their stages.",
         f"The host counted {_megabytes(status.bytes_in)} MB in and {_megabytes(status.bytes_out)} MB out, "
         "admissions, messages and the initial model included.",
     ]

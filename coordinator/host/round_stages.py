@@ -1,4 +1,4 @@
-"""The stages of a round as ``round-stages`` tells them (docs/protocol.md §11). Trust zone: host; the console reads it too.
+"""The stages of a round as ``round-stages`` tells them (docs/protocol.md §11). Trust zone: host, console.
 
 The aggregator's word by its own clock, and each worker's about itself: good for finding what is slow, no evidence. Only
 names on this list are taken, so that nobody fills the metrics of a host with labels of their own.
