@@ -15,10 +15,10 @@ _SHOWN = ("broadcast", *WORKER_STAGES, REST, "fold")
 _HEADINGS = ("round", "seconds", *_SHOWN, "longest", "MB down", "MB up", "MB/s")
 _UNTOLD = "-"
 _MEANING = (
-    "broadcast: the aggregator seals the model. download, train, seal, upload: at the slowest site, as the sites say. "
-    "rest: messages, waits and reading between them. fold: the updates become the next model.",
-    "longest: the stage that everybody else waited for, and its share of the round. MB: sealed bytes to all sites, and "
-    "of all updates that counted. This is the host's and the sites' word, and no evidence.",
+    "broadcast: the aggregator seals the model. fold: the updates become the next model.",
+    "download, train, seal, upload: at the slowest site, as the sites say. rest: messages, waits, reading between them.",
+    "longest: what everybody else waited for, with its share of the round. warm: without the first round.",
+    "MB: sealed, the model to all sites and every update that counted. The host's and the sites' word, no evidence.",
 )
 
 
