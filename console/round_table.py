@@ -16,7 +16,7 @@ _HEADINGS = ("round", "seconds", *_SHOWN, "longest", "MB down", "MB up", "MB/s")
 _UNTOLD = "-"
 _MEANING = (
     "broadcast: the aggregator seals the model. fold: the updates become the next model.",
-    "download, train, seal, upload: at the slowest site, as the sites say. rest: messages, waits, reading between them.",
+    "download, train, seal, upload: at the slowest site, as the sites say. rest: messages and waits between them.",
     "longest: what everybody else waited for, with its share of the round. warm: without the first round.",
     "MB: sealed, the model to all sites and every update that counted. The host's and the sites' word, no evidence.",
 )

@@ -25,4 +25,4 @@ def round_seconds(stages: Mapping[str, float]) -> float | None:
     """From the beginning of the round's sealing to its fold; None where a part of it is not told."""
     if not all(stage in stages for stage in AGGREGATOR_STAGES):
         return None
-    return sum(stages[stage] for stage in AGGREGATOR_STAGES)
+    return round(sum(stages[stage] for stage in AGGREGATOR_STAGES), 6)  # microseconds, as they are told

@@ -48,7 +48,7 @@ def test_the_stages_on_the_list_are_those_that_aggregators_tell(world: World) ->
     stages = Stages(world.now)
     for stage in AGGREGATOR_STAGES:
         stages.mark(stage, world.now)
-    stages.add_worker(read_stages({stage: 1.5 for stage in WORKER_STAGES}))
+    stages.add_worker(read_stages(dict.fromkeys(WORKER_STAGES, 1.5)))
     (split,) = split_rounds(told_events(stages=stages.to_json()), world.plan)
     assert tuple(split.stages) == STAGES
     assert set(stages.to_json()) == set(STAGES)

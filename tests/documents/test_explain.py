@@ -47,6 +47,8 @@ def test_an_encoding_is_told_with_its_size_and_its_error() -> None:
     assert "1/2 of that down" in text
     assert "The round's model is rounded to bfloat16: each number is off by at most 1/256 of itself" in text
     assert "An update is rounded to int8: each number is off by at most 1/254 of the largest in its block" in text
+    assert "(measured on Adam updates: 0.35 to 0.8 % of the whole)" in text
+    assert "The aggregator's own model, which is released, stays in float32." in text
     assert "nothing is rounded" not in text
     assert "An update is rounded" not in exchanging(model="bfloat16")
 

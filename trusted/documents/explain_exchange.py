@@ -23,15 +23,14 @@ def explain_exchange(exchange: Exchange, whole: Layout) -> Iterator[str]:
     if named:
         yield from _left_out(part, whole)
     yield _sizes(exchange, part, whole)
-    for what, encoding in (("The round's model", exchange.model), ("An update", exchange.update)):
-        if encoding is not Encoding.FLOAT32:
-            yield (
-                f"{what} is rounded to {encoding.name.lower()}: {_ERRORS[encoding]} "
-                f"(on Adam updates {_MEASURED[encoding]} of the whole, measured)."
-            )
+    if exchange.model is not Encoding.FLOAT32:
+        yield f"The round's model is rounded to {_name(exchange.model)}: {_ERRORS[exchange.model]}."
+    if exchange.update is not Encoding.FLOAT32:
+        measured = f"measured on Adam updates: {_MEASURED[exchange.update]} of the whole"
+        yield f"An update is rounded to {_name(exchange.update)}: {_ERRORS[exchange.update]} ({measured})."
     if (exchange.model, exchange.update) == (Encoding.FLOAT32, Encoding.FLOAT32):
         return
-    yield "The aggregator adds up in float32 and keeps its own model unrounded."
+    yield "The aggregator's own model, which is released, stays in float32."
     counters = [tensor.name for tensor in part.tensors if tensor.dtype is Dtype.INT64]
     if counters:
         yield f"Whole numbers are rounded in the same way: {_listed(counters)}."
@@ -49,8 +48,8 @@ def _left_out(part: Layout, whole: Layout) -> Iterator[str]:
 def _sizes(exchange: Exchange, part: Layout, whole: Layout) -> str:
     down, up = exchange.model.size_bytes(part.elements), exchange.update.size_bytes(part.elements)
     said = (
-        f"Each round {_size(down)} travel to each site ({exchange.model.name.lower()}) "
-        f"and {_size(up)} back ({exchange.update.name.lower()})"
+        f"Each round {_size(down)} travel to each site ({_name(exchange.model)}) "
+        f"and {_size(up)} back ({_name(exchange.update)})"
     )
     if part is whole and down == up == whole.size_bytes:
         return f"{said}: the whole model in full, and nothing is rounded."
@@ -62,6 +61,11 @@ def _ratio(whole: Layout, size_bytes: int) -> str:
     if size_bytes >= whole.size_bytes:
         return "no less"
     return f"1/{whole.size_bytes / size_bytes:.3g} of that"
+
+
+def _name(encoding: Encoding) -> str:
+    """As ``plan.exchange`` spells it."""
+    return encoding.name.lower()
 
 
 def _size(count: int) -> str:
