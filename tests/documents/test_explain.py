@@ -4,8 +4,10 @@ from __future__ import annotations
 
 from tests.documents import consortium as c
 from trusted.documents.explain import NO_HARDWARE, explain_charter, explain_plan, explain_site_policy
-from trusted.documents.layout import Dtype
+from trusted.documents.explain_exchange import explain_exchange
+from trusted.documents.layout import Dtype, Layout, TensorSpec
 from trusted.documents.site_policy import SitePolicy
+from trusted.documents.terms import Exchange
 from trusted.encoding import Encoding
 from trusted.wire import encode_json
 
@@ -51,6 +53,14 @@ def test_an_encoding_is_told_with_its_size_and_its_error() -> None:
     assert "The aggregator's own model, which is released, stays in float32." in text
     assert "nothing is rounded" not in text
     assert "An update is rounded" not in exchanging(model="bfloat16")
+
+
+def test_an_int8_update_as_large_as_float32_is_still_told_as_rounded() -> None:
+    layout = Layout((TensorSpec("w", Dtype.FLOAT32, (257,)),))
+    assert Encoding.INT8.size_bytes(257) == layout.size_bytes
+    told = "\n".join(explain_exchange(Exchange(update=Encoding.INT8), layout))
+    assert "nothing is rounded" not in told
+    assert "An update is rounded to int8" in told
 
 
 def test_an_encoding_that_makes_a_small_update_no_smaller_is_not_praised() -> None:

@@ -51,7 +51,7 @@ def _sizes(exchange: Exchange, part: Layout, whole: Layout) -> str:
         f"Each round {_size(down)} travel to each site ({_name(exchange.model)}) "
         f"and {_size(up)} back ({_name(exchange.update)})"
     )
-    if part is whole and down == up == whole.size_bytes:
+    if exchange == Exchange():
         return f"{said}: the whole model in full, and nothing is rounded."
     less = f"{_ratio(whole, down)} down, {_ratio(whole, up)} up"
     return f"{said}; the whole model in full takes {_size(whole.size_bytes)}: {less}."
