@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from enum import StrEnum
 from pathlib import Path
 from typing import Annotated
 
@@ -17,3 +18,18 @@ Key = Annotated[Path, typer.Option(help="Your signing-key.pem.", show_default=Fa
 CharterFile = Annotated[Path, typer.Option("--charter", help="The signed charter (DSSE).", show_default=False)]
 PlanFile = Annotated[Path, typer.Option("--plan", help="The signed plan (DSSE).", show_default=False)]
 ValidDays = Annotated[int, typer.Option(min=1, max=3650, help="Days from now until it expires.")]
+
+
+class ModelEncoding(StrEnum):
+    """How a plan may spell the round's model; the names of :mod:`trusted.encoding`, which is too slow to load here."""
+
+    FLOAT32 = "float32"
+    BFLOAT16 = "bfloat16"
+
+
+class UpdateEncoding(StrEnum):
+    """How a plan may spell updates."""
+
+    FLOAT32 = "float32"
+    BFLOAT16 = "bfloat16"
+    INT8 = "int8"

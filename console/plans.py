@@ -11,6 +11,7 @@ from tempfile import TemporaryDirectory
 from typing import Any
 
 from console.documents import present
+from console.exchanging import IN_FULL, Travel
 from console.files import read_bounded
 from console.initial_model import read_initial_model
 from console.output import UserError
@@ -25,12 +26,13 @@ _METRIC_DIGITS = 3
 
 @dataclass(frozen=True, slots=True)
 class Training:
-    """What is trained: app bundle, its configuration (``key=value``), initial model and, perhaps, a layout file."""
+    """What is trained: app bundle, its configuration (``key=value``), initial model, perhaps a layout, what travels."""
 
     bundle: bytes
     config: Sequence[str]
     initial_model: Path
     layout: Path | None
+    travel: Travel = IN_FULL
 
 
 @dataclass(frozen=True, slots=True)
@@ -110,6 +112,7 @@ def make_plan(charter: VerifiedCharter, training: Training, sites: Sites, terms:
         "dataset": {"min_rows": sites.min_rows, "columns": list(sites.columns)},
         "metrics": [_metric(text) for text in sites.metrics],
         "release": {"recipients": list(sites.recipients)},
+        "exchange": training.travel.to_json(initial.layout),
     }
     plan = Plan.from_json(document)
     check_against(plan, charter)

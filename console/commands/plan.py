@@ -7,7 +7,17 @@ from typing import Annotated
 
 import typer
 
-from console.options import CharterFile, Force, Key, PassphraseFd, PassphraseFile, ValidDays, Yes
+from console.options import (
+    CharterFile,
+    Force,
+    Key,
+    ModelEncoding,
+    PassphraseFd,
+    PassphraseFile,
+    UpdateEncoding,
+    ValidDays,
+    Yes,
+)
 from console.output import JsonOption, reporting
 
 app = typer.Typer(no_args_is_help=True, help="Make, show, sign and verify a training plan.")
@@ -35,6 +45,11 @@ def new(  # one parameter for each field of the document
     minimum: Annotated[int | None, typer.Option(min=2, help="Never fold fewer. Default: the least allowed.")] = None,
     size: Annotated[int | None, typer.Option(min=2, help="Members sampled each round. Default: all.")] = None,
     layout: Annotated[Path | None, typer.Option(help="JSON list that fixes the order of the tensors.")] = None,
+    model_encoding: Annotated[ModelEncoding, typer.Option(help="How the model travels.")] = ModelEncoding.FLOAT32,
+    update_encoding: Annotated[UpdateEncoding, typer.Option(help="How updates travel.")] = UpdateEncoding.FLOAT32,
+    exchange_tensor: Annotated[
+        Texts, typer.Option(help="A tensor to train and exchange, or a pattern like 'lora_*'; repeat. Default: all.")
+    ] = [],  # noqa: B006
     config: Annotated[Texts, typer.Option(help="key=value for the app's run config; repeat.")] = [],  # noqa: B006
     metric: Annotated[Texts, typer.Option(help="name[:min_sites[:digits]] that may leave; repeat.")] = [],  # noqa: B006
     min_rows: Annotated[int, typer.Option(min=1, help="Rows that each site must have.")] = 1,
@@ -51,6 +66,7 @@ def new(  # one parameter for each field of the document
     with reporting(json_output) as report:
         from console import plans
         from console.documents import load_charter, write_unsigned
+        from console.exchanging import Travel
         from console.files import refuse_existing, write_file
         from trusted.documents.explain import explain_plan
         from trusted.documents.plan import PAYLOAD_TYPE
@@ -59,7 +75,8 @@ def new(  # one parameter for each field of the document
         refuse_existing(out, bundle_path, force=force)
         rules = load_charter(charter)
         bundle = plans.read_bundle(app_path)
-        training = plans.Training(bundle, config, initial_model, layout)
+        travel = Travel(model_encoding.value, update_encoding.value, exchange_tensor)
+        training = plans.Training(bundle, config, initial_model, layout, travel)
         sites = plans.Sites(member, minimum, size, min_rows, column, metric, recipient)
         timing = plans.Timing(round_s, lease_s, reattest_s, valid_days)
         terms = plans.Terms(name, purpose, rounds, max_weight, no_privacy_because, timing)
@@ -80,6 +97,7 @@ def show(file: File, charter: CharterFile, json_output: JsonOption = False) -> N
     """Show a plan and who has signed it; nothing is verified but the charter and the signatures that are there."""
     with reporting(json_output) as report:
         from console.documents import load_charter, read_envelope, show_signers
+        from console.exchanging import describe
         from trusted.documents.dsse import signers
         from trusted.documents.plan import PAYLOAD_TYPE, Plan
 
@@ -95,6 +113,7 @@ def show(file: File, charter: CharterFile, json_output: JsonOption = False) -> N
                 ("valid", f"{validity['not_before']} to {validity['not_after']}"),
                 ("app", plan.app.bundle_sha256.hex()),
                 ("model", f"{plan.layout.elements} numbers in {len(plan.layout.tensors)} tensors"),
+                ("exchanged", describe(plan.exchange)),
                 ("rounds", str(plan.rounds)),
                 ("cohort", f"{', '.join(plan.cohort.members)}; at least {plan.cohort.minimum}"),
                 ("recipients", ", ".join(plan.recipients)),

@@ -108,6 +108,30 @@ def watch(
             ordering.say_status(report, final)
 
 
+@app.command(
+    epilog="Example: cloister run report --charter charter.dsse.json --plan plan.dsse.json "
+    "--coordinator coordinator.example:8443 --ca ca.pem"
+)
+def report(
+    charter: CharterFile,
+    plan: PlanFile,
+    coordinator: Coordinator,
+    ca: Ca = None,
+    proxy: Proxy = "",
+    json_output: JsonOption = False,
+) -> None:
+    """Show where the time of each round went: stages, who waited for what, bytes, throughput; medians below."""
+    with reporting(json_output) as told:
+        from console import ordering
+        from console.round_report import split_rounds
+        from console.round_table import show_rounds
+
+        with ordering.desk(charter, plan, ordering.Host(coordinator, ca, proxy)) as desk:
+            status = desk.status()
+            events = (event.fields for event in desk.client.recorded(desk.plan.digest))
+            show_rounds(told, split_rounds(events, desk.plan), status)
+
+
 @app.command("list", epilog="Example: cloister run list --coordinator coordinator.example:8443 --ca ca.pem")
 def list_runs(coordinator: Coordinator, ca: Ca = None, proxy: Proxy = "", json_output: JsonOption = False) -> None:
     """List every run that a host knows."""

@@ -34,7 +34,7 @@ class BlobsService:
         self._reception = reception
         self._metrics = metrics
         self._limits = limits
-        self._uploads = Turns(limits.uploads, limits.stall_s)
+        self._uploads = Turns(limits.uploads, limits.stall_s, waited=metrics.upload_wait_seconds.inc)
         self._downloads = Turns(limits.downloads, limits.stall_s)
         self._broadcast = Broadcast(spool)
 

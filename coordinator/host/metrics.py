@@ -5,6 +5,7 @@ Labels stay few and public: never a member's norm, loss or metric; a plan shows 
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from pathlib import Path
 from threading import Thread
 from wsgiref.simple_server import WSGIServer
@@ -13,9 +14,11 @@ from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, Info
 
 from coordinator.host.collateral import CollateralDates
 from coordinator.host.events import PublicEvent
+from coordinator.host.round_stages import round_seconds, told_stages
 
 VERSION = "0.1.0"
-_ROUND_SECONDS = (1, 2, 5, 10, 30, 60, 120, 300, 600, 1800, 3600)
+_STAGE_SECONDS = (0.001, 0.005, 0.02, 0.1, 0.5, 1, 2, 5, 10, 30, 60, 300, 1800)
+_ROUND_SECONDS = (0.1, 0.5, 1, 2, 5, 10, 30, 60, 120, 300, 600, 1800, 3600)
 _PARTICIPANTS = {"counted": "included", "refused": "rejected", "failed": "failed", "gone": "dropped", "lost": "lost"}
 
 
@@ -31,6 +34,9 @@ class HostMetrics:
         self.payload_bytes = Counter(
             "cloister_payload_bytes", "Bytes carried.", ["direction", "kind"], registry=registry
         )
+        self.upload_wait_seconds = Counter(
+            "cloister_upload_wait_seconds", "Seconds that uploads waited for their turn.", registry=registry
+        )
         self.rpc_seconds = Histogram(
             "cloister_rpc_duration_seconds", "Length of calls.", ["method", "code"], registry=registry
         )
@@ -41,6 +47,13 @@ class HostMetrics:
         self._round = Gauge("cloister_run_round", "Newest round.", ["plan"], registry=registry)
         self._round_seconds = Histogram(
             "cloister_round_duration_seconds", "Length of rounds.", registry=registry, buckets=_ROUND_SECONDS
+        )
+        self._stage_seconds = Histogram(
+            "cloister_round_stage_seconds",
+            "Length of each stage of a round, as the aggregator and its workers tell it.",
+            ["stage"],
+            registry=registry,
+            buckets=_STAGE_SECONDS,
         )
         self._participants = Counter(
             "cloister_round_participants", "Contributions by what became of them.", ["outcome"], registry=registry
@@ -70,8 +83,15 @@ class HostMetrics:
                 self._updates_rejected.labels(reason).inc()
         if event.name == "round-opened" and "round" in fields:
             self._round.labels(fields["plan"][:12]).set(fields["round"])
-        if event.name == "round-committed" and "seconds" in fields:
-            self._round_seconds.observe(fields["seconds"])
+        if event.name == "round-stages":
+            self._observe_stages(told_stages(fields))
+
+    def _observe_stages(self, stages: Mapping[str, float]) -> None:
+        for stage, seconds in stages.items():
+            self._stage_seconds.labels(stage).observe(seconds)
+        whole = round_seconds(stages)
+        if whole is not None:
+            self._round_seconds.observe(whole)
 
 
 def serve_metrics(metrics: HostMetrics, port: int) -> tuple[WSGIServer, Thread]:

@@ -7,7 +7,8 @@ workers hold up nobody, and a thousand workers take no more memory than ``places
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Awaitable
+from collections.abc import Awaitable, Callable
+from time import monotonic
 from typing import TypeVar
 
 from trusted.errors import Reason, RunError
@@ -19,23 +20,46 @@ _SHARE_BYTES = 8 << 20
 
 
 class Turns:
-    """At most ``places`` streams move at any time; the others are served in the order they came."""
+    """At most ``places`` streams move at any time; the others are served in the order they came.
 
-    def __init__(self, places: int, stall_s: float) -> None:
+    ``waited`` is told how many seconds a stream waited for its turn, where it waited at all.
+    """
+
+    def __init__(self, places: int, stall_s: float, *, waited: Callable[[float], None] = lambda seconds: None) -> None:
         self._free = asyncio.Semaphore(places)
-        self._stall_s = stall_s
+        self._waited = waited
+        self.stall_s = stall_s
 
     def turn(self) -> Turn:
         """For one more stream."""
-        return Turn(self._free, self._stall_s)
+        return Turn(self)
+
+    async def take(self) -> None:
+        """Wait for a place."""
+        if not self._free.locked():
+            await self._free.acquire()
+            return
+        begun = monotonic()
+        try:
+            await self._free.acquire()
+        finally:
+            self._waited(monotonic() - begun)
+
+    def give_back(self) -> None:
+        """Let the next one have it."""
+        self._free.release()
+
+    @property
+    def wanted(self) -> bool:
+        """Whether all places are taken."""
+        return self._free.locked()
 
 
 class Turn:
     """One stream's turn. ``async with`` gives it back, whatever happens."""
 
-    def __init__(self, free: asyncio.Semaphore, stall_s: float) -> None:
-        self._free = free
-        self._stall_s = stall_s
+    def __init__(self, turns: Turns) -> None:
+        self._turns = turns
         self._holds = False
         self._share = 0
 
@@ -48,7 +72,7 @@ class Turn:
     async def take(self) -> None:
         """Wait for the turn, unless the stream has it."""
         if not self._holds:
-            await self._free.acquire()
+            await self._turns.take()
             self._holds, self._share = True, 0
 
     async def move(self, transfer: Awaitable[T], size_bytes: int = 0) -> T:
@@ -60,10 +84,10 @@ class Turn:
         await self.take()
         moving = asyncio.ensure_future(transfer)
         try:
-            done, _ = await asyncio.wait({moving}, timeout=min(_STANDS_STILL_S, self._stall_s))
+            done, _ = await asyncio.wait({moving}, timeout=min(_STANDS_STILL_S, self._turns.stall_s))
             if not done:
                 self._give_back()
-                done, _ = await asyncio.wait({moving}, timeout=self._stall_s)
+                done, _ = await asyncio.wait({moving}, timeout=self._turns.stall_s)
             if not done:
                 raise RunError(
                     Reason.UNREACHABLE, "blob: the transfer stood still for too long; continue where it stopped"
@@ -77,10 +101,10 @@ class Turn:
     def used(self, size_bytes: int) -> None:
         """So much was moved: whoever has had its share lets the next one in."""
         self._share += size_bytes
-        if self._share >= _SHARE_BYTES and self._free.locked():
+        if self._share >= _SHARE_BYTES and self._turns.wanted:
             self._give_back()
 
     def _give_back(self) -> None:
         if self._holds:
             self._holds = False
-            self._free.release()
+            self._turns.give_back()

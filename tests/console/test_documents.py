@@ -16,12 +16,15 @@ from console.documents import load_charter, load_plan
 from console.initial_model import read_initial_model
 from console.keyfiles import Passphrase, load_sealing_key, load_signer
 from console.members import read_member_file
+from console.options import ModelEncoding, UpdateEncoding
 from console.output import UserError
 from softtee.chip import SoftwareRoot
 from tests.console.conftest import MEMBERS, Cloister, Consortium
 from trusted.documents.credential import verify_credential
 from trusted.documents.dsse import raw_public_key
-from trusted.errors import DocumentError
+from trusted.documents.terms import Exchange
+from trusted.encoding import Encoding
+from trusted.errors import DocumentError, WireError
 from trusted.hpke import seal
 from worker.bundle import bundle_digest
 
@@ -268,6 +271,48 @@ def test_a_pickle_is_not_read(chartered: Consortium, cloister: Cloister) -> None
     (chartered / "model.safetensors").write_bytes(b"\x80\x04}.")
     refused = cloister("plan", "new", *chartered.plan_options, "--out", chartered / "p.json")
     assert "not a safetensors file" in refused.error["message"]
+
+
+def test_what_travels_is_named_by_tensor_and_by_pattern(chartered: Consortium, cloister: Cloister) -> None:
+    new = ["plan", "new", *chartered.plan_options, "--force", "--out", chartered / "p.json"]
+    assert "exchange" not in cloister(*new).data["plan"]
+    encodings = ["--model-encoding", "bfloat16", "--update-encoding", "int8"]
+    assert cloister(*new, *encodings).data["plan"]["exchange"] == {
+        "model": "bfloat16",
+        "update": "int8",
+        "tensors": [],
+    }
+    for asked, found in (
+        (["layer10.w"], ["layer10.w"]),
+        (["layer*"], ["layer2.w", "layer10.w"]),
+        (["n", "layer1?.w", "layer10.w"], ["layer10.w", "n"]),
+    ):
+        options = [option for name in asked for option in ("--exchange-tensor", name)]
+        assert cloister(*new, *options).data["plan"]["exchange"]["tensors"] == found
+    assert "exchange" not in cloister(*new, "--exchange-tensor", "*").data["plan"]
+
+
+@pytest.mark.parametrize("name", ["lora_*", "layer3.w", "Layer2.w", ""])
+def test_a_tensor_that_the_model_lacks_is_refused_with_those_it_has(
+    chartered: Consortium, cloister: Cloister, name: str
+) -> None:
+    options = ["--exchange-tensor", "n", "--exchange-tensor", name, "--out", chartered / "p.json"]
+    refused = cloister("plan", "new", *chartered.plan_options, *options)
+    assert (refused.code, refused.error["code"]) == (1, "CLI-001")
+    assert f"--exchange-tensor {name}:" in refused.error["message"]
+    assert all(known in refused.error["hint"] for known in ("layer2.w", "layer10.w", "n"))
+    assert not (chartered / "p.json").exists()
+
+
+def test_the_encodings_that_can_be_asked_for_are_those_that_plans_have() -> None:
+    assert [encoding.value for encoding in UpdateEncoding] == [encoding.name.lower() for encoding in Encoding]
+    for spelled in UpdateEncoding:
+        exchange = {"model": spelled.value, "update": "float32", "tensors": []}
+        if spelled in list(ModelEncoding):
+            assert Exchange.read(exchange).to_json() == exchange
+        else:
+            with pytest.raises(WireError, match=r"plan\.exchange\.model"):
+                Exchange.read(exchange)
 
 
 @pytest.mark.parametrize(

@@ -94,6 +94,18 @@ def test_a_lost_worker_costs_its_own_contribution_and_the_run_finishes(story: St
     assert "this site's update" not in story.workers[LOST].said
 
 
+def test_the_report_tells_where_the_time_of_each_round_went(story: Story) -> None:
+    data = cloister("run", "report", *story.consortium.papers("main"), *story.consortium.host).data
+    assert [(split["round"], split["outcome"]) for split in data["rounds"]] == [
+        (number, "committed") for number in range(1, ROUNDS + 1)
+    ]
+    for split in data["rounds"]:
+        assert split["stages"]["train.max"] > 0
+        assert split["seconds"] >= split["stages"]["train.max"]
+    assert 0 < data["totals"]["bytes_up"] <= data["totals"]["host_bytes_in"]
+    assert data["medians"]["warm"]["seconds"] > 0
+
+
 def test_the_operator_of_a_killed_enclave_is_told(story: Story) -> None:
     assert story.workers[LOST].ended() == 1
     assert "ended by signal 9" in story.workers[LOST].said

@@ -274,6 +274,18 @@ def test_blob_altered_after_it_counted_is_excluded_from_the_fold(world):
     assert model is not None
 
 
+def test_a_round_that_folds_twice_tells_all_the_time_that_it_took(world):
+    net = manual(world)
+    for connection in (1, 2, 3):
+        net.contribute(connection, task(net, connection))
+    name = task(net, 1).upload
+    net.store.blobs[name] = net.store.blobs[name][:-40] + bytes(40)
+    net.pass_time(7)
+    net.contribute(4, task(net, 4))
+    (told,) = net.outcomes("round-stages")
+    assert told["metrics"]["collect"] == 7
+
+
 def test_a_lost_member_costs_its_own_contribution_only(world):
     net = manual(world)
     for connection in (1, 2, 3):

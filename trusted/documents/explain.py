@@ -14,6 +14,7 @@ from trusted.attestation.policies.knob import Knob, PlatformPolicy
 from trusted.attestation.policies.rules import ReferenceValue, Skip
 from trusted.attestation.roots import Assurance
 from trusted.documents.charter import Charter, Profile
+from trusted.documents.explain_exchange import explain_exchange
 from trusted.documents.plan import Plan
 from trusted.documents.schema import Validity, write_time
 from trusted.documents.site_policy import SitePolicy
@@ -130,6 +131,7 @@ def _plan(plan: Plan, charter: Charter) -> Iterator[str]:
     yield from (f"App setting {key} = {value!r}." for key, value in plan.app.config)
     yield f"Model: {len(plan.layout.tensors)} tensors, {plan.layout.elements} numbers."
     yield f"It starts as {plan.initial_sha256.hex()}."
+    yield from explain_exchange(plan.exchange, plan.layout)
     for member_id in plan.cohort.members:
         yield f"{charter.member(member_id).name} ({member_id}) trains on its own data, inside its own worker."
     yield f"Data: the columns {_listed(plan.dataset.columns)}; at least {plan.dataset.min_rows} row(s) at each site."
