@@ -80,7 +80,9 @@ def _to_bfloat16(vector: Vector) -> NDArray[np.uint16]:
 def _to_int8(vector: Vector, blocks: NDArray[np.void]) -> None:
     values = np.zeros((len(blocks), BLOCK), dtype=np.float32)
     values.reshape(-1)[: len(vector)] = vector
-    scale = np.minimum(np.abs(values).max(axis=1) / _LEVELS, _LARGEST_SCALE)  # rounded up, it would read as infinity
+    scale = np.abs(values).max(axis=1) / _LEVELS
+    # Of the largest float32 it is rounded up, and would read as infinity; what is infinite shall stay so.
+    np.minimum(scale, _LARGEST_SCALE, out=scale, where=np.isfinite(scale))
     # A block of zeros has no scale to divide by, and one below the range of float32 rounds to zeros.
     usable = scale > np.finfo(np.float32).tiny
     blocks["scale"] = np.where(usable, scale, 0)
