@@ -157,7 +157,7 @@ def test_updates_that_arrive_together_are_first_read_by_the_fold(world):
     assert net.counting.asked == []
     assert [site.receipts for site in net.sites.values()] == [[]] * 4
     net.let_run(-1)
-    assert {blob for blob in net.counting.asked} == set(uploads)
+    assert set(net.counting.asked) == set(uploads)
     assert len(net.outcomes("round-committed")) == 1
     assert [site.receipts for site in net.sites.values()] == [[None]] * 4
     net.let_all_run()  # what was to read them finds nothing left to say
