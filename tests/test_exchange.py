@@ -47,7 +47,7 @@ def test_a_part_is_its_tensors_in_the_layouts_order(names, expected):
 def test_the_whole_is_taken_without_a_copy_and_a_part_with_one():
     whole = vector()
     assert exchanged().taken_from(whole) is whole
-    assert not exchanged("a").taken_from(whole).base is whole
+    assert not np.shares_memory(exchanged("a").taken_from(whole), whole)
     assert not exchanged().is_partial
     assert exchanged("a").is_partial
 
