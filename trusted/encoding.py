@@ -22,6 +22,7 @@ _PIECE_ELEMENTS = 1 << 18
 _INT8_BLOCKS = 255
 _BLOCKS = np.dtype([("scale", "<f4"), ("values", "i1", BLOCK)])
 _LEVELS = 127
+_LARGEST_SCALE = np.nextafter(np.finfo(np.float32).max / _LEVELS, np.float32(0), dtype=np.float32)
 _NOT_FINITE = 0x7F80  # bfloat16 with every bit of the exponent set
 
 
@@ -80,6 +81,8 @@ def _to_int8(vector: Vector, blocks: NDArray[np.void]) -> None:
     values = np.zeros((len(blocks), BLOCK), dtype=np.float32)
     values.reshape(-1)[: len(vector)] = vector
     scale = np.abs(values).max(axis=1) / _LEVELS
+    # Of the largest float32 it is rounded up, and would read as infinity; what is infinite shall stay so.
+    np.minimum(scale, _LARGEST_SCALE, out=scale, where=np.isfinite(scale))
     # A block of zeros has no scale to divide by, and one below the range of float32 rounds to zeros.
     usable = scale > np.finfo(np.float32).tiny
     blocks["scale"] = np.where(usable, scale, 0)

@@ -29,6 +29,7 @@ from trusted.errors import BlobError, Reason, RunError
 MAX_BLOB_BYTES = 1 << 44
 _DISK_THREADS = 4
 _REMEMBER_BYTES = 64 << 20  # at most so much arrives twice after a crash
+_PIECES_A_WRITE = 1024  # IOV_MAX: the kernel refuses more at once
 Buffer = bytes | bytearray | memoryview
 
 
@@ -356,7 +357,7 @@ def _write_at(path: Path, offset: int, pieces: Sequence[memoryview]) -> None:
     descriptor = os.open(path, os.O_WRONLY | os.O_CREAT, 0o600)
     try:
         while pieces:
-            written = os.pwritev(descriptor, pieces, offset)
+            written = os.pwritev(descriptor, pieces[:_PIECES_A_WRITE], offset)
             offset += written
             pieces = _behind(pieces, written)
     except OSError:
