@@ -22,6 +22,7 @@ T = TypeVar("T")
 Finish = Callable[[datetime], None]
 
 _MAX_LANES = 4
+_AT_ONCE = 2  # one whose blob the host keeps back holds up no other
 _AGAIN_S = 1.0
 # Updates that arrive together are read once, by the fold; only who waits longer than this for others is read before.
 _LATER_S = 0.25
@@ -34,7 +35,7 @@ class Workshop:
         self._post = post
         self._closed = threading.Event()
         self._lanes = min(_MAX_LANES, os.cpu_count() or 1)
-        self._jobs = ThreadPoolExecutor(1, thread_name_prefix="job")
+        self._jobs = ThreadPoolExecutor(_AT_ONCE, thread_name_prefix="job")
         self._helpers = ThreadPoolExecutor(max(1, self._lanes - 1), thread_name_prefix="lane")
         self._waiting: queue.SimpleQueue[tuple[float, Callable[[], None]]] = queue.SimpleQueue()
         threading.Thread(target=self._do_later, name="later", daemon=True).start()

@@ -14,7 +14,8 @@ import pytest
 from coordinator.host.limits import Limits
 from coordinator.host.spool import BlobName, Spool
 from coordinator.host.state_sqlite import SqliteState
-from coordinator.host.uploads import Incoming, Turns, Window
+from coordinator.host.turns import Turns
+from coordinator.host.uploads import Window
 from protos.chunks import PutChunk
 from protos.v1 import cloister_pb2
 from tests.host.conftest import PLAN, RunningHost
@@ -39,16 +40,17 @@ async def silence() -> AsyncIterator[PutChunk]:
     yield chunk(1)
 
 
-async def take_all(incoming: Incoming) -> int:
+async def take_all(messages: AsyncIterator[PutChunk], turns: Turns) -> int:
     taken = 0
-    async with incoming:
-        while (message := await incoming.next()) is not None:
+    async with turns.turn() as turn:
+        while (message := await turn.move(anext(messages, None))) is not None:
             taken += len(message.data)
+            turn.used(len(message.data))
     return taken
 
 
 async def test_more_uploads_than_turns_all_finish_and_never_more_at_once() -> None:
-    turns, reading, most = Turns(Limits(uploads=3)), 0, 0
+    turns, reading, most = Turns(3, 120.0), 0, 0
 
     async def watched() -> AsyncIterator[PutChunk]:
         nonlocal reading, most
@@ -59,36 +61,36 @@ async def test_more_uploads_than_turns_all_finish_and_never_more_at_once() -> No
             reading -= 1
             yield chunk(MIB)
 
-    taken = await asyncio.wait_for(asyncio.gather(*(take_all(Incoming(watched(), turns)) for _ in range(12))), 20)
+    taken = await asyncio.wait_for(asyncio.gather(*(take_all(watched(), turns) for _ in range(12))), 20)
     assert taken == [20 * MIB] * 12
     assert most == 3
 
 
 async def test_an_upload_that_stands_still_gives_its_turn_back() -> None:
-    turns = Turns(Limits(uploads=1))
-    stalled = asyncio.create_task(take_all(Incoming(silence(), turns)))
+    turns = Turns(1, 120.0)
+    stalled = asyncio.create_task(take_all(silence(), turns))
     await asyncio.sleep(0)
     assert turns.wanted
-    assert await asyncio.wait_for(take_all(Incoming(messages(3), turns)), 5) == 3 * MIB
+    assert await asyncio.wait_for(take_all(messages(3), turns), 5) == 3 * MIB
     assert not stalled.done()
     stalled.cancel()
 
 
 async def test_an_upload_that_stands_still_for_too_long_is_ended_and_its_turn_is_free() -> None:
-    turns = Turns(Limits(uploads=1, stall_s=0.1))
+    turns = Turns(1, 0.1)
     with pytest.raises(ProtocolError) as caught:
-        await take_all(Incoming(silence(), turns))
+        await take_all(silence(), turns)
     assert caught.value.reason is Reason.UNREACHABLE
     assert not turns.wanted
-    assert await take_all(Incoming(messages(2), turns)) == 2 * MIB
+    assert await take_all(messages(2), turns) == 2 * MIB
 
 
 async def test_a_small_upload_does_not_wait_for_the_end_of_a_large_one() -> None:
-    turns = Turns(Limits(uploads=1))
+    turns = Turns(1, 120.0)
     ended: list[str] = []
 
     async def upload(name: str, count: int) -> None:
-        await take_all(Incoming(messages(count), turns))
+        await take_all(messages(count), turns)
         ended.append(name)
 
     await asyncio.wait_for(asyncio.gather(upload("large", 100), upload("small", 1), upload("middle", 10)), 20)
@@ -97,14 +99,14 @@ async def test_a_small_upload_does_not_wait_for_the_end_of_a_large_one() -> None
 
 @pytest.mark.parametrize("failure", [RuntimeError, asyncio.CancelledError])
 async def test_an_upload_that_breaks_leaves_its_turn(failure: type[BaseException]) -> None:
-    turns = Turns(Limits(uploads=1))
+    turns = Turns(1, 120.0)
 
     async def broken() -> AsyncIterator[PutChunk]:
         yield chunk(1)
         raise failure
 
     with pytest.raises(failure):
-        await take_all(Incoming(broken(), turns))
+        await take_all(broken(), turns)
     assert not turns.wanted
 
 
