@@ -37,8 +37,8 @@ class Stages:
     _workers: list[Mapping[str, float]] = field(default_factory=list)
 
     def mark(self, stage: str, now: datetime) -> None:
-        """``stage`` ends now; the next one begins."""
-        self._marks[stage] = (now - self.begun).total_seconds()
+        """``stage`` ends now; the next one begins. A fold that was done again counts twice."""
+        self._marks[stage] = self._marks.get(stage, 0.0) + (now - self.begun).total_seconds()
         self.begun = now
 
     def add_worker(self, seconds: Mapping[str, float]) -> None:
