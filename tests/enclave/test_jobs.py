@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import threading
 from collections.abc import Callable
-from datetime import datetime
+from datetime import datetime, timedelta
 from typing import Any
 
 import numpy as np
@@ -200,6 +200,41 @@ def test_many_bad_updates_cost_one_more_fold_and_not_one_each(five):
     assert len(net.outcomes("round-committed")) == 1
     told = [site.receipts[0] for site in net.sites.values()]
     assert told == [Reason.BLOB_OPEN, None, Reason.BLOB_OPEN, None, Reason.BLOB_OPEN]
+
+
+def test_the_stages_of_a_round_hold_the_time_of_every_fold(world):
+    net = collecting(world)
+    net.now += timedelta(seconds=5)
+    net.contribute_all()
+    net.damage(2)
+    for _ in range(2):
+        net.now += timedelta(seconds=3)
+        net.let_run(-1)
+    (told,) = net.outcomes("round-stages")
+    assert told["metrics"] == {"broadcast": 0.0, "collect": 5.0, "fold": 6.0}
+
+
+def test_what_workers_say_of_their_stages_is_told_as_mean_and_maximum(world):
+    net = collecting(world)
+    for connection, train in ((1, 1.0), (2, 2.0), (3, 6.0), (4, 7.0)):
+        seconds = {"download": 0.5, "train": train, "seal": 0.25, "upload": 0}
+        net.contribute_all(connection, seconds=seconds)
+    net.let_all_run()
+    told = net.outcomes("round-stages")[0]["metrics"]
+    assert (told["train.mean"], told["train.max"], told["seal.max"], told["upload.mean"]) == (4.0, 7.0, 0.25, 0.0)
+
+
+@pytest.mark.parametrize(
+    "seconds",
+    [{"download": 1}, {"download": 1, "train": -1, "seal": 1, "upload": 1}, dict.fromkeys("dtsu", 1), {}],
+    ids=["missing", "negative", "others", "none"],
+)
+def test_stages_of_another_form_end_the_session_that_says_them(world, seconds):
+    net = collecting(world)
+    net.contribute_all(1, seconds=seconds)
+    assert list(net.closed) == [1]
+    net.contribute_all(2)
+    assert list(net.closed) == [1]
 
 
 def test_too_few_good_updates_abandon_the_round_and_leave_the_model(world):
