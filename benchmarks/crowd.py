@@ -78,7 +78,7 @@ class _Worker:
                 "/cloister.v1.Relay/Attach", cloister_pb2.Frame.SerializeToString, cloister_pb2.Frame.FromString
             )
             call, frame = await self._attached(attach)
-            while frame is not grpc.aio.EOF:
+            while frame is not grpc.aio.EOF:  # type: ignore[attr-defined]  # its stubs leave it out
                 opened_before = self._session.state is State.OPEN
                 received = self._session.receive(frame.data, datetime.now(UTC))
                 replies = list(received.replies)
