@@ -272,7 +272,8 @@ def test_nothing_is_released_or_counted_after_a_stop_while_the_fold_is_at_work(w
     net.perform(net.aggregator.stop())
     net.let_all_run()
     assert net.aggregator.state.value == "stopped"
-    assert net.outcomes("round-committed") == []
+    assert net.outcomes("contribution") == net.outcomes("round-committed") == []
+    assert [site.receipts for site in net.sites.values()] == [[]] * 4
     assert release_name(world.plan.digest) not in net.store.blobs
     assert {site.closed.outcome for site in net.sites.values()} == {"stopped"}
 

@@ -7,10 +7,9 @@ import asyncio
 import pytest
 
 from coordinator.host.events import public_event
-from coordinator.host.limits import Limits
 from coordinator.host.metrics import HostMetrics
 from coordinator.host.round_stages import STAGES
-from coordinator.host.uploads import Turns
+from coordinator.host.turns import Turns
 from tests.host.conftest import PLAN
 from tests.world import NOW
 
@@ -57,7 +56,7 @@ def test_stages_in_another_event_are_not_observed() -> None:
 async def _turns(waiting_s: float) -> list[float]:
     """What three uploads waited for the one turn there is, each holding it for ``waiting_s``."""
     waited: list[float] = []
-    turns = Turns(Limits(uploads=1), waited=waited.append)
+    turns = Turns(1, 120.0, waited=waited.append)
 
     async def upload() -> None:
         await turns.take()
@@ -75,7 +74,7 @@ def test_uploads_that_wait_for_their_turn_are_counted_and_the_first_is_not() -> 
 
 async def _given_up() -> tuple[list[float], bool]:
     waited: list[float] = []
-    turns = Turns(Limits(uploads=1), waited=waited.append)
+    turns = Turns(1, 120.0, waited=waited.append)
     await turns.take()
     with pytest.raises(TimeoutError):
         await asyncio.wait_for(turns.take(), 0.05)
