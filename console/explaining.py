@@ -106,7 +106,7 @@ def explain(evidence: Evidence, question: Question) -> Explanation:
 def _assurance(verified: VerifiedEvidence, question: Question) -> Assurance:
     if question.policy is None:
         return verified.root.assurance
-    return assurance_of(verified, question.policy.for_format(verified.claims.format), question.at)
+    return assurance_of(verified, _policy_for(verified.claims.format, question.policy), question.at)
 
 
 _UNBOUND: Mapping[str, str] = MappingProxyType(
