@@ -31,7 +31,7 @@ class Limits:
     spool_bytes: int = 256 << 30  # a full disk
     free_disk_bytes: int = 1 << 30  # what stays free whatever is announced
     pool_bytes: int = 4 << 30  # used files that are kept to be used again
-    downloads: int = 8  # memory, likewise: so many are sent at a time
+    downloads: int = 8  # memory: so many blobs are sent at a time, the others wait their turn
     uploads: int = 8  # memory: so many uploads are taken in at a time, the others wait their turn
     upload_window_bytes: int = 4 << 20  # memory of an upload before it is on disk; twice that for a moment
     stall_s: float = 120.0  # a transfer that neither ends nor moves

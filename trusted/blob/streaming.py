@@ -21,7 +21,7 @@ def open_vector(
         BlobError: not exactly that blob. ``vector`` then holds nothing to be used.
     """
     parts = _Reassembled(sealed)
-    opener = BlobOpener.begin(parts.prefix(expected), expected=expected, key=key, verify_key=verify_key)
+    opener = BlobOpener.begin(parts.prefix(), expected=expected, key=key, verify_key=verify_key)
     for piece in expected.pieces():
         target = vector[piece.start : piece.start + piece.elements]
         opener.open_into(piece, parts.take(piece.sealed_bytes), target)
@@ -35,7 +35,7 @@ def open_blob(sealed: Iterable[Buffer], *, expected: BlobHeader, key: ContentKey
         BlobError: not exactly that blob. What was yielded before is authentic but incomplete, and must not count.
     """
     parts = _Reassembled(sealed)
-    opener = BlobOpener.begin(parts.prefix(expected), expected=expected, key=key, verify_key=verify_key)
+    opener = BlobOpener.begin(parts.prefix(), expected=expected, key=key, verify_key=verify_key)
     for piece in expected.pieces():
         taken = parts.up_to(floe.OVERHEAD_BYTES + opener.header.segment_bytes if piece.last else piece.sealed_bytes)
         if len(taken) != piece.sealed_bytes:
@@ -55,7 +55,7 @@ class _Reassembled:
         self._pieces = iter(pieces)
         self._rest = memoryview(b"")
 
-    def prefix(self, expected: BlobHeader) -> bytes:
+    def prefix(self) -> bytes:
         """What stands before the first piece, as its own length says it: another header may be longer."""
         begun = bytes(self.up_to(4))
         size = int.from_bytes(begun, "big")
