@@ -21,6 +21,7 @@ _BY_FAMILY: Mapping[int, str] = MappingProxyType(
         7: "Check the address of the coordinator and its log.",
         8: "Try the app on this site's data without Cloister first; its own words are in the site's log.",
         9: "Run `cloister doctor` on this machine.",
+        10: "Stop using this host until you know why: it, or whoever runs it, may have tried to change the past.",
     }
 )
 

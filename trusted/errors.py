@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from enum import IntEnum, unique
 
-_FAMILIES = {1: "WIR", 2: "ATT", 3: "DOC", 4: "CHN", 5: "BLB", 6: "RND", 7: "RUN", 8: "APP", 9: "TEE"}
+_FAMILIES = {1: "WIR", 2: "ATT", 3: "DOC", 4: "CHN", 5: "BLB", 6: "RND", 7: "RUN", 8: "APP", 9: "TEE", 10: "LOG"}
 
 
 @unique
@@ -143,6 +143,17 @@ class Reason(IntEnum):
     LAUNCH_MEASUREMENT = 903
     LAUNCH_FAILED = 904
 
+    # 10xx: the witnessed log, and the state that it stands for
+    LEDGER_FORK = 1001
+    LEDGER_SHRINKS = 1002
+    LEDGER_PROOF = 1003
+    LEDGER_SIGNATURE = 1004
+    LEDGER_EPOCH = 1005
+    LEDGER_QUORUM = 1006
+    LEDGER_LEAF = 1007
+    STATE_ROLLBACK = 1011
+    STATE_MISSING = 1012
+
     @property
     def code(self) -> str:
         """``ATT-214`` for ``MEASUREMENT``: what people read, and the anchor in docs/runbook.md."""
@@ -192,3 +203,7 @@ class AppError(ProtocolError):
 
 class TeeError(ProtocolError):
     """This machine cannot give evidence. It is an error, never a mode."""
+
+
+class LedgerError(ProtocolError):
+    """The log is not what it must be, or the state offered is not the one it stands for."""
