@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -29,18 +30,23 @@ from trusted.wire import Json
 from worker.bundle import MAX_BUNDLE_BYTES
 
 SITE_POLICY = "site-policy.dsse.json"
+STATE = "state"  # beside a site's papers, unless its operator says otherwise
 _MAX_KEY_BYTES = 1 << 14
 
 
 @dataclass(frozen=True, slots=True)
 class SiteFiles:
-    """A member's files: its folder of papers, its data, the app, and the initial model where this site brings it."""
+    """A member's files: its folder of papers, its data, the app, and the initial model where this site brings it.
+
+    ``state`` is where its workers remember across restarts, each plan in a folder of its own; None: nowhere.
+    """
 
     folder: Path
     data: Path
     bundle: Path
     initial_model: Path | None
     log: Path
+    state: Path | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -66,10 +72,7 @@ def join_run(papers: Papers, files: SiteFiles, route: Route, *, tee: Tee, chip: 
             from worker.__main__ import main
 
             return main(hardware_boot(Role.WORKER, papers, options | {"collateral_store": kept_collateral()}))
-        app_logs = Path(str(options["app_log"])).parent
-        around = Surroundings(
-            required_chip(chip), files.log, readable=staged_paths(options), writable=(app_logs,), network=True
-        )
+        around = worker_surroundings(required_chip(chip), files.log, options)
         enclave = start_in_software(Role.WORKER, papers, options, around)
         report.say(
             f"Started the worker enclave, process {enclave.pid}: {NO_HARDWARE_PROTECTION}.",
@@ -77,6 +80,7 @@ def join_run(papers: Papers, files: SiteFiles, route: Route, *, tee: Tee, chip: 
             f"  confined by  {', '.join(feature.value for feature in enclave.features) or 'nothing'}",
             f"  log          {files.log}",
             f"  the app's    {options['app_log']}",
+            f"  remembers in {options['state'] or 'no folder: a restart of this worker begins anew'}",
         )
         report.data |= {"measurement": enclave.measurement.value.hex(), "pid": enclave.pid}
         return run_to_end(enclave, files.log, report.say)
@@ -108,14 +112,27 @@ def stage_site(stage: Stage, papers: Papers, files: SiteFiles, route: Route) -> 
         "initial_model": initial,
         "app_log": str(logs / "app.log"),
         "collateral_store": "",
+        "state": "" if files.state is None else str(_memory(stage, files.state, papers.plan.digest)),
     }
 
 
-def staged_paths(options: dict[str, Json]) -> tuple[Path, ...]:
-    """What the enclave may read besides its own code."""
-    return tuple(
-        Path(str(options[name])) for name in ("worker_key", "bundle", "data", "initial_model") if options[name]
-    )
+def worker_surroundings(chip: Path, log: Path, options: Mapping[str, Json]) -> Surroundings:
+    """What a worker of the software TEE with these start options gets: it reads what was staged, and writes its app's
+    log and its own memory, which no other process of the site may reach."""
+    staged = ("worker_key", "bundle", "data", "initial_model")
+    readable = tuple(Path(str(options[name])) for name in staged if options[name])
+    writable = [Path(str(options["app_log"])).parent]
+    if options["state"]:
+        writable.append(Path(str(options["state"])))
+    return Surroundings(chip, log, readable=readable, writable=tuple(writable), network=True)
+
+
+def _memory(stage: Stage, state: Path, plan: bytes) -> Path:
+    """The folder below ``state`` for the plan with this digest: no run stands in the way of another one's memory."""
+    state.mkdir(parents=True, exist_ok=True, mode=0o700)
+    folder = stage.empty_folder(state / plan.hex())
+    folder.chmod(0o700)
+    return folder
 
 
 def _worker_key(path: Path) -> Ed25519PrivateKey:

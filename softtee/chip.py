@@ -18,6 +18,7 @@ from cryptography.hazmat.primitives.asymmetric.utils import decode_dss_signature
 
 from softtee import certificates, report
 from softtee.report import ReportFields
+from softtee.sealing import chip_secret
 from trusted.attestation.evidence import Evidence, EvidenceFormat
 from trusted.attestation.products import PRODUCTS, Product
 from trusted.attestation.roots import TrustRoot
@@ -85,7 +86,7 @@ class Chip:
         return Evidence(EvidenceFormat.SNP, report_bytes, self.certificate_chain, self.crl)
 
     def save(self, directory: Path) -> None:
-        """Write the chip to ``directory`` (made 0700; the key 0600)."""
+        """Write the chip to ``directory`` (made 0700; the key 0600), with a sealing secret where it has none yet."""
         _make_private(directory)
         _write(directory / "vcek.key", _pem(self.key))
         for name, der in zip(("vcek", "ask", "ark"), self.certificate_chain, strict=True):
@@ -93,6 +94,7 @@ class Chip:
         _write(directory / "crl.der", self.crl)
         _write(directory / "product", self.product.name.encode("ascii"))
         _write(directory / "hwid", self.hardware_id.hex().encode("ascii"))
+        chip_secret(directory)
 
     @classmethod
     def load(cls, directory: Path) -> Chip:

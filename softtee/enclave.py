@@ -14,6 +14,7 @@ from softtee.measure import Measurement
 from trusted.attestation.evidence import Evidence
 from trusted.confinement import Feature
 from trusted.errors import ProtocolError
+from trusted.evidence.software import SEALING_REQUEST
 from trusted.wire import length_prefixed
 
 _START_TIMEOUT_S = 60.0
@@ -73,14 +74,18 @@ def await_features(status: int) -> tuple[Feature, ...] | None:
         return None
 
 
-def answer(ours: socket.socket, attest: Callable[[bytes], Evidence]) -> None:
-    """Evidence for 64 bytes of report data, until the enclave closes its end. Anything else ends the conversation."""
+def answer(ours: socket.socket, attest: Callable[[bytes], Evidence], seal: Callable[[], bytes]) -> None:
+    """Evidence for 64 bytes of report data and the sealing key for its request, until the enclave closes its end.
+    Anything else ends the conversation."""
     while True:
         try:
             request = ours.recv(_REPORT_DATA_BYTES + 1)
-            if len(request) != _REPORT_DATA_BYTES:
+            if request == SEALING_REQUEST:
+                ours.sendall(length_prefixed(seal()))
+            elif len(request) == _REPORT_DATA_BYTES:
+                ours.sendall(length_prefixed(attest(request).encode()))
+            else:
                 break
-            ours.sendall(length_prefixed(attest(request).encode()))
         except (OSError, ProtocolError):
             break
     ours.close()

@@ -29,6 +29,7 @@ from softtee.measure import LOCK, Interpreter, Measured, default_state, measured
 from softtee.program import PROGRAMS, PROJECT_NAMES, Program
 from softtee.scratch import scratch
 from softtee.sealed import append_only, sealed
+from softtee.sealing import chip_secret, enclave_key
 from softtee.surroundings import environment, isolation_plan, own_mounts_possible, readable_paths
 from softtee.swtpm import RunningTpm
 from trusted.attestation.binding import host_data
@@ -123,6 +124,7 @@ class _Platform:
         self._image = image
         self._interpreter = interpreter
         self._chip = Chip.load(start.chip_directory)
+        self._secret = chip_secret(start.chip_directory)
         self._host_data = host_data(start.role.value, start.charter_digest, start.plan_digest)
         self._bytecode = bytecode_directory(state, image.measurement.parts)
         self._program = start.program or PROGRAMS[start.role]
@@ -149,7 +151,7 @@ class _Platform:
                 self._outcome.put(error)
                 return
             self._outcome.put(enclave)
-            answer(ours, self._evidence)
+            answer(ours, self._evidence, self._sealing_key)
             process.wait()
 
     def _switched_on(self, stack: contextlib.ExitStack) -> RunningTpm | None:
@@ -250,3 +252,8 @@ class _Platform:
         """Evidence about exactly what this platform started: the enclave chooses its report data and nothing else."""
         measurement = self._image.measurement.value
         return self._chip.attest(report_data=report_data, measurement=measurement, host_data=self._host_data)
+
+    def _sealing_key(self) -> bytes:
+        """The key of exactly what this platform started: the enclave chooses nothing of it."""
+        measurement, role = self._image.measurement.value, self._start.role.value
+        return enclave_key(self._secret, chip_id=self._chip.chip_id, measurement=measurement, role=role)

@@ -137,11 +137,13 @@ class Reason(IntEnum):
     APP_REPLY = 805
     DATA_CONTRACT = 806
 
-    # 9xx: where a TEE gets its evidence
+    # 9xx: what a TEE gets from its machine: evidence, a start, a memory
     TEE_DEVICE_MISSING = 901
     TEE_REPORT = 902
     LAUNCH_MEASUREMENT = 903
     LAUNCH_FAILED = 904
+    TEE_NO_SEALING = 905
+    SEALED_STATE = 906
 
     # 10xx: the witnessed log, and the state that it stands for
     LEDGER_FORK = 1001
@@ -202,7 +204,11 @@ class AppError(ProtocolError):
 
 
 class TeeError(ProtocolError):
-    """This machine cannot give evidence. It is an error, never a mode."""
+    """This machine cannot give evidence, or a sealing key. It is an error, never a mode."""
+
+
+class StateError(ProtocolError):
+    """What an enclave kept for its next start is not what that start finds."""
 
 
 class LedgerError(ProtocolError):

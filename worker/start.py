@@ -22,8 +22,9 @@ from trusted.documents.charter import verify_charter
 from trusted.documents.credential import verify_credential
 from trusted.documents.plan import initial_digest, verify_plan
 from trusted.documents.site_policy import EffectiveRule, effective, verify_site_policy
-from trusted.errors import DocumentError, Reason, RoundError, WireError
+from trusted.errors import DocumentError, Reason, RoundError, TeeError, WireError
 from trusted.evidence.boot import Boot
+from trusted.vault import Vault
 from trusted.wire import Fields
 from worker.bundle import MAX_BUNDLE_BYTES, unpack_bundle
 from worker.contribution import Vector
@@ -49,6 +50,7 @@ class Options:
         initial_model: file of the flat float32 initial model where this site holds it, or empty.
         app_log: file for the app's own words; it stays at the site.
         collateral_store: folder of `cloister collateral` that the host may fill up with newer, or empty.
+        state: folder for what this worker remembers across its restarts, or empty: nothing then.
     """
 
     coordinators: tuple[str, ...]
@@ -62,6 +64,7 @@ class Options:
     initial_model: str
     app_log: str
     collateral_store: str
+    state: str
 
     @classmethod
     def read(cls, boot: Boot) -> Options:
@@ -76,13 +79,17 @@ class Options:
 
 @dataclass(frozen=True, slots=True)
 class Prepared:
-    """A site that may join: its documents agree, its data and app are what the plan says, its trainer runs."""
+    """A site that may join: its documents agree, its data and app are what the plan says, its trainer runs.
+
+    ``vault`` is where the worker remembers across its restarts; None where it cannot, which its log says.
+    """
 
     federation: Federation
     rule: EffectiveRule
     membership: Membership
     trainer: TrainerProcess
     initial: Vector | None
+    vault: Vault | None = None
 
 
 def prepare(boot: Boot, options: Options, note: Note) -> Prepared:
@@ -121,7 +128,22 @@ def prepare(boot: Boot, options: Options, note: Note) -> Prepared:
     note("trainer-started", features=[feature.value for feature in trainer.features])
     key = Ed25519PrivateKey.from_private_bytes(Path(options.worker_key).read_bytes())
     membership = Membership(options.credential.encode(), key, dataset.digest)
-    return Prepared(federation, rule, membership, trainer, initial)
+    return Prepared(federation, rule, membership, trainer, initial, _vault(boot, options, federation.plan.digest, note))
+
+
+def _vault(boot: Boot, options: Options, plan: bytes, note: Note) -> Vault | None:
+    """The vault in the operator's folder. Only what has no memory by its nature goes on without one, and says so."""
+    if not options.state:
+        note("nothing-remembered", detail="options.state: no folder given; a restart of this worker begins anew")
+        return None
+    try:
+        return Vault.open(Path(options.state), boot.provider, boot.role, plan)
+    except TeeError as error:
+        if error.reason is not Reason.TEE_NO_SEALING:
+            raise
+        detail = f"{error.detail}; a restart of this worker begins anew"
+        note("nothing-remembered", reason=error.reason.code, detail=detail)
+        return None
 
 
 def _initial_model(path: str, federation: Federation) -> Vector | None:

@@ -8,7 +8,7 @@ from typing import Annotated
 import typer
 
 from console.options import CharterFile, PlanFile
-from console.output import JsonOption, reporting
+from console.output import JsonOption, UserError, reporting
 from console.tee_options import Chip, TeeChoice
 
 app = typer.Typer(no_args_is_help=True, help="Run a member's worker enclave.")
@@ -38,6 +38,10 @@ def join(
     bundle: Annotated[Path | None, typer.Option(help="The app bundle; default: the .fab next to the plan.")] = None,
     initial_model: Annotated[Path | None, typer.Option(help="safetensors, at the one site that brings it.")] = None,
     log: Annotated[Path | None, typer.Option(help="This worker's log; default: worker.log in --site.")] = None,
+    state: Annotated[
+        Path | None, typer.Option(help="Where the worker remembers across restarts; default: state in --site.")
+    ] = None,
+    no_state: Annotated[bool, typer.Option("--no-state", help="Remember nothing: a restart begins anew.")] = False,
     json_output: JsonOption = False,
 ) -> None:
     """Check the papers, start the enclave and stay with it until the run is over or Ctrl-C ends it.
@@ -48,8 +52,10 @@ def join(
         from console.documents import load_charter, load_plan
         from console.enclaves import Papers
         from console.files import read_bounded
-        from console.joining import Route, SiteFiles, join_run
+        from console.joining import STATE, Route, SiteFiles, join_run
 
+        if no_state and state is not None:
+            raise UserError("--state and --no-state contradict each other", "Give one of them.")
         rules = load_charter(charter)
         papers = Papers(rules, load_plan(plan, rules))
         url = read_bounded(proxy_file, 4096).decode().strip() if proxy_file is not None else proxy
@@ -59,6 +65,7 @@ def join(
             bundle=bundle or plan.with_name(f"{plan.name.split('.')[0]}.fab"),
             initial_model=initial_model,
             log=(log or site / "worker.log").resolve(),
+            state=None if no_state else state or site / STATE,
         )
         status = join_run(papers, files, Route(tuple(coordinator), tuple(ca), url), tee=tee, chip=chip, report=report)
         report.data |= {"plan": papers.plan.digest.hex(), "status": status}

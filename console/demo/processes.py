@@ -17,7 +17,7 @@ from pathlib import Path
 from console import keyfiles
 from console.demo.papers import AGGREGATOR, DATA, RECIPIENT, REPOSITORY, SITES, Folder
 from console.enclaves import Papers, Stage, Surroundings, start_in_software
-from console.joining import Route, SiteFiles, stage_site, staged_paths
+from console.joining import STATE, Route, SiteFiles, stage_site, worker_surroundings
 from console.ordering import Desk, Host
 from console.output import UserError
 from softtee.enclave import Enclave
@@ -139,12 +139,10 @@ class Federation:
         log = self._folder.path / "logs" / f"{name}.log"
         stage = stack.enter_context(Stage(self._folder.site(name)))
         initial = self._folder.initial_model if name == RECIPIENT else None
-        files = SiteFiles(self._folder.site(name), DATA / f"{name}.csv", self._folder.bundle, initial, log)
+        site = self._folder.site(name)
+        files = SiteFiles(site, DATA / f"{name}.csv", self._folder.bundle, initial, log, site / STATE)
         options = stage_site(stage, self.papers, files, Route((self.address,), (self.ca,), ""))
-        app_logs = Path(str(options["app_log"])).parent
-        around = Surroundings(
-            self._folder.chip(name), log, readable=staged_paths(options), writable=(app_logs,), network=True
-        )
+        around = worker_surroundings(self._folder.chip(name), log, options)
         return start_in_software(Role.WORKER, self.papers, options, around)
 
 

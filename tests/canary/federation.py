@@ -14,7 +14,7 @@ from pathlib import Path
 
 from console.client import HostClient
 from console.enclaves import Papers, Stage, Surroundings, start_in_software
-from console.joining import Route, SiteFiles, stage_site, staged_paths
+from console.joining import STATE, Route, SiteFiles, stage_site, worker_surroundings
 from console.ordering import Host
 from coordinator.host.tls import server_identity
 from softtee.enclave import Enclave
@@ -118,12 +118,10 @@ class Federation:
         log = self.folder.logs / f"{name}.log"
         stage = stack.enter_context(Stage(self.folder.member(name)))
         initial = self.folder.initial_model if name == RECIPIENT else None
-        files = SiteFiles(self.folder.member(name), self._data[name], self.folder.bundle, initial, log)
+        member = self.folder.member(name)
+        files = SiteFiles(member, self._data[name], self.folder.bundle, initial, log, member / STATE)
         options = stage_site(stage, self.papers, files, Route((self.address,), (self.ca,), ""))
-        app_logs = Path(str(options["app_log"])).parent
-        around = Surroundings(
-            self.folder.chip(name), log, readable=staged_paths(options), writable=(app_logs,), network=True
-        )
+        around = worker_surroundings(self.folder.chip(name), log, options)
         return start_in_software(Role.WORKER, self.papers, options, around)
 
 

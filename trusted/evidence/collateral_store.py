@@ -25,6 +25,7 @@ from trusted.attestation.formats import dcap
 from trusted.attestation.policies.rules import read_time, write_time
 from trusted.errors import AttestationError, Reason, WireError
 from trusted.evidence.provider import EvidenceProvider
+from trusted.evidence.sealing import sealing_key
 from trusted.wire import Fields, Json, decode_json, encode_json, sha256
 
 INDEX = "index.json"
@@ -146,6 +147,10 @@ class WithCollateral:
     def devices(self, challenge: bytes) -> tuple[Evidence, ...]:
         """The TEE's devices, over exactly 64 bytes."""
         return self.tee.devices(challenge)
+
+    def sealing_key(self, label: bytes) -> bytes:
+        """The TEE's, 32 secret bytes; TEE_NO_SEALING where it has none."""
+        return sealing_key(self.tee, label)
 
 
 def _intel_collateral(evidence: Evidence, store: CollateralStore) -> bytes | None:

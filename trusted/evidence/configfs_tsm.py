@@ -25,6 +25,7 @@ from typing import Protocol
 
 from trusted.attestation.evidence import Evidence, EvidenceFormat
 from trusted.errors import Reason, TeeError, WireError
+from trusted.evidence.sealing import SealingSource, no_sealing_key
 from trusted.wire import exactly
 
 REPORT_DIRECTORY = Path("/sys/kernel/config/tsm/report")
@@ -139,10 +140,12 @@ class ConfigfsTsm:
         *,
         makers: Mapping[bytes, EvidenceMaker] = _NO_MAKERS,
         pause: Callable[[float], None] = time.sleep,
+        sealing: SealingSource | None = None,
     ) -> None:
         """``makers``: by the kernel's name of the provider, besides SEV-SNP's; ``pause`` waits between attempts, in
-        seconds."""
+        seconds; ``sealing``: where this machine's sealing key comes from, which configfs-tsm has no file for."""
         self._fs = fs
+        self._sealing = sealing
         self._makers = {_SNP_PROVIDER: snp_evidence, **makers}
         self._pause = pause
 
@@ -176,6 +179,12 @@ class ConfigfsTsm:
     def devices(self, challenge: bytes) -> tuple[Evidence, ...]:
         """None: what holds devices adds them (``devices.py``)."""
         return ()
+
+    def sealing_key(self, label: bytes) -> bytes:
+        """The key of the source beside configfs-tsm, 32 secret bytes; TEE_NO_SEALING without one."""
+        if self._sealing is None:
+            raise no_sealing_key("configfs-tsm")
+        return self._sealing.sealing_key(label)
 
     def _attempt(self, report_data: bytes) -> tuple[bytes, TsmReport] | None:
         """``provider`` and report of one request; None if another attempt may succeed."""

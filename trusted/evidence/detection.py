@@ -155,7 +155,9 @@ def _open_tsm(root: Path, provisions: Provisions, tsm: TsmAt) -> EvidenceProvide
         TDX_PROVIDER: tdx_maker(collateral_file(provisions.endorsements / "intel.json")),
         CCA_PROVIDER: cca_maker(key_file(provisions.endorsements / "cpak")),
     }
-    return ConfigfsTsm(tsm(root / _TSM), makers=makers)
+    # The kernel makes this device in an SEV-SNP guest alone, also where its reports come from configfs-tsm.
+    sealing = SevGuest(root / _SEV_GUEST) if (root / _SEV_GUEST).exists() else None
+    return ConfigfsTsm(tsm(root / _TSM), makers=makers, sealing=sealing)
 
 
 def _open_gramine(root: Path, provisions: Provisions, _: TsmAt) -> EvidenceProvider:

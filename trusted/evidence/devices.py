@@ -7,6 +7,7 @@ from typing import Protocol
 
 from trusted.attestation.evidence import Evidence
 from trusted.evidence.provider import EvidenceProvider
+from trusted.evidence.sealing import sealing_key
 from trusted.evidence.tpm import TpmEvidence
 
 
@@ -30,6 +31,10 @@ class WithDevices:
     def devices(self, challenge: bytes) -> tuple[Evidence, ...]:
         """Those of the TEE, then those of the source, over exactly 64 bytes."""
         return (*self.tee.devices(challenge), *self.source.devices(challenge))
+
+    def sealing_key(self, label: bytes) -> bytes:
+        """The TEE's, 32 secret bytes; TEE_NO_SEALING where it has none."""
+        return sealing_key(self.tee, label)
 
 
 @dataclass(frozen=True, slots=True)

@@ -15,11 +15,14 @@ from trusted.attestation.formats.dcap import parse_sgx
 from trusted.attestation.verify.dcap import COLLATERAL
 from trusted.errors import AttestationError, Reason, TeeError
 from trusted.evidence.dcap import CollateralSource, required
+from trusted.evidence.sealing import derived_key, no_sealing_key
 from trusted.wire import exactly
 
 ATTESTATION_DIRECTORY = Path("/dev/attestation")
 _TYPE = "attestation_type"
 _MAX_TYPE_BYTES = 64
+_SEALING_KEY = "keys/_sgx_mrenclave"
+_SEALING_KEY_BYTES = 16
 
 
 class Gramine:
@@ -34,6 +37,23 @@ class Gramine:
     def devices(self, challenge: bytes) -> tuple[Evidence, ...]:
         """None: what holds devices adds them (``devices.py``)."""
         return ()
+
+    def sealing_key(self, label: bytes) -> bytes:
+        """A key from EGETKEY's seal key under the policy MRENCLAVE, 32 secret bytes.
+
+        It is of this processor, this enclave and its attributes, so that a debug enclave has another one. Gramine asks
+        for the processor's current security version: microcode that raises it (a TCB recovery) changes the key.
+
+        Raises:
+            TeeError: TEE_NO_SEALING, Gramine shows no such file; TEE_REPORT, it holds something else.
+        """
+        try:
+            root = self._read(_SEALING_KEY, _SEALING_KEY_BYTES)
+        except OSError:
+            raise no_sealing_key("gramine") from None
+        if len(root) != _SEALING_KEY_BYTES or not any(root):
+            raise TeeError(Reason.TEE_REPORT, f"gramine {_SEALING_KEY}: {_SEALING_KEY_BYTES} bytes of a key expected")
+        return derived_key(root, label)
 
     def evidence(self, report_data: bytes) -> Evidence:
         """A fresh quote that carries ``report_data``, exactly 64 bytes, with Intel's collateral.
