@@ -28,7 +28,8 @@ from trusted.channel.states import State
 from trusted.channel.worker import WorkerChannel
 from trusted.encoding import Vector
 from trusted.evidence.boot import Role
-from worker.participant import Closed, Participant, Receipt, SendInitial, Train
+from worker.memory import Memory
+from worker.participant import Answer, Closed, Participant, Receipt, SendInitial, Train
 
 _OPTIONS = (
     ("grpc.max_receive_message_length", 8 << 20),
@@ -71,9 +72,11 @@ class _Worker:
         self._address = address
         self._shared = shared
         federation = Federation(consortium.charter, consortium.plan)
+        membership = consortium.membership(member)
         self._identity = Identity.generate(consortium.provider(Role.WORKER.value))
-        self._session = WorkerChannel(federation, self._identity, consortium.membership(member))
-        self._participant = Participant(federation, consortium.rule(member))
+        self._session = WorkerChannel(federation, self._identity, membership)
+        memory = Memory(member, self._plan, membership.worker_key, None)
+        self._participant = Participant(federation, consortium.rule(member), memory)
 
     async def take_part(self) -> None:
         async with self._connect() as channel:
@@ -86,7 +89,7 @@ class _Worker:
                 received = self._session.receive(frame.data, datetime.now(UTC))
                 replies = list(received.replies)
                 if not opened_before and self._session.state is State.OPEN:
-                    ready = {"type": "ready", "has_initial": self._member == "site-1"}
+                    ready = self._participant.ready(has_initial=self._member == "site-1")
                     replies.append(self._session.session.send(ready))
                 for message in received.messages:
                     action = self._participant.take(message, datetime.now(UTC))
@@ -117,9 +120,11 @@ class _Worker:
         credentials = grpc.ssl_channel_credentials(root_certificates=self._address.ca)
         return grpc.aio.secure_channel(plain, credentials, options=_OPTIONS)
 
-    async def _act(self, channel: grpc.aio.Channel, action: SendInitial | Train | Receipt) -> list[bytes]:
+    async def _act(self, channel: grpc.aio.Channel, action: SendInitial | Train | Receipt | Answer) -> list[bytes]:
         if isinstance(action, Receipt):
             return []
+        if isinstance(action, Answer):
+            return [self._session.session.send(action.message)]
         key = ContentKey.generate()
         if isinstance(action, SendInitial):
             await self._upload(channel, action.blob, self._seal(action.header, self._shared.initial, key))

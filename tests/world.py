@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import deque
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime, timedelta
@@ -35,7 +36,9 @@ from trusted.documents.schema import Validity
 from trusted.documents.terms import Aggregation, App, Cohort, DatasetContract, Deadlines, MetricRule, Privacy
 from trusted.errors import ProtocolError, Reason
 from trusted.hpke import SealingKey
-from worker.participant import Closed, Participant, Receipt, SendInitial, Train
+from trusted.wire import sha256
+from worker.memory import Keeper, Memory
+from worker.participant import Answer, Closed, Participant, Receipt, SendInitial, Train
 
 NOW = datetime.now(UTC).replace(microsecond=0) + timedelta(minutes=5)  # after the fixtures made their certificates
 AGGREGATOR_MEASUREMENT = b"\xaa" * 48
@@ -159,7 +162,7 @@ class World:
     def worker_channel(self, member: str, **identity: Any) -> WorkerChannel:
         return WorkerChannel(self.federation, self.identity("worker", **identity), self.membership(member))
 
-    def participant(self, member: str) -> Participant:
+    def participant(self, member: str, keeper: Keeper | None = None) -> Participant:
         document = site_policies.SitePolicy(
             member=member,
             charter=self.charter.digest,
@@ -171,7 +174,8 @@ class World:
         )
         signed = envelope(document, site_policies.PAYLOAD_TYPE, [self.signing[member]])
         verified = site_policies.verify_site_policy(signed, self.charter, self.now)
-        return Participant(self.federation, site_policies.effective(self.charter, self.plan, verified))
+        memory = Memory.recall(member, self.plan.digest, self.worker_keys[member], keeper)
+        return Participant(self.federation, site_policies.effective(self.charter, self.plan, verified), memory)
 
 
 class MemoryStore:
@@ -230,6 +234,9 @@ class Net:
         self.events: list[tuple[str, dict[str, Any]]] = []
         self.closed: dict[int, Reason] = {}
         self.now = world.now
+        self.due: deque[Effect] = deque()
+        self.is_performing = False
+        self.messages: dict[int, dict[str, Any]] = {}  # the last of each type that a site was sent
 
     # what a host may do with a frame or an update on its way
     def to_aggregator(self, connection: int, frame: bytes) -> list[bytes]:
@@ -250,14 +257,25 @@ class Net:
             self.perform(self.aggregator.receive(connection, passed, self.now))
 
     def perform(self, effects: tuple[Effect, ...]) -> None:
-        for effect in effects:
-            if isinstance(effect, Emit):
-                self.events.append((effect.event, dict(effect.fields)))
-            elif isinstance(effect, Close):
-                self.closed[effect.connection] = effect.reason
-            elif isinstance(effect, Send) and effect.connection in self.sites:
-                for frame in self.to_worker(effect.connection, effect.frame):
-                    self.down(effect.connection, frame)
+        """Do what the aggregator asks, in its order, also where that makes it ask for more."""
+        self.due.extend(effects)
+        if self.is_performing:
+            return
+        self.is_performing = True
+        try:
+            while self.due:
+                self.perform_one(self.due.popleft())
+        finally:
+            self.is_performing = False
+
+    def perform_one(self, effect: Effect) -> None:
+        if isinstance(effect, Emit):
+            self.events.append((effect.event, dict(effect.fields)))
+        elif isinstance(effect, Close):
+            self.closed[effect.connection] = effect.reason
+        elif isinstance(effect, Send) and effect.connection in self.sites:
+            for frame in self.to_worker(effect.connection, effect.frame):
+                self.down(effect.connection, frame)
 
     def down(self, connection: int, frame: bytes) -> None:
         site = self.sites[connection]
@@ -273,8 +291,9 @@ class Net:
         for reply in received.replies:
             self.up(connection, reply)
         if opened_now:
-            self.say(connection, {"type": "ready", "has_initial": site.has_initial})
+            self.say(connection, site.participant.ready(has_initial=site.has_initial))
         for message in received.messages:
+            self.messages.setdefault(connection, {})[message["type"]] = message
             self.act(connection, site.participant.take(message, self.now))
 
     def say(self, connection: int, message: dict[str, Any]) -> None:
@@ -282,7 +301,9 @@ class Net:
 
     def act(self, connection: int, action: Any) -> None:
         site = self.sites[connection]
-        if isinstance(action, Receipt):
+        if isinstance(action, Answer):
+            self.say(connection, action.message)
+        elif isinstance(action, Receipt):
             site.receipts.append(action.reason)
         elif isinstance(action, Closed):
             site.closed = action
@@ -301,7 +322,7 @@ class Net:
             [self.store.blobs[task.model_blob]],
             expected=task.model_header,
             key=task.model_key,
-            verify_key=site.channel.session.peer.verify_key,
+            verify_key=task.model.signer,
         )
         model = np.frombuffer(b"".join(opened), dtype="<f4")
         site.models.append(model)
@@ -315,12 +336,14 @@ class Net:
         header = changes.pop("header", task.upload_header)
         signing_key = changes.pop("signing_key", site.identity.signing_key)
         pieces = seal(header, [np.asarray(delta, dtype="<f4").tobytes()], key=key, signing_key=signing_key)
-        self.store.blobs[task.upload] = self.stored(connection, b"".join(pieces))
+        sealed = b"".join(pieces)
+        self.store.blobs[task.upload] = self.stored(connection, sealed)
         message = {
             "type": "update",
             "round": task.round,
             "blob": task.upload.hex(),
             "key": key.secret.hex(),
+            "prefix_sha256": sha256(sealed[: header.prefix_bytes]).hex(),
             "weight": site.weight,
             "metrics": site.metrics,
         } | changes

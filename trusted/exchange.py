@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 import numpy as np
@@ -13,10 +13,10 @@ from trusted.documents.layout import Layout
 from trusted.documents.plan import VerifiedPlan
 from trusted.documents.terms import Exchange
 from trusted.encoding import Encoding, Vector
-from trusted.wire import Fields, sha256
+from trusted.wire import Fields
 
 AGGREGATOR = "aggregator"
-_IN_PART = frozenset({BlobKind.MODEL, BlobKind.UPDATE})
+_IN_PART = frozenset({BlobKind.MODEL, BlobKind.UPDATE, BlobKind.STATE})
 
 
 @dataclass(frozen=True, slots=True)
@@ -73,16 +73,38 @@ class Exchanged:
             start += tensor.elements
 
 
-def announced(blob: bytes, key: bytes, header: BlobHeader) -> dict[str, Any]:
-    """How a task names a blob that the aggregator sealed."""
-    return {"blob": blob.hex(), "key": key.hex(), "header_sha256": sha256(header.encode()).hex()}
+@dataclass(frozen=True, slots=True)
+class Announcement:
+    """How an aggregator names a blob that an aggregator of the run sealed: an earlier one may have died since.
 
-
-def read_announced(value: Any, name: str) -> tuple[bytes, bytes, bytes]:
-    """(blob, key, SHA-256 of the header) of such a name.
-
-    Raises:
-        WireError: a field is missing, unknown or of another form.
+    ``signer`` is the Ed25519 key (32 bytes) whose signature the blob carries.
     """
-    with Fields(value, name) as fields:
-        return fields.octets("blob", 16), fields.octets("key", 32), fields.octets("header_sha256", 32)
+
+    blob: bytes
+    key: bytes = field(repr=False)
+    header_sha256: bytes
+    signer: bytes
+
+    def to_json(self) -> dict[str, Any]:
+        """For a task."""
+        return {
+            "blob": self.blob.hex(),
+            "key": self.key.hex(),
+            "header_sha256": self.header_sha256.hex(),
+            "signer": self.signer.hex(),
+        }
+
+    @classmethod
+    def read(cls, value: Any, name: str) -> Announcement:
+        """What a task says.
+
+        Raises:
+            WireError: a field is missing, unknown or of another form.
+        """
+        with Fields(value, name) as fields:
+            return cls(
+                fields.octets("blob", 16),
+                fields.octets("key", 32),
+                fields.octets("header_sha256", 32),
+                fields.octets("signer", 32),
+            )

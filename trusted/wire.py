@@ -71,6 +71,26 @@ def _split(record: bytes, label: str) -> list[bytes]:
     return fields
 
 
+def split_items(field: bytes, path: str, most: int) -> tuple[bytes, ...]:
+    """The length-prefixed items in ``field``, at most ``most``, none of them cut short and no byte left over.
+
+    Raises:
+        WireError: MALFORMED, TOO_LARGE; ``path`` leads its text.
+    """
+    items: list[bytes] = []
+    position = 0
+    while position < len(field):
+        start = position + 4
+        end = start + int.from_bytes(field[position:start], "big")
+        if start > len(field) or end > len(field):
+            raise WireError(Reason.MALFORMED, f"{path}: an item is cut short")
+        if len(items) == most:
+            raise WireError(Reason.TOO_LARGE, f"{path}: at most {most} items")
+        items.append(field[start:end])
+        position = end
+    return tuple(items)
+
+
 def label_of(record: bytes) -> str:
     """The label of a record, for dispatch alone; the record is checked when it is unpacked."""
     length = int.from_bytes(record[:4], "big")

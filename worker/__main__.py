@@ -19,6 +19,7 @@ from trusted.errors import ProtocolError, Reason
 from trusted.evidence.boot import Boot
 from trusted.exchange import Exchanged
 from worker.contribution import BlobTransport, Contributor
+from worker.memory import Memory
 from worker.participant import Closed, Participant
 from worker.session_loop import SessionLoop, Site
 from worker.start import Options, Prepared, prepare
@@ -93,7 +94,9 @@ def _site(boot: Boot, prepared: Prepared, coordinators: BlobTransport) -> Site:
         allowed_metrics=frozenset(rule.name for rule in plan.metrics),
         train_timeout_s=plan.deadlines.round_s,
     )
-    participant = Participant(prepared.federation, prepared.rule)
+    member, key = prepared.rule.member, prepared.membership.worker_key
+    memory = Memory.recall(member, prepared.federation.plan.digest, key, prepared.vault)
+    participant = Participant(prepared.federation, prepared.rule, memory)
     return Site(
         participant=participant,
         identity=identity,

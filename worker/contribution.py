@@ -19,6 +19,7 @@ from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 from trusted.blob import BlobHeader, BlobSealer, ContentKey, open_vector
 from trusted.errors import AppError, BlobError, Reason
 from trusted.exchange import Exchanged
+from trusted.wire import sha256
 from worker.participant import AnnouncedBlob, SendInitial, Train
 
 Vector = npt.NDArray[np.float32]
@@ -50,6 +51,7 @@ class SealedUpdate:
     blob: bytes
     sealed: memoryview = field(repr=False)
     key: ContentKey = field(repr=False)
+    prefix_sha256: bytes
     weight: int
     metrics: Mapping[str, float]
     seconds: dict[str, float]
@@ -61,6 +63,7 @@ class SealedUpdate:
             "round": self.round,
             "blob": self.blob.hex(),
             "key": self.key.secret.hex(),
+            "prefix_sha256": self.prefix_sha256.hex(),
             "weight": self.weight,
             "metrics": dict(self.metrics),
             "seconds": dict(self.seconds),
@@ -86,7 +89,7 @@ class Contributor:
     _room: bytearray = field(default_factory=bytearray, repr=False)
     _one_at_a_time: threading.Lock = field(default_factory=threading.Lock)
 
-    def contribute(self, task: Train, aggregator_key: bytes, progress: Progress) -> SealedUpdate:
+    def contribute(self, task: Train, progress: Progress) -> SealedUpdate:
         """The update of ``task``, uploaded.
 
         Raises:
@@ -95,7 +98,7 @@ class Contributor:
         with self._one_at_a_time:  # a session that broke may still be at work on the very same task
             if self._last is None or (self._last.round, self._last.blob) != (task.round, task.upload):
                 self._last = None
-                self._last = self._work(task, aggregator_key, progress)
+                self._last = self._work(task, progress)
             update = self._last
         progress("upload", 0)
         begun = time.monotonic()
@@ -110,11 +113,11 @@ class Contributor:
         self._put(order.blob, sealed, lambda stage, percent: None)
         return {"type": "initial", "blob": order.blob.hex(), "key": key.secret.hex()}
 
-    def _work(self, task: Train, aggregator_key: bytes, progress: Progress) -> SealedUpdate:
+    def _work(self, task: Train, progress: Progress) -> SealedUpdate:
         """Download, train and seal, each timed for whoever asks why a round is slow."""
         marks = [time.monotonic()]
         progress("download", 0)
-        model = self._fetch(task, aggregator_key)
+        model = self._fetch(task)
         marks.append(time.monotonic())
         progress("train", 0)
         result = self.trainer.train(model, task.round, timeout_s=self.train_timeout_s)
@@ -129,27 +132,28 @@ class Contributor:
         spent = [later - earlier for earlier, later in pairwise(marks)]
         seconds = dict(zip(("download", "train", "seal"), spent, strict=True))
         metrics = {name: value for name, value in result.metrics.items() if name in self.allowed_metrics}
-        return SealedUpdate(task.round, task.upload, sealed, key, result.num_examples, metrics, seconds)
+        prefix_sha256 = sha256(sealed[: header.prefix_bytes])
+        return SealedUpdate(task.round, task.upload, sealed, key, prefix_sha256, result.num_examples, metrics, seconds)
 
-    def _fetch(self, task: Train, aggregator_key: bytes) -> Vector:
+    def _fetch(self, task: Train) -> Vector:
         """The whole model that the app sees: what is exchanged, over what stays as it was where the plan says so."""
         if self._model is None:
             self._model = np.empty(task.model.header.elements, dtype="<f4")
-        self._open(task.model, self._model, aggregator_key)
+        self._open(task.model, self._model)
         if task.base is None:
             return self._model
         if self._base is None or self._base[0] != task.base.blob:
             whole = np.empty(task.base.header.elements, dtype="<f4")
-            self._open(task.base, whole, aggregator_key)
+            self._open(task.base, whole)
             self._base = task.base.blob, whole
         whole = self._base[1]
         self.exchanged.put_into(whole, self._model)
         return whole
 
-    def _open(self, announced: AnnouncedBlob, vector: Vector, aggregator_key: bytes) -> None:
+    def _open(self, announced: AnnouncedBlob, vector: Vector) -> None:
         header = announced.header
         stored = self.transport.get_blob(announced.blob, header=header)
-        open_vector(stored, vector, expected=header, key=announced.key, verify_key=aggregator_key)
+        open_vector(stored, vector, expected=header, key=announced.key, verify_key=announced.signer)
 
     def _seal(self, header: BlobHeader, vector: Vector, key: ContentKey, room: bytearray) -> memoryview:
         sealer, out = BlobSealer(header, key, self.signing_key), memoryview(room)

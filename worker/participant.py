@@ -14,8 +14,9 @@ from trusted.blob import BlobHeader, BlobKind, ContentKey
 from trusted.channel.federation import Federation
 from trusted.documents.site_policy import EffectiveRule
 from trusted.errors import ChannelError, DocumentError, Reason, RoundError
-from trusted.exchange import AGGREGATOR, Exchanged, read_announced
+from trusted.exchange import AGGREGATOR, Announcement, Exchanged
 from trusted.wire import Fields, sha256
+from worker.memory import Memory
 
 _ATTEMPTS_PER_ROUND = 3  # an abandoned round is tried again under a new number, at most so often
 
@@ -30,11 +31,12 @@ class SendInitial:
 
 @dataclass(frozen=True, slots=True)
 class AnnouncedBlob:
-    """A blob that the aggregator sealed: where it lies, what opens it, and what it must be."""
+    """A blob that an aggregator sealed: where it lies, what opens it, what it must be, and who signed it."""
 
     blob: bytes
     key: ContentKey = field(repr=False)
     header: BlobHeader
+    signer: bytes
 
 
 @dataclass(frozen=True, slots=True)
@@ -82,16 +84,28 @@ class Closed:
     rounds: int
 
 
-Action = SendInitial | Train | Receipt | Closed
+@dataclass(frozen=True, slots=True)
+class Answer:
+    """Say this: a promise, or a cosignature, which is remembered already."""
+
+    message: dict[str, Any] = field(repr=False)
+
+
+Action = SendInitial | Train | Receipt | Answer | Closed
 
 
 class Participant:
-    """One site's part in one run; it outlives sessions."""
+    """One site's part in one run; it outlives sessions, and its ``memory`` may outlive this process."""
 
-    def __init__(self, federation: Federation, rule: EffectiveRule) -> None:
+    def __init__(self, federation: Federation, rule: EffectiveRule, memory: Memory) -> None:
         self._exchanged = Exchanged.of(federation.plan)
         self._rule = rule
+        self._memory = memory
         self._last_round = 0
+
+    def ready(self, *, has_initial: bool) -> dict[str, Any]:
+        """The first message of a session."""
+        return {"type": "ready", "has_initial": has_initial, "promised": self._memory.greeting()}
 
     def take(self, message: dict[str, Any], now: datetime) -> Action:
         """What ``message`` asks for, ``now``.
@@ -100,7 +114,11 @@ class Participant:
             WireError, ChannelError, RoundError: not a message of §5, or more than this site agreed to.
         """
         with Fields(message, "message") as fields:
-            kind = fields.choice("type", ("send-initial", "task", "receipt", "closed"))
+            kind = fields.choice("type", ("epoch", "witness", "send-initial", "task", "receipt", "closed"))
+            if kind == "epoch":
+                return Answer(self._memory.promise(fields))
+            if kind == "witness":
+                return Answer(self._memory.witness(fields, now))
             if kind in ("send-initial", "task"):
                 self._require_allowed(now)
                 return self._send_initial(fields) if kind == "send-initial" else self._train(fields)
@@ -134,10 +152,10 @@ class Participant:
         return Train(number, model, base, upload_blob, upload_header)
 
     def _announced(self, fields: Fields, key: str, header: BlobHeader) -> AnnouncedBlob:
-        blob, secret, claimed = read_announced(fields.mapping(key), f"task.{key}")
-        if claimed != sha256(header.encode()):
+        named = Announcement.read(fields.mapping(key), f"task.{key}")
+        if named.header_sha256 != sha256(header.encode()):
             raise ChannelError(Reason.BLOB_HEADER, f"task.{key}.header_sha256: not the header that the plan implies")
-        return AnnouncedBlob(blob, ContentKey(secret), header)
+        return AnnouncedBlob(named.blob, ContentKey(named.key), header, named.signer)
 
     def _require_size(self, fields: Fields, header: BlobHeader) -> None:
         if fields.integer("bytes", low=1, high=1 << 40) != header.sealed_bytes:

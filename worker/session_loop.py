@@ -21,7 +21,7 @@ from trusted.channel.states import State
 from trusted.channel.worker import Membership, WorkerChannel
 from trusted.errors import ChannelError, ProtocolError, Reason
 from worker.contribution import Contributor, Vector
-from worker.participant import Closed, Participant, Receipt, SendInitial, Train
+from worker.participant import Answer, Closed, Participant, Receipt, SendInitial, Train
 
 HANDSHAKE_TIMEOUT_S = 130.0
 _PROGRESS_S = 0.5
@@ -138,7 +138,7 @@ class SessionLoop:
         if result is None:
             raise RuntimeError("an open channel has appraised its aggregator")
         self._site.note("admitted", measurement=result.measurement.hex(), assurance=result.assurance.value)
-        self._say({"type": "ready", "has_initial": self._site.initial is not None})
+        self._say(self._site.participant.ready(has_initial=self._site.initial is not None))
 
     def _note_proof(self) -> None:
         """This site's own signed word about each proof of the aggregator, for its log."""
@@ -154,7 +154,9 @@ class SessionLoop:
         action = self._site.participant.take(message, datetime.now(UTC))
         if isinstance(action, Closed):
             return action
-        if isinstance(action, Receipt):
+        if isinstance(action, Answer):
+            self._say(action.message)
+        elif isinstance(action, Receipt):
             counted = action.reason is None
             self._site.note("receipt", round=action.round, outcome="counted" if counted else "refused")
         elif self._working:
@@ -172,8 +174,7 @@ class SessionLoop:
                     raise ChannelError(Reason.INITIAL_MODEL, "send-initial: this site has no initial model")
                 done = contributor.send_initial(action, self._site.initial)
             else:
-                key = self._channel.session.peer.verify_key
-                done = contributor.contribute(action, key, self._progress(action.round)).message()
+                done = contributor.contribute(action, self._progress(action.round)).message()
         except ProtocolError as error:
             self._site.note("work-failed", reason=error.reason.code, detail=error.detail)
             number = action.round if isinstance(action, Train) else 0

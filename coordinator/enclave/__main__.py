@@ -132,7 +132,7 @@ class _Shell:
         elif message.kind is DoorKind.START:
             self._do(lambda: aggregator.start(now))
         elif message.kind is DoorKind.STOP:
-            self._do(aggregator.stop)
+            self._do(lambda: aggregator.stop(now))
 
     def _do(self, act: Callable[[], tuple[Effect, ...]]) -> None:
         """Let the aggregator act, and do what it asks. With every door broken, it goes on when one is back."""

@@ -19,6 +19,10 @@ from trusted.channel.results import issue_result, worker_subject
 from trusted.channel.session import Identity, Proof
 from trusted.channel.states import State
 from trusted.errors import ProtocolError, Reason
+from trusted.ledger.leaves import Admitted, Evicted, Leaf, Left, Refused
+from trusted.wire import sha256
+
+_MAX_REFUSED = 64  # leaves between two checkpoints
 
 
 @dataclass(frozen=True, slots=True)
@@ -45,6 +49,8 @@ class Admissions:
     federation: Federation
     identity: Identity
     effects: list[Effect] = field(default_factory=list)
+    _leaves: list[Leaf] = field(default_factory=list)
+    _refused: int = 0
     _connections: dict[int, _Connection] = field(default_factory=dict)
     _members: dict[str, int] = field(default_factory=dict)
 
@@ -52,6 +58,18 @@ class Admissions:
     def members(self) -> Mapping[str, int]:
         """The admitted members and their connections."""
         return self._members
+
+    def peer(self, member: str) -> AdmittedPeer | None:
+        """``member`` as it was admitted, if it is here."""
+        connection = self._members.get(member)
+        return None if connection is None else self._connections[connection].channel.peer
+
+    def take_leaves(self) -> tuple[Leaf, ...]:
+        """What the log has to hold since this was asked last: who was admitted, refused, evicted, or left."""
+        taken = tuple(self._leaves)
+        self._leaves.clear()
+        self._refused = 0
+        return taken
 
     def attach(self, connection: int, now: datetime) -> None:
         """The host says that somebody connected."""
@@ -97,6 +115,11 @@ class Admissions:
         self.effects.append(Close(connection, reason))
         fields = {"session": connection, "reason": reason.code}
         self.effects.append(Emit("evicted" if member else "refused", fields | ({"member": member} if member else {})))
+        if member:
+            self._leaves.append(Evicted(member, reason))
+        elif self._refused < _MAX_REFUSED:  # a host can have as many strangers refused as it likes
+            self._refused += 1
+            self._leaves.append(Refused(reason, None))
         self._forget(connection)
 
     def refuse_member(self, member: str, reason: Reason) -> None:
@@ -110,6 +133,7 @@ class Admissions:
         member = self._member_at(connection)
         if member:
             self.effects.append(Emit("left", {"session": connection, "member": member}))
+            self._leaves.append(Left(member, None))
         self._forget(connection)
 
     def tick(self, now: datetime) -> None:
@@ -144,12 +168,18 @@ class Admissions:
 
     def _tell_proof(self, connection: int, entry: _Connection) -> None:
         """A signed result for each proof that granted a lease, so that anybody can verify later who was admitted."""
-        session, member = entry.channel.session, entry.channel.peer.member
+        session, peer = entry.channel.session, entry.channel.peer
+        member = peer.member
         if entry.told is not session.proof:
+            first = entry.told is None
             entry.told = session.proof
             subject = worker_subject(self.federation.plan.digest, member)
             token = issue_result(session, subject, self.identity)
             self.effects.append(Emit("attested", {"session": connection, "member": member, "ear": token}))
+            if first:
+                result = peer.result
+                proof = (result.measurement, result.assurance, sha256(token.encode()))
+                self._leaves.append(Admitted(member, peer.boot, peer.verify_key, *proof))
 
     def _member_at(self, connection: int) -> str | None:
         return next((member for member, at in self._members.items() if at == connection), None)

@@ -49,9 +49,19 @@ class Aggregator:
         self._run.start(now)
         return self._drain()
 
-    def stop(self) -> tuple[Effect, ...]:
+    def pause(self, now: datetime) -> tuple[Effect, ...]:
+        """The host passed on an order to open no further round."""
+        self._run.pause(now)
+        return self._drain()
+
+    def unpause(self, now: datetime) -> tuple[Effect, ...]:
+        """The host passed on an order to open rounds again."""
+        self._run.unpause(now)
+        return self._drain()
+
+    def stop(self, now: datetime) -> tuple[Effect, ...]:
         """The host passed on an order to stop."""
-        self._run.stop()
+        self._run.stop(now)
         return self._drain()
 
     def finish(self, done: Callable[[datetime], None], now: datetime) -> tuple[Effect, ...]:

@@ -20,6 +20,7 @@ from coordinator.enclave.ports import HostStore, read_exactly
 from trusted.blob import BlobHeader, BlobOpener, ContentKey, Piece
 from trusted.encoding import Vector
 from trusted.errors import BlobError, Reason
+from trusted.wire import sha256
 
 _BLOCK = 1 << 16  # measured: half again as fast as whole pieces
 _PIECES_A_READ = 3  # within the 4 MiB that the door gives at once
@@ -27,7 +28,10 @@ _PIECES_A_READ = 3  # within the 4 MiB that the door gives at once
 
 @dataclass(frozen=True, slots=True)
 class Contribution:
-    """One member's update of this round: where it lies, what opens it, and its weight (examples)."""
+    """One member's update of this round: where it lies, what opens it, and its weight (examples).
+
+    ``prefix_sha256`` is of what stands before its first piece, as its sender said: the log names the update by it.
+    """
 
     member: str
     weight: int
@@ -35,6 +39,7 @@ class Contribution:
     header: BlobHeader
     key: ContentKey
     verify_key: bytes
+    prefix_sha256: bytes | None = None
 
 
 def in_reads(header: BlobHeader) -> Iterator[Sequence[Piece]]:
@@ -69,6 +74,8 @@ class Opened:
             self._opener = BlobOpener.begin(
                 prefix, expected=header, key=contribution.key, verify_key=contribution.verify_key
             )
+            if contribution.prefix_sha256 not in (None, sha256(bytes(prefix))):
+                raise BlobError(Reason.BLOB_HEADER, "blob: another one than its sender named")
         except BlobError as error:
             raise ContributionLost(contribution.member, error) from error
 

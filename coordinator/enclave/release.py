@@ -26,15 +26,20 @@ class History:
         """How many rounds were committed."""
         return len(self.contributions)
 
+    @property
+    def numbers(self) -> frozenset[int]:
+        """The numbers of the committed rounds."""
+        return frozenset(number for number, _ in self.contributions)
+
     def committed(self, ended: Round) -> None:
         """Note a committed round."""
         self.contributions.append((ended.number, tuple(sorted(ended.counted))))
 
 
-def release_model(
+def seal_release(
     federation: Federation, identity: Identity, store: HostStore, *, model: Vector, history: History
-) -> None:
-    """Seal ``model`` once, wrap its key to each recipient, and store both with evidence of where they come from.
+) -> Release:
+    """Seal ``model`` once, store it, and wrap its key to each recipient: nobody is told before :func:`publish`.
 
     ``model`` is float32[elements] of the whole layout.
     """
@@ -54,5 +59,20 @@ def release_model(
     )
     header = release.header(federation)
     store.write(blob, header.sealed_bytes, seal_vector(header, model, key=key, signing_key=identity.signing_key))
-    stored = sign_release(release, identity)
-    store.write(release_name(federation.plan.digest), len(stored), [stored])
+    return release
+
+
+def publish(release: Release, identity: Identity, store: HostStore) -> None:
+    """Store the release where recipients look for it, with evidence of where it comes from.
+
+    One that an earlier aggregator of the run published, and did not live to tell of, makes room: it is of the same model.
+    """
+    name, stored = release_name(release.plan), sign_release(release, identity)
+    store.discard(name)
+    store.write(name, len(stored), [stored])
+
+
+def withdraw(release: Release, store: HostStore) -> None:
+    """Take back a release that nobody was told of."""
+    store.discard(release_name(release.plan))
+    store.discard(release.blob)

@@ -1,18 +1,20 @@
 """One round, as a state machine without I/O (docs/protocol.md §7). Trust zone: aggregator TEE.
 
-Rules: the cohort is fixed when the round opens. A member answers once: it counts, is refused, or fails. An update is
-read while the round collects, or at the latest by the fold, which takes nothing unread. The round closes when everybody
-answered or the deadline passed; with fewer than the minimum it is abandoned, never folded.
+Rules: the cohort is fixed when the round opens. A member answers once: it counts, is refused, or fails. Who is away is
+waited for no longer, and counts all the same if it answers while the round collects. An update is read while the round
+collects, or at the latest by the fold, which takes nothing unread. The round closes when everybody who is waited for
+answered, or the deadline passed; with fewer than the minimum it is abandoned, never folded.
 """
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from datetime import datetime
 from enum import Enum, unique
 
 from coordinator.enclave.fold import Contribution
+from coordinator.enclave.record import Counted
 from trusted.errors import Reason, RoundError
 
 
@@ -52,22 +54,25 @@ TABLE: Mapping[tuple[RoundState, RoundEvent], RoundState] = {
     (RoundState.FOLDED, RoundEvent.COMMITTED): RoundState.COMMITTED,
 }
 
+_TOO_LATE = frozenset({Reason.ROUND_DEADLINE, Reason.LEASE_EXPIRED})  # why a round went on without an answer
 ENDED = frozenset({RoundState.COMMITTED, RoundState.ABANDONED})
 
 
 @dataclass(slots=True)
 class Round:
-    """What happened in one round. ``uploads`` names, for each member of the cohort, the blob its update goes to."""
+    """What happened in one round. ``uploads`` names the blob that a member's update goes to, once it was told."""
 
     number: int
-    uploads: Mapping[str, bytes]
+    cohort: tuple[str, ...]
     minimum: int
     deadline: datetime
     state: RoundState = RoundState.OPEN
+    uploads: dict[str, bytes] = field(default_factory=dict)
     counted: dict[str, Contribution] = field(default_factory=dict)
     metrics: dict[str, Mapping[str, float]] = field(default_factory=dict)
     lost: dict[str, Reason] = field(default_factory=dict)
     unread: set[str] = field(default_factory=set)
+    away: set[str] = field(default_factory=set)
 
     def advance(self, event: RoundEvent) -> None:
         """Follow the table.
@@ -83,20 +88,21 @@ class Round:
 
     @property
     def waiting_for(self) -> tuple[str, ...]:
-        """Members of the cohort that have not answered."""
-        return tuple(sorted(set(self.uploads) - set(self.counted) - set(self.lost)))
+        """Members of the cohort that have not answered, and are not away."""
+        return tuple(sorted(set(self.cohort) - set(self.counted) - set(self.lost) - self.away))
 
-    def awaits(self, member: str) -> bool:
-        """Whether the round still takes an answer of ``member``."""
-        return self.state is RoundState.COLLECTING and member in self.waiting_for
+    def takes(self, member: str) -> bool:
+        """Whether an answer of ``member`` can still count."""
+        answered = member in self.counted or member in self.lost
+        return self.state is RoundState.COLLECTING and member in self.cohort and not answered
 
     def require_accepts(self, member: str, number: int) -> None:
         """Refuse an answer of another round, from outside the cohort, a second one, or one that comes too late."""
         if number != self.number:
             raise RoundError(Reason.ROUND_CLOSED, "update.round: not the open round")
-        if member not in self.uploads:
+        if member not in self.cohort:
             raise RoundError(Reason.NOT_IN_COHORT, "update: its sender is not in this round's cohort")
-        if member in self.counted or member in self.lost:
+        if member in self.counted or (member in self.lost and self.lost[member] not in _TOO_LATE):
             raise RoundError(Reason.DUPLICATE, "update: its sender has already answered in this round")
         if self.state is not RoundState.COLLECTING:
             raise RoundError(Reason.ROUND_CLOSED, "update: the round collects no more")
@@ -118,10 +124,17 @@ class Round:
         self._uncount(member, reason)
 
     def lose(self, member: str, reason: Reason) -> None:
-        """Go on without ``member``: it was refused, failed, or is gone."""
-        if member in self.uploads and member not in self.counted and member not in self.lost:
+        """Go on without ``member``: it was refused, or failed."""
+        if member in self.cohort and member not in self.counted and member not in self.lost:
             self.advance(RoundEvent.ANSWERED)
             self.lost[member] = reason
+
+    def close_as(self, counted: Iterable[Counted], lost: Mapping[str, Reason]) -> None:
+        """Close it as an earlier aggregator of the run closed it; all that counts is still to be read."""
+        for entry in counted:
+            self.count(entry.contribution, entry.metrics)
+        self.lost = dict(lost)
+        self.advance(RoundEvent.ENOUGH)
 
     def settle(self, now: datetime) -> None:
         """Close or abandon the round if nothing more is to be waited for."""
@@ -131,6 +144,8 @@ class Round:
             return
         for member in self.waiting_for:
             self.lost[member] = Reason.ROUND_DEADLINE
+        for member in self.away - set(self.counted) - set(self.lost):
+            self.lost[member] = Reason.LEASE_EXPIRED
         self.advance(RoundEvent.ENOUGH if len(self.counted) >= self.minimum else RoundEvent.TOO_FEW)
 
     def exclude(self, lost: Mapping[str, Reason]) -> None:

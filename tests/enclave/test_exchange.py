@@ -33,8 +33,8 @@ class ExchangeNet(Net):
 
     def opened(self, site: SimpleSite, announced: Any) -> np.ndarray:
         vector = np.empty(announced.header.elements, dtype=np.float32)
-        stored, verify_key = [self.store.blobs[announced.blob]], site.channel.session.peer.verify_key
-        open_vector(stored, vector, expected=announced.header, key=announced.key, verify_key=verify_key)
+        stored, signer = [self.store.blobs[announced.blob]], announced.signer
+        open_vector(stored, vector, expected=announced.header, key=announced.key, verify_key=signer)
         return vector
 
     def train(self, site: SimpleSite, task: Train) -> np.ndarray:
@@ -49,9 +49,10 @@ class ExchangeNet(Net):
         header = changes.get("header", task.upload_header)
         delta = np.resize(delta, header.elements)
         parts = seal_vector(header, delta, key=key, signing_key=site.identity.signing_key)
-        self.store.blobs[task.upload] = b"".join(bytes(part) for part in parts)
+        sealed = self.store.blobs[task.upload] = b"".join(bytes(part) for part in parts)
         message = {"type": "update", "round": task.round, "blob": task.upload.hex(), "key": key.secret.hex()}
         message |= {"weight": site.weight, "metrics": site.metrics}
+        message["prefix_sha256"] = sha256(sealed[: header.prefix_bytes]).hex()
         self.say(connection, message)
         return message
 
@@ -180,8 +181,7 @@ def task_of(world: World, **changes: object) -> dict[str, Any]:
     """The task of the first site, with some of it changed."""
     net = running(world, net=ManualNet(world))
     task = net.sites[1].tasks[-1]
-    upload = {"blob": task.upload.hex(), "bytes": task.upload_header.sealed_bytes}
-    return net.aggregator._run._task | {"upload": upload} | changes
+    return net.messages[1]["task"] | changes
 
 
 def refused(world: World, message: dict[str, Any]) -> Reason:

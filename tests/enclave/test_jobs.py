@@ -269,7 +269,7 @@ def test_a_late_update_is_refused_while_the_fold_is_at_work(world):
 def test_nothing_is_released_or_counted_after_a_stop_while_the_fold_is_at_work(world):
     net = collecting(world)
     net.contribute_all()
-    net.perform(net.aggregator.stop())
+    net.perform(net.aggregator.stop(net.now))
     net.let_all_run()
     assert net.aggregator.state.value == "stopped"
     assert net.outcomes("contribution") == net.outcomes("round-committed") == []
@@ -284,7 +284,7 @@ def test_a_model_that_was_sealed_for_a_stopped_run_is_told_to_nobody_and_discard
     for index, member in enumerate(world.members):
         net.join(SimpleSite(world, member, has_initial=index == 0))
     net.let_run()
-    net.perform(net.aggregator.stop())
+    net.perform(net.aggregator.stop(net.now))
     assert len(net.jobs.waiting) == 1
     net.let_all_run()
     assert net.outcomes("round-opened") == []

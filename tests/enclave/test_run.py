@@ -410,7 +410,7 @@ def test_a_site_trains_no_more_once_its_own_consent_has_ended(world):
 
 def test_stop_ends_the_run_without_a_release(world):
     net = manual(world)
-    net.perform(net.aggregator.stop())
+    net.perform(net.aggregator.stop(net.now))
     assert net.sites[1].closed.outcome == "stopped"
     assert release_name(world.plan.digest) not in net.store.blobs
 

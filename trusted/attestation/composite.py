@@ -18,12 +18,12 @@ from typing import Protocol
 from trusted.attestation.appraise import Expected, appraise, verify, with_devices
 from trusted.attestation.binding import report_data
 from trusted.attestation.device_policy import DEVICE_FORMATS, MAX_DEVICES, ONLY_DEVICES, DeviceRules
-from trusted.attestation.evidence import MAX_EVIDENCE_BYTES, Evidence, split_items
+from trusted.attestation.evidence import MAX_EVIDENCE_BYTES, Evidence
 from trusted.attestation.policy import AppraisalPolicy
 from trusted.attestation.result import AttestationResult
 from trusted.attestation.roots import TrustRoot
 from trusted.errors import AttestationError, Reason, WireError
-from trusted.wire import length_prefixed, pack, sha256, unpack
+from trusted.wire import length_prefixed, pack, sha256, split_items, unpack
 
 _LABEL = "cloister/evidence-bundle/v1"
 _TRANSCRIPT = "cloister/transcript/v1"

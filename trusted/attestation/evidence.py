@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from enum import Enum, unique
 
 from trusted.errors import AttestationError, Reason, WireError
-from trusted.wire import length_prefixed, pack, sha256, unpack
+from trusted.wire import length_prefixed, pack, sha256, split_items, unpack
 
 _LABEL = "cloister/evidence/v1"
 # Bounds that hold before anything is parsed, so that a peer nobody knows yet costs little memory.
@@ -112,26 +112,6 @@ class Evidence:
 
 def _format_names() -> str:
     return ", ".join(kind.value for kind in EvidenceFormat)
-
-
-def split_items(field: bytes, path: str, most: int) -> tuple[bytes, ...]:
-    """The length-prefixed items in ``field``, at most ``most``, none of them cut short and no byte left over.
-
-    Raises:
-        WireError: MALFORMED, TOO_LARGE; ``path`` leads its text.
-    """
-    items: list[bytes] = []
-    position = 0
-    while position < len(field):
-        start = position + 4
-        end = start + int.from_bytes(field[position:start], "big")
-        if start > len(field) or end > len(field):
-            raise WireError(Reason.MALFORMED, f"{path}: an item is cut short")
-        if len(items) == most:
-            raise WireError(Reason.TOO_LARGE, f"{path}: at most {most} items")
-        items.append(field[start:end])
-        position = end
-    return tuple(items)
 
 
 def _named(items: tuple[bytes, ...]) -> tuple[tuple[str, bytes], ...]:

@@ -26,6 +26,7 @@ class BlobKind(Enum):
     UPDATE = "update"
     RELEASE = "release"
     BASE = "base"
+    STATE = "state"
 
 
 @dataclass(frozen=True, slots=True)

@@ -34,10 +34,15 @@ _JOIN_FIELDS = 8
 
 @dataclass(frozen=True, slots=True)
 class AdmittedPeer:
-    """A worker that proved what it runs, on what, and whose it is. Only an open channel makes one."""
+    """A worker that proved what it runs, on what, and whose it is. Only an open channel makes one.
+
+    ``verify_key`` and ``boot`` are of this start of it, ``worker_key`` is the one that its member vouches for.
+    """
 
     member: str
     verify_key: bytes
+    boot: bytes
+    worker_key: bytes
     result: AttestationResult
     commitment: bytes
     session_id: bytes
@@ -189,8 +194,9 @@ class AggregatorChannel:
         peer = Peer(WORKER, join.prover.verify)
         self._session = Session(self._federation, self._identity, peer, secrets=secrets, session_id=session_id)
         self._session.grant_lease(Proof(result, self._nonce), now)
-        member = credential.document.member
-        self._candidate = AdmittedPeer(member, join.prover.verify, result, join.commitment, session_id)
+        member = credential.document
+        keys = join.prover.verify, join.prover.boot, member.worker_key
+        self._candidate = AdmittedPeer(member.member, *keys, result, join.commitment, session_id)
         return welcome
 
     @property

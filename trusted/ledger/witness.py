@@ -205,6 +205,31 @@ def certify(record: WitnessRecord, note: bytes, keys: Mapping[str, Sequence[byte
     return replace(record, certified=offered) if offered == held else record
 
 
+def certified(record: WitnessRecord, head: TreeHead) -> WitnessRecord:
+    """The record once the attested aggregator of the promised epoch says that a quorum cosigned ``head``.
+
+    Its code is measured, so its word stands among witnesses, whom a certificate of a thousand lines each round would
+    drown; auditors check the lines. Only what this witness itself cosigned last becomes certified.
+    """
+    pending = record.pending
+    if pending is not None and pending.epoch == record.promised and pending.head == head:
+        return replace(record, certified=head)
+    return record
+
+
+def repinned(record: WitnessRecord, log_public_key: bytes, epoch: Epoch) -> WitnessRecord:
+    """The record for the log of ``log_public_key``, as the attested aggregator of the promised ``epoch`` names it.
+
+    A log of which nothing was certified may have died with its first aggregator, seen by few; a quorum of promises then
+    knew none, and the next one began another. Whatever was certified pins its key for ever.
+    """
+    if log_public_key == record.log_public_key or record.certified != EMPTY or epoch != record.promised:
+        return record
+    if record.pending is not None and record.pending.epoch.number >= epoch.number:
+        return record
+    return replace(begin(record.origin, log_public_key), promised=record.promised)
+
+
 def _newest(record: WitnessRecord) -> TreeHead:
     """The last cosigned; a certified one is never newer than that."""
     return record.certified if record.pending is None else record.pending.head

@@ -1,0 +1,100 @@
+"""A run begins, or goes on from where an earlier aggregator left it. Trust zone: aggregator TEE. No I/O, no clock.
+
+Rules: nothing happens before a quorum of witnesses has promised itself. If none of them knows a log, the run begins;
+else it goes on from the newest that any of them cosigned, and from nothing else. What the host gives is checked against
+that; while it gives something else the run waits, and says why (docs/protocol.md §13.2).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from datetime import datetime, timedelta
+from secrets import token_bytes
+
+from coordinator.enclave.course import Course
+from coordinator.enclave.journal import Journal, Log
+from coordinator.enclave.record import SECRET_BYTES, RecoveryKey
+from coordinator.enclave.resuming import Resumed, resume
+from coordinator.enclave.sampling import commitment
+from coordinator.enclave.witnesses import Remembered, refusal_event
+from trusted.errors import LedgerError, ProtocolError, Reason
+from trusted.ledger import leaves
+
+_AGAIN = timedelta(seconds=5)  # until a host that gave no state, or a wrong one, is asked again
+
+
+@dataclass(slots=True)
+class Beginning:
+    """Until ``course`` has a journal. ``began`` and ``resumed`` are told which of the two it was, once."""
+
+    course: Course
+    began: Callable[[datetime], None]
+    resumed: Callable[[Resumed, datetime], None]
+    _asking: bool = False
+    _ask_at: datetime | None = None
+    _refused: Reason | None = field(default=None)
+
+    def proceed(self, now: datetime) -> None:
+        """Ask the witnesses, and then the host, as soon as that can be."""
+        course = self.course
+        if self._asking or (self._ask_at is not None and now < self._ask_at):
+            return
+        if course.witnesses.missing:
+            course.wait_for(set(course.plan.cohort.members) - set(course.witnesses.promised), "witnesses")
+            return
+        try:
+            remembered = course.witnesses.remembered()
+        except LedgerError as error:
+            self._refuse(error, now)
+            return
+        if remembered is None:
+            self._begin(now)
+        else:
+            self._ask_host(remembered, now)
+
+    def _begin(self, now: datetime) -> None:
+        course, quorum = self.course, self.course.witnesses.quorum
+        federation = course.admissions.federation
+        course.seed = token_bytes(SECRET_BYTES)
+        course.journal = self._journal(RecoveryKey.generate(), Log())
+        seed = commitment(course.seed)
+        genesis = leaves.Genesis(federation.plan.digest, federation.charter.digest, seed, quorum.members, quorum.needed)
+        course.journal.append(genesis)
+        self.began(now)
+
+    def _ask_host(self, remembered: Remembered, now: datetime) -> None:
+        self._asking = True
+        exchanged, store = self.course.exchanged, self.course.store
+
+        def answered(found: Resumed | ProtocolError, later: datetime) -> None:
+            self._asking = False
+            if isinstance(found, ProtocolError):
+                self._refuse(found, later)
+            else:
+                self._go_on(found, remembered, later)
+
+        self.course.jobs.submit(lambda: resume(exchanged, store, remembered), answered, now)
+
+    def _refuse(self, error: ProtocolError, now: datetime) -> None:
+        """Say it once for each reason, and ask again later: the host may find the right disk."""
+        self._ask_at = now + _AGAIN
+        if error.reason is not self._refused:
+            self._refused = error.reason
+            self.course.admissions.effects.append(refusal_event(error))
+
+    def _go_on(self, found: Resumed, remembered: Remembered, now: datetime) -> None:
+        course, record = self.course, found.record
+        journal = course.journal = self._journal(remembered.key, Log(found.tree, remembered.head))
+        journal.continue_from(found.sequence, found.state_blob)
+        course.seed, course.history = record.seed, found.history()
+        course.attempts, course.abandoned_in_a_row = record.number, record.abandoned_in_a_row
+        course.base, course.base_sealed = found.base, record.base
+        if found.outcome is None:
+            epoch = course.witnesses.epoch
+            journal.append(leaves.Recovered(epoch.number, epoch.boot, remembered.head.size))
+        self.resumed(found, now)
+
+    def _journal(self, key: RecoveryKey, log: Log) -> Journal:
+        course = self.course
+        return Journal(course.admissions, course.store, course.jobs, course.witnesses, key, log)

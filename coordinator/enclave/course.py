@@ -1,0 +1,102 @@
+"""How far a run is: what its parts share. Trust zone: aggregator TEE. No I/O of its own, no clock.
+
+Parts: :mod:`beginning`, :mod:`round_loop` and :mod:`ending`, one after the other under :mod:`run`.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from dataclasses import dataclass, field
+from typing import Any
+
+from coordinator.enclave.admissions import Admissions
+from coordinator.enclave.effects import Emit
+from coordinator.enclave.jobs import Jobs
+from coordinator.enclave.journal import Journal
+from coordinator.enclave.model import GlobalModel
+from coordinator.enclave.ports import HostStore
+from coordinator.enclave.record import SealedVector
+from coordinator.enclave.release import History
+from coordinator.enclave.sealing import Sealer
+from coordinator.enclave.witnesses import Witnesses
+from trusted.documents.plan import Plan
+from trusted.encoding import Vector
+from trusted.errors import LedgerError, Reason
+from trusted.exchange import Exchanged
+
+
+@dataclass(slots=True)
+class Course:
+    """One run under way.
+
+    Attributes:
+        journal: its log and state; None until a quorum of witnesses has said from where it goes on.
+        seed: from which cohorts and upload names are drawn, 32 bytes.
+        model: what the next round starts from; None until a member brought it.
+        base: the whole initial model where a part is exchanged, and where it lies sealed.
+        attempts: the number of the newest round that was opened.
+        spent: blobs that nobody needs once the next checkpoint is certified.
+    """
+
+    admissions: Admissions
+    store: HostStore
+    jobs: Jobs
+    exchanged: Exchanged
+    witnesses: Witnesses
+    sealer: Sealer
+    journal: Journal | None = None
+    seed: bytes = field(default=b"", repr=False)
+    model: GlobalModel | None = None
+    base: Vector | None = None
+    base_sealed: SealedVector | None = None
+    attempts: int = 0
+    abandoned_in_a_row: int = 0
+    history: History = field(default_factory=History)
+    spent: list[bytes] = field(default_factory=list)
+    _waits_for: tuple[str, ...] = ()
+
+    @property
+    def plan(self) -> Plan:
+        """What was signed."""
+        return self.admissions.federation.plan.document
+
+    def require_journal(self) -> Journal:
+        """The journal.
+
+        Raises:
+            LedgerError: LEDGER_EPOCH: a worker speaks of what was never proposed to it.
+        """
+        if self.journal is None:
+            raise LedgerError(Reason.LEDGER_EPOCH, "run: nothing was proposed yet")
+        return self.journal
+
+    def require_model(self) -> GlobalModel:
+        """The model of a run that opens rounds."""
+        if self.model is None:
+            raise RuntimeError("a round was opened without a model")
+        return self.model
+
+    def take_spent(self) -> tuple[bytes, ...]:
+        """What may go with the next checkpoint."""
+        taken, self.spent = tuple(self.spent), []
+        return taken
+
+    def discard(self, blobs: Iterable[bytes]) -> None:
+        """Let the host forget ``blobs`` now."""
+        for blob in blobs:
+            self.store.discard(blob)
+
+    def wait_for(self, members: Iterable[str], what: str) -> None:
+        """Tell once whom the run waits for, and why."""
+        waits = (what, *sorted(members))
+        if waits != self._waits_for:
+            self._waits_for = waits
+            self.emit("run-waits", outcome=what, waiting_for=list(waits[1:]))
+
+    def moves(self) -> None:
+        """The run waits for nobody now: what it waits for next is told again."""
+        self._waits_for = ()
+
+    def emit(self, event: str, **fields: Any) -> None:
+        """Tell the public."""
+        self.admissions.effects.append(Emit(event, fields))

@@ -1,0 +1,256 @@
+"""The run's log and sealed state, as they are written, proposed to the witnesses, and certified.
+
+Trust zone: aggregator TEE. No I/O but the store's, no clock. Rules:
+
+1. A checkpoint is proposed only after the host has stored the sealed state and the leaves that it stands for.
+2. Checkpoints are written one after the other, each behind all leaves that came before it.
+3. A quorum's cosignatures on one certify every earlier one. What waits for it happens then, and not before.
+4. What a checkpoint makes superfluous is discarded once it is certified: until then a restart may need it.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from datetime import datetime
+from secrets import token_bytes
+from typing import Any
+
+from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
+
+from coordinator.enclave.admissions import Admissions
+from coordinator.enclave.jobs import Jobs
+from coordinator.enclave.ports import BLOB_NAME_BYTES, HostStore
+from coordinator.enclave.record import RecoveryKey, RunRecord
+from coordinator.enclave.witnesses import Witnesses
+from trusted.channel.aggregator import AdmittedPeer
+from trusted.errors import LedgerError, Reason
+from trusted.ledger import leaves
+from trusted.ledger.checkpoint import EMPTY, Checkpoint, TreeHead, origin_of, witness_key
+from trusted.ledger.leaves import Leaf, State
+from trusted.ledger.merkle import MAX_SIZE, Tree
+from trusted.ledger.notes import Note, NoteSignature
+from trusted.ledger.segments import Segment, segment_name
+from trusted.wire import Fields, sha256
+
+Then = Callable[[datetime], None]
+_COSIGNATURE_BYTES = 72  # time, then Ed25519
+
+
+@dataclass(slots=True)
+class Log:
+    """The leaves of a run: all their hashes, and those themselves that are not stored yet."""
+
+    tree: Tree = field(default_factory=Tree)
+    stored: TreeHead = EMPTY
+    unstored: list[bytes] = field(default_factory=list)
+
+    def append(self, leaf: Leaf) -> None:
+        """Add ``leaf``."""
+        data = leaves.encode(leaf)
+        self.tree.append(data)
+        self.unstored.append(data)
+
+    @property
+    def head(self) -> TreeHead:
+        """Size and root of all."""
+        return TreeHead(self.tree.size, self.tree.root())
+
+
+@dataclass(frozen=True, slots=True)
+class _Step:
+    """A state to be written, and what waits for it: what happens, and which blobs nobody needs any more."""
+
+    record: RunRecord
+    then: Then | None
+    spent: tuple[bytes, ...]
+
+
+@dataclass(slots=True)
+class _Proposed:
+    """A checkpoint that waits for its quorum."""
+
+    head: TreeHead
+    note: Note
+    leaf: bytes
+    step: _Step
+    state_blob: bytes
+    proofs: dict[int, dict[str, Any]] = field(default_factory=dict)
+    cosigned: dict[str, NoteSignature] = field(default_factory=dict)
+
+
+@dataclass(slots=True)
+class Journal:
+    """The one writer of a run's log."""
+
+    admissions: Admissions
+    store: HostStore
+    jobs: Jobs
+    witnesses: Witnesses
+    key: RecoveryKey
+    log: Log = field(default_factory=Log)
+    sequence: int = 0
+    certificate: Note | None = None
+    certified: TreeHead = EMPTY
+    _steps: list[_Step] = field(default_factory=list)
+    _writing: bool = False
+    _proposed: dict[int, _Proposed] = field(default_factory=dict)
+    _bases: dict[str, tuple[int, TreeHead]] = field(default_factory=dict)
+    _last: RunRecord | None = None
+    _state_blob: bytes | None = None
+    _log_key: Ed25519PrivateKey = field(init=False, repr=False)
+
+    def __post_init__(self) -> None:
+        self._log_key = self.key.log_key(self._plan)
+
+    def append(self, leaf: Leaf) -> None:
+        """Note something that happened; the next checkpoint covers it."""
+        self.log.append(leaf)
+
+    def commit(
+        self, record: RunRecord, now: datetime, *, then: Then | None = None, spent: tuple[bytes, ...] = ()
+    ) -> None:
+        """Let ``record`` be the run's state, witnessed; ``then`` happens, and ``spent`` go, once a quorum cosigned."""
+        self._last = record
+        for leaf in self.admissions.take_leaves():
+            self.append(leaf)
+        self._steps.append(_Step(record, then, spent))
+        self._write_next(now)
+
+    def recommit(self, now: datetime, *, then: Then | None = None, spent: tuple[bytes, ...] = ()) -> None:
+        """Have the newest state witnessed once more, with the leaves that came behind it."""
+        if self._last is not None:
+            self.commit(self._last, now, then=then, spent=spent)
+
+    @property
+    def has_state(self) -> bool:
+        """Whether there is a state that could be witnessed once more."""
+        return self._last is not None
+
+    def continue_from(self, sequence: int, state_blob: bytes) -> None:
+        """Go on behind the state that an earlier aggregator had witnessed as number ``sequence``."""
+        self.sequence, self._state_blob = sequence, state_blob
+
+    @property
+    def waiting_for_witnesses(self) -> tuple[str, ...]:
+        """Members whose cosignature could still certify the newest checkpoint; none where none is waited for."""
+        if not self._proposed:
+            return ()
+        newest = self._proposed[max(self._proposed)]
+        return tuple(sorted(set(self.witnesses.quorum.members) - set(newest.cosigned)))
+
+    def welcome(self, member: str) -> None:
+        """``member`` has promised itself: propose to it what is still open.
+
+        Raises:
+            LedgerError: LEDGER_SHRINKS: it remembers more than this run has, which no witness of it can.
+        """
+        record = self.witnesses.promised[member].record
+        if record is not None and record.base(self.witnesses.epoch).size > self.log.tree.size:
+            raise LedgerError(Reason.LEDGER_SHRINKS, "witness: remembers a longer log than this run has")
+        for size in sorted(self._proposed):
+            self._propose(self._proposed[size], member)
+
+    def take(self, peer: AdmittedPeer, fields: Fields, now: datetime) -> None:
+        """Count a cosignature of ``peer``. One for a checkpoint that is certified already changes nothing.
+
+        Raises:
+            LedgerError: LEDGER_SIGNATURE: it is none of its member's worker.
+        """
+        size = fields.integer("size", low=1, high=MAX_SIZE)
+        signature = fields.octets("signature", _COSIGNATURE_BYTES)
+        proposed = self._proposed.get(size)
+        if proposed is None or peer.member in proposed.cosigned:
+            return
+        key = witness_key(self._origin, peer.member, peer.worker_key)
+        key.verify(proposed.note.text, signature)
+        proposed.cosigned[peer.member] = NoteSignature(key.name, key.key_id, signature)
+        if len(proposed.cosigned) >= self.witnesses.quorum.needed:
+            self._certify(proposed, now)
+
+    def _certify(self, proposed: _Proposed, now: datetime) -> None:
+        self.certified = proposed.head
+        self.certificate = proposed.note.with_signatures(*(line for _, line in sorted(proposed.cosigned.items())))
+        settled = [self._proposed.pop(size) for size in sorted(self._proposed) if size <= proposed.head.size]
+        spent = [blob for step in settled for blob in step.step.spent]
+        spent += [step.state_blob for step in settled[:-1]]
+        if self._state_blob is not None:
+            spent.append(self._state_blob)
+        self._state_blob = proposed.state_blob
+        for step in settled:
+            if step.step.then is not None:
+                step.step.then(now)
+        for blob in spent:
+            self.store.discard(blob)
+
+    def _write_next(self, now: datetime) -> None:
+        if self._writing or not self._steps:
+            return
+        self._writing = True
+        step = self._steps.pop(0)
+        self.sequence += 1
+        plan, name = self._plan, token_bytes(BLOB_NAME_BYTES)
+        sealed = self.key.seal(plan, self.sequence, step.record.encode())
+        self.log.append(State(self.sequence, name, sha256(sealed)))
+        head, before = self.log.head, self.log.stored
+        taken, self.log.unstored, self.log.stored = tuple(self.log.unstored), [], head
+        certificate = b"" if self.certificate is None else self.certificate.encode()
+        segment = Segment(before, certificate, taken).encode()
+
+        def write() -> None:
+            self.store.write(name, len(sealed), [sealed])
+            self.store.write(segment_name(plan, head), len(segment), [segment])
+
+        def written(_: None, later: datetime) -> None:
+            self._writing = False
+            note = Checkpoint(self._origin, head).sign(self._log_key)
+            proposed = self._proposed[head.size] = _Proposed(head, note, taken[-1], step, name)
+            for member in self.witnesses.promised:
+                self._propose(proposed, member)
+            self._write_next(later)
+
+        self.jobs.submit(write, written, now)
+
+    def _propose(self, proposed: _Proposed, member: str) -> None:
+        said = self.witnesses.promised.get(member)
+        if said is None:
+            return
+        known = self._bases.get(member)
+        record = said.record
+        base = EMPTY if record is None else record.base(self.witnesses.epoch)
+        if known is not None and known[0] == said.connection:
+            base = known[1]
+        if base.size > proposed.head.size:  # it cosigned a later one, which is proposed as well
+            return
+        self._bases[member] = said.connection, proposed.head
+        settled = self.certified if self.certified.size else None
+        self.admissions.send(
+            member,
+            {
+                "type": "witness",
+                "note": proposed.note.encode().decode(),
+                "leaf": proposed.leaf.hex(),
+                **self._proofs(proposed, base.size),
+                "certified": None if settled is None else {"size": settled.size, "root": settled.root.hex()},
+                "log_key": self._log_key.public_key().public_bytes_raw().hex(),
+                "recovery_key": self.key.secret.hex(),
+            },
+        )
+
+    def _proofs(self, proposed: _Proposed, base: int) -> dict[str, Any]:
+        """That the state leaf is the last one, and that the log extends that of ``base`` leaves: made once for all."""
+        if base not in proposed.proofs:
+            tree, size = self.log.tree, proposed.head.size
+            proposed.proofs[base] = {
+                "inclusion": [node.hex() for node in tree.inclusion_proof(size - 1, size)],
+                "consistency": [node.hex() for node in tree.consistency_proof(base, size)],
+            }
+        return proposed.proofs[base]
+
+    @property
+    def _plan(self) -> bytes:
+        return self.admissions.federation.plan.digest
+
+    @property
+    def _origin(self) -> str:
+        return origin_of(self._plan)

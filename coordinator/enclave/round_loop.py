@@ -1,0 +1,320 @@
+"""Round after round: gather, open, collect, close, fold, commit (docs/protocol.md §7). Trust zone: aggregator TEE.
+
+Rules:
+
+1. The cohort is drawn here. A round opens when enough members are there: all that are sampled, or the minimum once one
+   lease has passed, and always a quorum of witnesses.
+2. Which contributions a round folds is witnessed before anything of its result leaves. The fold goes on meanwhile.
+3. The model changes only by a committed round.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field, replace
+from datetime import datetime, timedelta
+
+from coordinator.enclave.answers import Answers
+from coordinator.enclave.course import Course
+from coordinator.enclave.disclosure import disclosed
+from coordinator.enclave.fold import ContributionLost, weighted_mean
+from coordinator.enclave.record import Counted, Phase, RunRecord
+from coordinator.enclave.rounds import Round, RoundEvent, RoundState
+from coordinator.enclave.sampling import drawn, upload_name
+from coordinator.enclave.sealing import RoundModel
+from coordinator.enclave.stages import Stages
+from trusted.blob import BlobKind
+from trusted.errors import BlobError, Reason
+from trusted.ledger import leaves
+
+
+@dataclass(frozen=True, slots=True)
+class _Folded:
+    """What became of a fold: nothing said is a new model; else who does not open, or that the sum overflowed."""
+
+    lost: Mapping[str, Reason] = field(default_factory=dict)
+    overflowed: bool = False
+
+
+@dataclass(slots=True)
+class _Closing:
+    """A closed round on its way to the model: both must be true."""
+
+    folded: bool = False
+    witnessed: bool = False
+
+
+class RoundLoop:
+    """The rounds of one run. ``concluded`` is called after each; it opens the next by :meth:`proceed`, or does not."""
+
+    def __init__(self, course: Course, answers: Answers, concluded: Callable[[datetime], None]) -> None:
+        self._course = course
+        self._answers = answers
+        self._concluded = concluded
+        self.current: Round | None = None
+        self.stages: Stages | None = None
+        self._sent: RoundModel | None = None
+        self._closing = _Closing()
+        self._busy = False
+        self._over = False
+        self._gathering_since: datetime | None = None
+        self._absent_since: dict[str, datetime] = {}
+
+    def proceed(self, now: datetime, *, paused: bool = False) -> None:
+        """Do whatever can be done now; a loop that is ``paused`` opens no round."""
+        if self._busy:
+            if self._closing == _Closing(folded=True):
+                self._course.wait_for(self._course.require_journal().waiting_for_witnesses, "witnesses")
+        elif self.current is not None:
+            self._wait_on(self.current, now)
+        elif not paused:
+            self._open_when_gathered(now)
+
+    def end(self) -> tuple[bytes, ...]:
+        """Open and fold nothing any more; the blobs of the round that was open."""
+        self._over = True
+        sent = () if self._sent is None else self._sent.blobs
+        return sent if self.current is None else (*sent, *self.current.uploads.values())
+
+    def welcome(self, member: str) -> None:
+        """Give ``member``, which has just come, the task that it may still have to do."""
+        if self.current is not None and self.current.takes(member):
+            self.current.away.discard(member)
+            self._send_task(self.current, member)
+
+    def resume(self, record: RunRecord, now: datetime) -> None:
+        """Go on with the round that an earlier aggregator left at ``record``."""
+        self._sent = RoundModel(record.sent, record.kept, b"")
+        self.stages = Stages(now)
+        current = self.current = Round(record.number, record.cohort, *self._bounds(now))
+        current.advance(RoundEvent.ANNOUNCED)
+        if record.phase is Phase.COLLECTING:
+            self._course.require_journal().commit(record, now)
+        else:
+            current.close_as(record.counted, record.lost)
+            self._close(current, record, now)
+
+    def _bounds(self, now: datetime) -> tuple[int, datetime]:
+        plan = self._course.plan
+        return plan.cohort.minimum, now + timedelta(seconds=plan.deadlines.round_s)
+
+    # --- opening ---------------------------------------------------------------------------------------------------
+
+    def _open_when_gathered(self, now: datetime) -> None:
+        course, cohort = self._course, self._course.plan.cohort
+        present = frozenset(course.witnesses.promised)
+        if course.model is None:
+            return
+        absent = set(cohort.members) - present
+        if len(present) < max(cohort.minimum, course.witnesses.quorum.needed):
+            self._gathering_since = None
+            course.wait_for(absent, "members")
+            return
+        self._gathering_since = self._gathering_since or now
+        patience = timedelta(seconds=course.plan.deadlines.lease_s)
+        if len(present) < cohort.size and now - self._gathering_since < patience:
+            course.wait_for(absent, "members")
+            return
+        self._gathering_since = None
+        self._open(tuple(sorted(present)), now)
+
+    def _open(self, present: tuple[str, ...], now: datetime) -> None:
+        course = self._course
+        course.attempts += 1
+        course.moves()
+        number, vector = course.attempts, course.require_model().vector
+        cohort = drawn(course.seed, number, present, course.plan.cohort.size)
+        self._busy, self.stages = True, Stages(now)
+
+        def sealed(made: RoundModel, later: datetime) -> None:
+            self._busy = False
+            if self._over:
+                course.discard(made.blobs)
+                return
+            opened = Round(number, cohort, *self._bounds(later))
+            opened.advance(RoundEvent.ANNOUNCED)
+            self._announce(opened, made, present, later)
+
+        course.jobs.submit(lambda: course.sealer.seal_round(number, vector), sealed, now)
+
+    def _announce(self, opened: Round, made: RoundModel, present: tuple[str, ...], now: datetime) -> None:
+        course, self.current, self._sent = self._course, opened, made
+        self._require_stages().mark("broadcast", now)
+        size = made.sent.header(course.exchanged).sealed_bytes
+        course.emit("round-opened", round=opened.number, waiting_for=list(opened.waiting_for), bytes=size)
+        for member in opened.cohort:
+            self._send_task(opened, member)
+        journal = course.require_journal()
+        journal.append(leaves.Opened(opened.number, present, opened.cohort, made.prefix_sha256))
+        journal.commit(self._record(opened), now, spent=course.take_spent())
+
+    def _send_task(self, current: Round, member: str) -> None:
+        course, made = self._course, self._require_sent()
+        peer = course.admissions.peer(member)
+        if peer is None or member not in course.witnesses.promised:
+            return  # it is sent when it comes
+        size = course.exchanged.header(BlobKind.UPDATE, current.number, member).sealed_bytes
+        blob = upload_name(course.seed, current.number, member, peer.verify_key)
+        earlier = current.uploads.get(member)
+        if earlier not in (
+            None,
+            blob,
+        ):  # an earlier start of this worker would have filled it, under a key that is gone
+            course.discard([earlier])
+        current.uploads[member] = blob
+        course.store.expect(blob, size)
+        task = {"type": "task", "round": current.number, "model": course.sealer.announce(made.sent).to_json()}
+        if course.base_sealed is not None:
+            task["base"] = course.sealer.announce(course.base_sealed).to_json()
+        course.admissions.send(member, task | {"upload": {"blob": blob.hex(), "bytes": size}})
+
+    # --- collecting ------------------------------------------------------------------------------------------------
+
+    def _wait_on(self, current: Round, now: datetime) -> None:
+        self._lose_absent(current, now)
+        current.settle(now)
+        if current.state is RoundState.CLOSED:
+            self._close(current, self._closed_record(current), now)
+        elif current.state is RoundState.ABANDONED:
+            self._conclude(current, now)
+
+    def _lose_absent(self, current: Round, now: datetime) -> None:
+        """A member that has been gone for one lease is waited for no longer; it may still come while others train."""
+        course = self._course
+        gone = set(current.waiting_for) - set(course.admissions.members)
+        self._absent_since = {member: self._absent_since.get(member, now) for member in gone}
+        for member, since in self._absent_since.items():
+            if now - since >= timedelta(seconds=course.plan.deadlines.lease_s):
+                current.away.add(member)
+                fields = {"member": member, "outcome": "gone", "reason": Reason.LEASE_EXPIRED.code}
+                course.emit("contribution", round=current.number, **fields)
+
+    # --- closing ---------------------------------------------------------------------------------------------------
+
+    def _close(self, closed: Round, record: RunRecord, now: datetime) -> None:
+        """Have it witnessed which contributions count, and fold them meanwhile."""
+        course, journal = self._course, self._course.require_journal()
+        self._require_stages().mark("collect", now)
+        closing = self._closing = _Closing()
+        self._busy = True
+        counted = [leaves.Counted(entry.contribution.member, entry.prefix_sha256) for entry in record.counted]
+        lost = [leaves.Lost(member, reason) for member, reason in sorted(record.lost.items())]
+        journal.append(leaves.Closed(closed.number, tuple(counted), tuple(lost)))
+
+        def witnessed(later: datetime) -> None:
+            closing.witnessed = True
+            self._commit_when_due(closed, closing, later)
+
+        journal.commit(record, now, then=witnessed)
+        model, unread = course.require_model(), frozenset(closed.unread)
+        contributions = list(closed.counted.values())
+
+        def fold() -> _Folded:
+            try:
+                weighted_mean(contributions, course.store, model=model.vector, out=model.room(), jobs=course.jobs)
+            except ContributionLost as one:
+                others = [entry for entry in contributions if entry.member in unread - {one.member}]
+                return _Folded({one.member: one.error.reason} | self._answers.faults(others))
+            except BlobError:
+                return _Folded(overflowed=True)
+            return _Folded()
+
+        course.jobs.submit(fold, lambda folded, later: self._folded(closed, folded, later), now)
+
+    def _folded(self, closed: Round, folded: _Folded, now: datetime) -> None:
+        if self._over:
+            return
+        self._require_stages().mark("fold", now)
+        if not (folded.overflowed or folded.lost):
+            self._closing.folded = True
+            self._commit_when_due(closed, self._closing, now)
+            self.proceed(now)
+            return
+        self._busy = False
+        if folded.overflowed:
+            closed.advance(RoundEvent.TOO_FEW)
+        else:
+            self._lose_in_fold(closed, folded.lost)
+        self._wait_on(closed, now)
+
+    def _lose_in_fold(self, closed: Round, lost: Mapping[str, Reason]) -> None:
+        """Go on without whoever does not open; but who was finite when it was read, and now is not, has two faces."""
+        two_faced = [member for member, reason in lost.items() if reason is Reason.NON_FINITE]
+        two_faced = [member for member in two_faced if member not in closed.unread]
+        for member, reason in lost.items():
+            if member in closed.unread:
+                self._answers.tell(member, closed.number, reason)
+            else:
+                self._answers.tell_lost(member, closed.number, reason)
+        if two_faced:
+            closed.advance(RoundEvent.TOO_FEW)
+        else:
+            closed.exclude(lost)
+
+    def _commit_when_due(self, closed: Round, closing: _Closing, now: datetime) -> None:
+        """Once it is both folded and witnessed, the new model is in place."""
+        course = self._course
+        if closing is not self._closing or closing != _Closing(folded=True, witnessed=True) or self._over:
+            return
+        self._closing, self._busy = _Closing(), False
+        closed.advance(RoundEvent.FOLDED)
+        for member in sorted(closed.unread):
+            closed.found_good(member)
+            self._answers.tell(member, closed.number, None)
+        course.model = course.require_model().advanced()
+        closed.advance(RoundEvent.COMMITTED)
+        self._conclude(closed, now)
+
+    def _conclude(self, ended: Round, now: datetime) -> None:
+        course, journal = self._course, self._course.require_journal()
+        course.spent += [*self._require_sent().blobs, *ended.uploads.values()]
+        course.moves()
+        self.current = self._sent = None
+        if ended.state is not RoundState.COMMITTED:
+            course.abandoned_in_a_row += 1
+            journal.append(leaves.Abandoned(ended.number, Reason.COHORT_MINIMUM))
+            course.emit("round-abandoned", round=ended.number, reason=Reason.COHORT_MINIMUM.code)
+        else:
+            course.abandoned_in_a_row = 0
+            self._tell_committed(ended)
+        self._concluded(now)
+
+    def _tell_committed(self, ended: Round) -> None:
+        course = self._course
+        if ended.number in course.history.numbers:  # an earlier aggregator committed it, and told so
+            return
+        course.require_journal().append(leaves.Committed(ended.number))
+        course.history.committed(ended)
+        told = disclosed(course.plan, ended)
+        course.emit("round-committed", round=ended.number, outcome=str(course.history.rounds), metrics=told)
+        course.emit("round-stages", round=ended.number, metrics=self._require_stages().to_json())
+
+    # --- what is kept ----------------------------------------------------------------------------------------------
+
+    def _record(self, current: Round) -> RunRecord:
+        course, made = self._course, self._require_sent()
+        return RunRecord(
+            phase=Phase.COLLECTING,
+            number=current.number,
+            abandoned_in_a_row=course.abandoned_in_a_row,
+            seed=course.seed,
+            sent=made.sent,
+            kept=made.kept,
+            base=course.base_sealed,
+            cohort=current.cohort,
+        )
+
+    def _closed_record(self, closed: Round) -> RunRecord:
+        counted = tuple(Counted(entry, closed.metrics[member]) for member, entry in sorted(closed.counted.items()))
+        lost = dict(sorted(closed.lost.items()))
+        return replace(self._record(closed), phase=Phase.CLOSED, counted=counted, lost=lost)
+
+    def _require_sent(self) -> RoundModel:
+        if self._sent is None:
+            raise RuntimeError("a round was opened without a model")
+        return self._sent
+
+    def _require_stages(self) -> Stages:
+        if self.stages is None:
+            raise RuntimeError("a round was opened at no time")
+        return self.stages

@@ -1,0 +1,65 @@
+"""Sealing the model for a cohort, and for a later aggregator of the run. Trust zone: aggregator TEE."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+from secrets import token_bytes
+
+from coordinator.enclave.ports import BLOB_NAME_BYTES, HostStore
+from coordinator.enclave.record import SealedVector
+from trusted.blob import BlobKind, ContentKey, seal_vector
+from trusted.channel.session import Identity
+from trusted.encoding import Encoding, Vector
+from trusted.exchange import AGGREGATOR, Announcement, Exchanged
+from trusted.floe import Buffer
+from trusted.wire import sha256
+
+
+@dataclass(frozen=True, slots=True)
+class Sealer:
+    """Seals vectors once for everybody, and stores them."""
+
+    exchanged: Exchanged
+    store: HostStore
+    identity: Identity
+
+    def seal(self, kind: BlobKind, number: int, vector: Vector) -> tuple[SealedVector, bytes]:
+        """What stands for ``vector``, float32, at the host, and the SHA-256 of its blob's prefix."""
+        header = self.exchanged.header(kind, number, AGGREGATOR)
+        key, name = ContentKey.generate(), token_bytes(BLOB_NAME_BYTES)
+        parts = seal_vector(header, vector, key=key, signing_key=self.identity.signing_key)
+        prefix = bytes(next(parts))
+
+        def pieces() -> Iterator[Buffer]:
+            yield prefix
+            yield from parts
+
+        self.store.write(name, header.sealed_bytes, pieces())
+        return SealedVector(name, key, kind, number, self.identity.verify_key), sha256(prefix)
+
+    def seal_round(self, number: int, vector: Vector) -> RoundModel:
+        """The model of round ``number`` as its cohort gets it, and, where that is rounded, as it is."""
+        sent, prefix_sha256 = self.seal(BlobKind.MODEL, number, vector)
+        exact = self.exchanged.terms.model is Encoding.FLOAT32
+        kept = sent if exact else self.seal(BlobKind.STATE, number, vector)[0]
+        return RoundModel(sent, kept, prefix_sha256)
+
+    def announce(self, sealed: SealedVector) -> Announcement:
+        """How a task names it."""
+        header_sha256 = sha256(sealed.header(self.exchanged).encode())
+        return Announcement(sealed.blob, sealed.key.secret, header_sha256, sealed.signer)
+
+
+@dataclass(frozen=True, slots=True)
+class RoundModel:
+    """One round's model at the host: ``sent`` to the cohort, ``kept`` for a later aggregator of the run."""
+
+    sent: SealedVector
+    kept: SealedVector
+    prefix_sha256: bytes
+
+    @property
+    def blobs(self) -> tuple[bytes, ...]:
+        """Their names, each once."""
+        return tuple(dict.fromkeys((self.sent.blob, self.kept.blob)))
