@@ -14,7 +14,7 @@ from trusted.documents.layout import Dtype, Layout, TensorSpec
 from trusted.documents.terms import Exchange
 from trusted.encoding import Encoding
 from trusted.errors import ProtocolError
-from trusted.exchange import AGGREGATOR, Exchanged, announced, read_announced
+from trusted.exchange import AGGREGATOR, Announcement, Exchanged
 from trusted.wire import sha256
 
 SIZES = {"a": 3, "b": 1, "c": 4, "d": 2}
@@ -82,6 +82,7 @@ def test_headers_say_what_travels_whole_what_in_part_and_how_it_is_spelled():
         BlobKind.INITIAL: whole,
         BlobKind.BASE: whole,
         BlobKind.RELEASE: whole,
+        BlobKind.STATE: part,
     }
     assert {kind: header.encoding for kind, header in spelled.items()} == {
         BlobKind.MODEL: Encoding.BFLOAT16,
@@ -89,6 +90,7 @@ def test_headers_say_what_travels_whole_what_in_part_and_how_it_is_spelled():
         BlobKind.INITIAL: Encoding.FLOAT32,
         BlobKind.BASE: Encoding.FLOAT32,
         BlobKind.RELEASE: Encoding.FLOAT32,
+        BlobKind.STATE: Encoding.FLOAT32,
     }
 
 
@@ -107,22 +109,32 @@ def test_every_header_is_read_as_it_was_written_and_states_its_size(kind, encodi
 
 
 HEADER = exchanged().header(BlobKind.MODEL, 1, AGGREGATOR)
-NAMED = announced(b"n" * 16, b"k" * 32, HEADER)
+NAMED = Announcement(b"n" * 16, b"k" * 32, sha256(HEADER.encode()), b"s" * 32)
 
 
 def test_a_name_of_a_blob_is_read_as_it_was_written():
-    assert read_announced(NAMED, "task.model") == (b"n" * 16, b"k" * 32, sha256(HEADER.encode()))
+    assert Announcement.read(NAMED.to_json(), "task.model") == NAMED
+    assert b"k" * 32 not in repr(NAMED).encode()
 
 
 @pytest.mark.parametrize(
-    "change", [{"blob": "00" * 15}, {"key": "00" * 33}, {"header_sha256": None}, {"key": "K" * 64}, {"more": 1}]
+    "change",
+    [
+        {"blob": "00" * 15},
+        {"key": "00" * 33},
+        {"header_sha256": None},
+        {"key": "K" * 64},
+        {"signer": "00" * 31},
+        {"more": 1},
+    ],
 )
 def test_a_name_of_another_form_is_refused(change: dict[str, Any]):
     with pytest.raises(ProtocolError):
-        read_announced(NAMED | change, "task.model")
+        Announcement.read(NAMED.to_json() | change, "task.model")
 
 
-@pytest.mark.parametrize("missing", sorted(NAMED))
+@pytest.mark.parametrize("missing", sorted(NAMED.to_json()))
 def test_a_name_without_one_of_its_fields_is_refused(missing):
     with pytest.raises(ProtocolError):
-        read_announced({name: value for name, value in NAMED.items() if name != missing}, "task.model")
+        named = {name: value for name, value in NAMED.to_json().items() if name != missing}
+        Announcement.read(named, "task.model")

@@ -158,6 +158,8 @@ def test_updates_that_arrive_together_are_first_read_by_the_fold(world):
     assert [site.receipts for site in net.sites.values()] == [[]] * 4
     net.let_run(-1)
     assert set(net.counting.asked) == set(uploads)
+    assert net.outcomes("round-committed") == []  # what was folded is not witnessed yet
+    net.let_run(-1)
     assert len(net.outcomes("round-committed")) == 1
     assert [site.receipts for site in net.sites.values()] == [[None]] * 4
     net.let_all_run()  # what was to read them finds nothing left to say
@@ -193,9 +195,11 @@ def test_many_bad_updates_cost_one_more_fold_and_not_one_each(five):
     net.contribute_all()
     for connection in (1, 3, 5):
         net.damage(connection)
+    net.let_run(-2)  # it is witnessed who counts
     before = net.jobs.submitted
     net.let_run(-1)
-    assert net.jobs.submitted == before + 1  # the fold without them
+    assert net.jobs.submitted == before + 2  # the fold without them, and its witnesses
+    net.let_run(-1)
     net.let_run(-1)
     assert len(net.outcomes("round-committed")) == 1
     told = [site.receipts[0] for site in net.sites.values()]
@@ -208,6 +212,7 @@ def test_the_stages_of_a_round_hold_the_time_of_every_fold(world):
     net.contribute_all()
     net.damage(2)
     for _ in range(2):
+        net.let_run(-2)  # written, and witnessed at once
         net.now += timedelta(seconds=3)
         net.let_run(-1)
     (told,) = net.outcomes("round-stages")
@@ -255,12 +260,12 @@ def test_a_late_update_is_refused_while_the_fold_is_at_work(world):
     net.contribute_all(2, 3)
     net.let_all_run()
     keep_alive(net, (1, 2, 3, 4), world.plan.document.deadlines.round_s + 10)
-    assert len(net.jobs.waiting) == 1
+    assert len(net.jobs.waiting) == 2
     net.contribute_all(4)
     net.say(1, first)
-    assert net.sites[4].receipts == [Reason.DUPLICATE]  # the deadline was its answer
+    assert net.sites[4].receipts == [Reason.ROUND_CLOSED]
     assert net.sites[1].receipts == [None, Reason.DUPLICATE]
-    assert len(net.jobs.waiting) == 1
+    assert len(net.jobs.waiting) == 2
     net.let_all_run()
     expected = INITIAL + np.float32(weighted(world, ("site-1", "site-2", "site-3")))
     np.testing.assert_allclose(next_model(net, 1), expected, rtol=1e-6)

@@ -339,11 +339,20 @@ def test_no_round_opens_under_the_minimum(world):
     assert net.outcomes("round-opened") == []
 
 
-def test_a_round_opens_with_the_minimum_after_one_lease(world):
-    net = running(world, ("site-1", "site-2"), net=Manual(world))
+def test_a_round_opens_without_everybody_after_one_lease(world):
+    net = running(world, ("site-1", "site-2", "site-3"), net=Manual(world))
     assert net.outcomes("round-opened") == []
-    keep_alive(net, (1, 2), 130)
+    keep_alive(net, (1, 2, 3), 130)
     assert len(net.outcomes("round-opened")) == 1
+
+
+def test_no_round_opens_without_a_quorum_of_witnesses(world):
+    """The plan's minimum of contributions is two; who may go on without the others' word is another matter."""
+    net = running(world, ("site-1", "site-2"), net=Manual(world))
+    keep_alive(net, (1, 2), 600)
+    assert net.outcomes("round-opened") == []
+    waits = net.outcomes("run-waits")[-1]
+    assert waits == {"outcome": "witnesses", "waiting_for": ["site-3", "site-4"]}
 
 
 def test_eviction_of_one_worker_does_not_disturb_the_rest(world):
@@ -372,7 +381,8 @@ def test_initial_model_other_than_the_plans_is_refused(world, monkeypatch):
     import tests.world
 
     monkeypatch.setattr(tests.world, "INITIAL", INITIAL + np.float32(1))
-    net.join(SimpleSite(world, "site-1", has_initial=True))
+    for index, member in enumerate(world.members):
+        net.join(SimpleSite(world, member, has_initial=index == 0))
     assert net.closed == {1: Reason.INITIAL_MODEL}
 
 

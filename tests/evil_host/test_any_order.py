@@ -77,7 +77,7 @@ class AnyOrder(RuleBasedStateMachine):
     @rule(really=st.integers(0, 9))
     def stop(self, really: int) -> None:
         if really == 0:  # rarely, for little happens afterwards
-            self.host.perform(self.host.aggregator.stop(net.now))
+            self.host.perform(self.host.aggregator.stop(self.host.now))
 
     @rule(seconds=st.sampled_from([-60, 0, 1, 2, 3, 5, 10, 30, 61, 130, 601]))
     def pass_time(self, seconds: int) -> None:

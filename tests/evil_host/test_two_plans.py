@@ -150,7 +150,7 @@ def test_a_name_of_one_plan_is_no_upload_of_the_other(world: World, plans: tuple
 
 
 def test_stopping_one_plan_does_not_stop_the_other(world: World, plans: tuple[Host, Host]) -> None:
-    plans[0].perform(plans[0].aggregator.stop(net.now))
+    plans[0].perform(plans[0].aggregator.stop(plans[0].now))
     assert {site.closed and site.closed.outcome for site in plans[0].sites.values()} == {"stopped"}
     assert finish(plans[1]) == [set(world.members)] * 2
 
