@@ -186,8 +186,8 @@ def sign(text: str, name: str, key: Ed25519PrivateKey) -> NoteSignature:
 def cosign(text: str, name: str, key: Ed25519PrivateKey, *, time_s: int) -> NoteSignature:
     """The line by which the witness ``name`` says that it saw ``text`` at ``time_s`` (seconds since 1970)."""
     verifier = VerifierKey(name, SignatureType.COSIGNATURE, key.public_key().public_bytes_raw())
-    signature = time_s.to_bytes(_TIME_BYTES, "big") + key.sign(_cosigned(text, time_s))
-    return NoteSignature(name, verifier.key_id, signature)
+    signed = key.sign(_cosigned(text, time_s))
+    return NoteSignature(name, verifier.key_id, time_s.to_bytes(_TIME_BYTES, "big") + signed)
 
 
 def _cosigned(text: str, time_s: int) -> bytes:
