@@ -124,9 +124,7 @@ def test_a_value_outside_its_bounds_is_refused(leaf, field, value):
         leaves.parse(encode_json(document | {field: value}))
 
 
-@pytest.mark.parametrize(
-    ("counted", "lost"), [(("b", "a"), ()), (("a", "a"), ()), (("a",), ("a",)), ((), ("b", "a"))]
-)
+@pytest.mark.parametrize(("counted", "lost"), [(("b", "a"), ()), (("a", "a"), ()), (("a",), ("a",)), ((), ("b", "a"))])
 def test_a_round_names_each_member_once_in_order(counted, lost):
     with pytest.raises(LedgerError) as caught:
         Closed(1, tuple(Counted(one, DIGEST) for one in counted), tuple(Lost(one, Reason.WEIGHT) for one in lost))

@@ -75,7 +75,9 @@ def test_the_published_note_verifies_and_unknown_lines_are_ignored():
 
 
 def test_a_note_that_no_known_key_signed_is_refused():
-    assert reason_of(lambda: Note.parse(note(ENOCH_LINE)).signers([VerifierKey.parse(PETER)])) is Reason.LEDGER_SIGNATURE
+    assert (
+        reason_of(lambda: Note.parse(note(ENOCH_LINE)).signers([VerifierKey.parse(PETER)])) is Reason.LEDGER_SIGNATURE
+    )
     assert reason_of(lambda: Note.parse(note(PETER_LINE)).signers([])) is Reason.LEDGER_SIGNATURE
 
 

@@ -30,11 +30,12 @@ from trusted.ledger.checkpoint import (
     Quorum,
     TreeHead,
     log_key,
+    require_origin,
     verify_checkpoint,
 )
 from trusted.ledger.merkle import HASH_BYTES, MAX_SIZE, Proof, leaf_hash, verify_consistency, verify_inclusion
-from trusted.ledger.notes import VerifierKey
-from trusted.wire import Fields, decode_json, encode_json
+from trusted.ledger.notes import KEY_BYTES, VerifierKey
+from trusted.wire import Fields, decode_json, encode_json, exactly
 
 BOOT_BYTES = 16
 MAX_EPOCH = 1 << 31
@@ -97,6 +98,10 @@ class WitnessRecord:
     certified: TreeHead = EMPTY
     pending: Pending | None = None
 
+    def __post_init__(self) -> None:
+        require_origin(self.origin)
+        exactly(self.log_public_key, KEY_BYTES, "witness.log_key")
+
     @property
     def key(self) -> VerifierKey:
         """The log's key, pinned when the record was begun."""
@@ -125,14 +130,14 @@ class WitnessRecord:
         """The record that ``data`` spells.
 
         Raises:
-            WireError: it spells none.
+            WireError, LedgerError: it spells none.
         """
         with Fields(decode_json(data, max_bytes=MAX_RECORD_BYTES), "witness") as fields:
             fields.integer("version", low=_VERSION, high=_VERSION)
             promised, pending = fields.take("promised", dict, type(None)), fields.take("pending", dict, type(None))
             return cls(
                 origin=fields.text("origin", max_length=128),
-                log_public_key=fields.octets("log_key", 32),
+                log_public_key=fields.octets("log_key", KEY_BYTES),
                 promised=None if promised is None else Epoch.read(promised, "witness.promised"),
                 certified=_read_head(fields.take("certified", dict), "witness.certified"),
                 pending=None if pending is None else _read_pending(pending),
@@ -149,7 +154,7 @@ class Cosigning:
 
 def begin(origin: str, log_public_key: bytes) -> WitnessRecord:
     """The record of a witness that knows nothing yet. The key is told by an attested aggregator, in its session."""
-    return WitnessRecord(origin, log_key(origin, log_public_key).public_key)
+    return WitnessRecord(origin, log_public_key)
 
 
 def promise(record: WitnessRecord, epoch: Epoch) -> WitnessRecord:
