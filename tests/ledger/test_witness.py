@@ -194,6 +194,8 @@ def certificate(log: Log, size: int, *members: str) -> bytes:
         (record(), certificate(LOG, 5, *MEMBERS[:3]), Reason.LEDGER_PROOF),
         (record(pending=4), certificate(FORK, 4, *MEMBERS[:3]), Reason.LEDGER_FORK),
         (record(pending=5, certified=4), certificate(FORK, 4, *MEMBERS[:3]), Reason.LEDGER_FORK),
+        (record(promised=SECOND, pending=4), certificate(FORK, 4, *MEMBERS[:3]), Reason.LEDGER_PROOF),
+        (record(promised=SECOND, pending=4), certificate(LOG, 4, *MEMBERS[:3]), 4),
     ],
     ids=[
         "pending",
@@ -206,6 +208,8 @@ def certificate(log: Log, size: int, *members: str) -> bytes:
         "unseen",
         "a fork",
         "a fork of certified",
+        "not yet proposed in this epoch",
+        "of an earlier epoch",
     ],
 )
 def test_the_table_of_certificates(held, note, expected):

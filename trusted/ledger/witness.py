@@ -195,19 +195,21 @@ def certify(record: WitnessRecord, note: bytes, keys: Mapping[str, Sequence[byte
     ``keys`` are the Ed25519 keys of each member's worker.
 
     Raises:
-        Diverged: LEDGER_FORK: a quorum cosigned another log of this size.
-        LedgerError: LEDGER_PROOF: larger than what this witness saw, it must be proposed first; LEDGER_QUORUM;
+        Diverged: LEDGER_FORK: a quorum cosigned another log of this size, certified before or seen in this epoch.
+        LedgerError: LEDGER_PROOF: not what this witness saw, it must be proposed first; LEDGER_QUORUM;
             LEDGER_SIGNATURE; MALFORMED.
     """
     verified = verify_checkpoint(note, record.key)
     quorum.require_cosigned(verified, keys)
     offered, held = verified.head, _newest(record)
-    for known in (record.certified, held):
+    if offered == held:
+        return replace(record, certified=offered)
+    for known in (record.certified, record.base(record.promised) if record.promised else EMPTY):
         if offered.size == known.size and offered != known:
             raise Diverged(Reason.LEDGER_FORK, "log: a quorum cosigned another", held=known, offered=offered)
-    if offered.size > held.size:
-        raise LedgerError(Reason.LEDGER_PROOF, "certificate: larger than any log that this witness has seen")
-    return replace(record, certified=offered) if offered == held else record
+    if offered.size >= held.size:  # as large: what is held is of an earlier epoch, and may have been passed over
+        raise LedgerError(Reason.LEDGER_PROOF, "certificate: of a log that this witness has not seen")
+    return record
 
 
 def _newest(record: WitnessRecord) -> TreeHead:
