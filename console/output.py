@@ -51,6 +51,7 @@ _EXIT_BY_FAMILY = {
     5: ExitCode.INTEGRITY,
     6: ExitCode.INTEGRITY,
     9: ExitCode.ATTESTATION,
+    10: ExitCode.INTEGRITY,
 }
 
 

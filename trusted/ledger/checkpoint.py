@@ -27,6 +27,16 @@ def origin_of(plan: bytes) -> str:
     return f"cloister/{plan.hex()}"
 
 
+def require_origin(origin: str) -> None:
+    """Refuse what is no run's log.
+
+    Raises:
+        LedgerError: MALFORMED.
+    """
+    if not _ORIGIN.fullmatch(origin):
+        raise _malformed("the origin of a run's log expected")
+
+
 def log_key(origin: str, public_key: bytes) -> VerifierKey:
     """The key (Ed25519, 32 bytes) that signs the log's checkpoints."""
     return VerifierKey(origin, SignatureType.ED25519, public_key)
@@ -86,8 +96,9 @@ class Checkpoint:
         if len(lines) != 4 or lines[3]:
             raise _malformed("three lines expected")
         origin, size, root = lines[:3]
-        if not _ORIGIN.fullmatch(origin) or not _SIZE.fullmatch(size) or int(size) > MAX_SIZE:
-            raise _malformed("an origin and a size expected")
+        require_origin(origin)
+        if not _SIZE.fullmatch(size) or int(size) > MAX_SIZE:
+            raise _malformed("a size expected")
         try:
             raw = b64decode(root, validate=True)
         except ValueError:

@@ -23,7 +23,7 @@ MAX_TIME_S = (1 << 63) - 1  # c2sp.org/tlog-cosignature
 MAX_NAME_LENGTH = 200
 _MAX_SIGNATURE_BYTES = 1 << 13  # of a line of an unknown algorithm; post-quantum ones have 5 kB
 _KEY_ID_BYTES = 4
-_KEY_BYTES = 32
+KEY_BYTES = 32
 _SIGNATURE_BYTES = 64
 _TIME_BYTES = 8
 _DASH = "— "
@@ -47,7 +47,7 @@ class VerifierKey:
 
     def __post_init__(self) -> None:
         _require(_is_name(self.name), "verifier key: not a key name")
-        exactly(self.public_key, _KEY_BYTES, "verifier key")
+        exactly(self.public_key, KEY_BYTES, "verifier key")
 
     @property
     def key_id(self) -> bytes:
@@ -69,7 +69,7 @@ class VerifierKey:
         _require(len(text) <= MAX_NAME_LENGTH + 64 and bool(encoded), "verifier key: name+hash+base64 expected")
         raw = _base64(encoded, "verifier key")
         types = {one.value: one for one in SignatureType}
-        _require(len(raw) == 1 + _KEY_BYTES and raw[0] in types, "verifier key: of no known type")
+        _require(len(raw) == 1 + KEY_BYTES and raw[0] in types, "verifier key: of no known type")
         key = cls(name, types[raw[0]], raw[1:])
         _require(key.key_id.hex() == claimed_id, "verifier key: its hash is another key's")
         return key
@@ -186,8 +186,8 @@ def sign(text: str, name: str, key: Ed25519PrivateKey) -> NoteSignature:
 def cosign(text: str, name: str, key: Ed25519PrivateKey, *, time_s: int) -> NoteSignature:
     """The line by which the witness ``name`` says that it saw ``text`` at ``time_s`` (seconds since 1970)."""
     verifier = VerifierKey(name, SignatureType.COSIGNATURE, key.public_key().public_bytes_raw())
-    signature = time_s.to_bytes(_TIME_BYTES, "big") + key.sign(_cosigned(text, time_s))
-    return NoteSignature(name, verifier.key_id, signature)
+    signed = key.sign(_cosigned(text, time_s))
+    return NoteSignature(name, verifier.key_id, time_s.to_bytes(_TIME_BYTES, "big") + signed)
 
 
 def _cosigned(text: str, time_s: int) -> bytes:

@@ -30,11 +30,12 @@ from trusted.ledger.checkpoint import (
     Quorum,
     TreeHead,
     log_key,
+    require_origin,
     verify_checkpoint,
 )
 from trusted.ledger.merkle import HASH_BYTES, MAX_SIZE, Proof, leaf_hash, verify_consistency, verify_inclusion
-from trusted.ledger.notes import VerifierKey
-from trusted.wire import Fields, decode_json, encode_json
+from trusted.ledger.notes import KEY_BYTES, VerifierKey
+from trusted.wire import Fields, decode_json, encode_json, exactly
 
 BOOT_BYTES = 16
 MAX_EPOCH = 1 << 31
@@ -97,6 +98,10 @@ class WitnessRecord:
     certified: TreeHead = EMPTY
     pending: Pending | None = None
 
+    def __post_init__(self) -> None:
+        require_origin(self.origin)
+        exactly(self.log_public_key, KEY_BYTES, "witness.log_key")
+
     @property
     def key(self) -> VerifierKey:
         """The log's key, pinned when the record was begun."""
@@ -125,14 +130,14 @@ class WitnessRecord:
         """The record that ``data`` spells.
 
         Raises:
-            WireError: it spells none.
+            WireError, LedgerError: it spells none.
         """
         with Fields(decode_json(data, max_bytes=MAX_RECORD_BYTES), "witness") as fields:
             fields.integer("version", low=_VERSION, high=_VERSION)
             promised, pending = fields.take("promised", dict, type(None)), fields.take("pending", dict, type(None))
             return cls(
                 origin=fields.text("origin", max_length=128),
-                log_public_key=fields.octets("log_key", 32),
+                log_public_key=fields.octets("log_key", KEY_BYTES),
                 promised=None if promised is None else Epoch.read(promised, "witness.promised"),
                 certified=_read_head(fields.take("certified", dict), "witness.certified"),
                 pending=None if pending is None else _read_pending(pending),
@@ -149,7 +154,7 @@ class Cosigning:
 
 def begin(origin: str, log_public_key: bytes) -> WitnessRecord:
     """The record of a witness that knows nothing yet. The key is told by an attested aggregator, in its session."""
-    return WitnessRecord(origin, log_key(origin, log_public_key).public_key)
+    return WitnessRecord(origin, log_public_key)
 
 
 def promise(record: WitnessRecord, epoch: Epoch) -> WitnessRecord:
@@ -190,19 +195,21 @@ def certify(record: WitnessRecord, note: bytes, keys: Mapping[str, Sequence[byte
     ``keys`` are the Ed25519 keys of each member's worker.
 
     Raises:
-        Diverged: LEDGER_FORK: a quorum cosigned another log of this size.
-        LedgerError: LEDGER_PROOF: larger than what this witness saw, it must be proposed first; LEDGER_QUORUM;
+        Diverged: LEDGER_FORK: a quorum cosigned another log of this size, certified before or seen in this epoch.
+        LedgerError: LEDGER_PROOF: not what this witness saw, it must be proposed first; LEDGER_QUORUM;
             LEDGER_SIGNATURE; MALFORMED.
     """
     verified = verify_checkpoint(note, record.key)
     quorum.require_cosigned(verified, keys)
     offered, held = verified.head, _newest(record)
-    for known in (record.certified, held):
+    if offered == held:
+        return replace(record, certified=offered)
+    for known in (record.certified, record.base(record.promised) if record.promised else EMPTY):
         if offered.size == known.size and offered != known:
             raise Diverged(Reason.LEDGER_FORK, "log: a quorum cosigned another", held=known, offered=offered)
-    if offered.size > held.size:
-        raise LedgerError(Reason.LEDGER_PROOF, "certificate: larger than any log that this witness has seen")
-    return replace(record, certified=offered) if offered == held else record
+    if offered.size >= held.size:  # as large: what is held is of an earlier epoch, and may have been passed over
+        raise LedgerError(Reason.LEDGER_PROOF, "certificate: of a log that this witness has not seen")
+    return record
 
 
 def certified(record: WitnessRecord, head: TreeHead) -> WitnessRecord:
