@@ -118,7 +118,7 @@ def stage_site(stage: Stage, papers: Papers, files: SiteFiles, route: Route) -> 
 
 def worker_surroundings(chip: Path, log: Path, options: Mapping[str, Json]) -> Surroundings:
     """What a worker of the software TEE with these start options gets: it reads what was staged, and writes its app's
-    log and its own memory, which no other process of the site may reach."""
+    log and its own memory."""
     staged = ("worker_key", "bundle", "data", "initial_model")
     readable = tuple(Path(str(options[name])) for name in staged if options[name])
     writable = [Path(str(options["app_log"])).parent]

@@ -115,6 +115,8 @@ def sentence_of(entry: Entry) -> str:
             return f"Data meets the plan's contract: {entry.get('rows')} rows."
         case "trainer-started":
             return "The app runs in a process of its own, without network."
+        case "nothing-remembered":
+            return f"Remembers nothing across restarts{_because(reason)}: {entry.get('detail')}."
         case "admitted":
             protection = protection_in_words(str(entry.get("assurance")))
             return f"Admitted. The aggregator proved measurement {str(entry.get('measurement'))[:16]}… ({protection})."

@@ -128,11 +128,17 @@ def prepare(boot: Boot, options: Options, note: Note) -> Prepared:
     note("trainer-started", features=[feature.value for feature in trainer.features])
     key = Ed25519PrivateKey.from_private_bytes(Path(options.worker_key).read_bytes())
     membership = Membership(options.credential.encode(), key, dataset.digest)
-    return Prepared(federation, rule, membership, trainer, initial, _vault(boot, options, federation.plan.digest, note))
+    vault = open_vault(boot, options, federation.plan.digest, note)
+    return Prepared(federation, rule, membership, trainer, initial, vault)
 
 
-def _vault(boot: Boot, options: Options, plan: bytes, note: Note) -> Vault | None:
-    """The vault in the operator's folder. Only what has no memory by its nature goes on without one, and says so."""
+def open_vault(boot: Boot, options: Options, plan: bytes, note: Note) -> Vault | None:
+    """The vault in the operator's folder; None where there is none by the operator's word or the platform's nature.
+
+    Raises:
+        TeeError: the platform has a sealing key and gave none now.
+        OSError: the folder is not there.
+    """
     if not options.state:
         note("nothing-remembered", detail="options.state: no folder given; a restart of this worker begins anew")
         return None

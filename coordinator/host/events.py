@@ -20,6 +20,7 @@ from coordinator.host.limits import MAX_EVENT_BYTES
 _NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._:-]{0,95}")
 _OUTCOME = re.compile(r"[A-Za-z0-9._%-]{1,32}( [A-Za-z0-9._%-]{1,32}){0,3}")  # ``train 50 %``
 _HEX = re.compile(r"[0-9a-f]{1,128}")
+_HEAD = re.compile(r"\d{1,16}:[0-9a-f]{64}")  # size and root of a log
 _TIME = re.compile(r"\d{4}-\d\d-\d\dT\d\d:\d\d:\d\d(\.\d{1,6})?Z")
 # A signed attestation result (docs/protocol.md §3.5), which holds public values only: a CPU and eight devices fit.
 _EAR = re.compile(r"[A-Za-z0-9_-]{1,128}\.[A-Za-z0-9_-]{1,32768}\.[A-Za-z0-9_-]{1,128}")
@@ -45,6 +46,10 @@ def _is_time(value: object) -> bool:
 
 def _is_ear(value: object) -> bool:
     return isinstance(value, str) and _EAR.fullmatch(value) is not None
+
+
+def _is_head(value: object) -> bool:
+    return isinstance(value, str) and _HEAD.fullmatch(value) is not None
 
 
 def _is_count(value: object) -> bool:
@@ -84,6 +89,10 @@ FIELDS: Mapping[str, Callable[[object], bool]] = {
     "waiting_for": _is_names,
     "metrics": _is_metrics,
     "ear": _is_ear,
+    "size": _is_count,  # of the run's log, in leaves
+    "root": _is_hex,
+    "held": _is_head,
+    "offered": _is_head,
 }
 _STORED_ONLY = frozenset({"ear"})  # whoever wants it asks for the events: a log line stays short
 _LOG_FIELDS = frozenset({"port", "door"})  # of the host itself

@@ -79,7 +79,7 @@ class RunStatus:
             state=state,
             round=max(self.round, event.get("round", 0)),
             rounds=event.get("rounds", self.rounds),
-            committed=self.committed + (name == "round-committed"),
+            committed=self._committed_after(event) if name == "round-committed" else self.committed,
             members=self._members_after(name, event),
             waiting_for=() if state.is_over else self._waiting_after(name, event),
             started=self.started or (ts if state is RunState.RUNNING else None),
@@ -92,6 +92,12 @@ class RunStatus:
         if name == "run-ended":
             return _ENDED.get(str(event.get("outcome")), self.state)
         return RunState.RUNNING if name in _RUNNING else self.state
+
+    def _committed_after(self, event: Mapping[str, Any]) -> int:
+        """How many rounds are committed with this one, as it says: a restarted aggregator may say it twice."""
+        outcome = str(event.get("outcome", ""))
+        told = int(outcome) if outcome.isascii() and outcome.isdigit() and len(outcome) < 10 else self.committed + 1
+        return max(self.committed, told)
 
     def _waiting_after(self, name: str, event: Mapping[str, Any]) -> tuple[str, ...]:
         if "waiting_for" in event:

@@ -10,9 +10,11 @@ from dataclasses import dataclass, field
 from enum import Enum
 from pathlib import Path
 
+from console.joining import STATE
 from tests.canary.federation import Federation
 from tests.canary.loopback import LoopbackCapture
 from tests.canary.processes import command_and_environment, descendants, memory_of
+from tests.canary.sites import NAMES
 
 
 class Place(Enum):
@@ -54,6 +56,10 @@ class Sightings:
         self.unread_memory += memory.unreadable
         self.add(Place.HOST_DISK, moment, files_below(federation.folder.host_state))
         self.add(Place.FILE_NAMES, moment, names_below(federation.folder.host_state))
+        for name in NAMES:  # what workers keep is sealed from their own hosts, too
+            kept = federation.folder.member(name) / STATE
+            self.add(Place.HOST_DISK, f"{moment}, {name}", files_below(kept))
+            self.add(Place.FILE_NAMES, f"{moment}, {name}", names_below(kept))
         self.add(Place.HOST_LOG, moment, {"host.log": federation.host_log.read_bytes()})
         self.add(Place.METRICS, moment, {"/metrics": scrape(federation.metrics_port)})
         for process in descendants(os.getpid()):

@@ -123,6 +123,17 @@ def test_everybody_was_attested_and_told_that_nothing_protects_them(story: Story
         assert "confined by" in worker.said
 
 
+def test_each_worker_has_a_private_folder_for_its_plan_to_remember_in(story: Story) -> None:
+    for site, worker in story.workers.items():
+        folders = list((story.consortium / site / "state").iterdir())
+        digest = cloister("plan", "show", story.consortium / "main.dsse.json", *story.consortium.charter).data["digest"]
+        assert digest in {folder.name for folder in folders}
+        for folder in (story.consortium / site / "state", *folders):
+            assert folder.stat().st_mode & 0o777 == 0o700
+        assert f"remembers in {folders[0].parent}" in worker.said
+        assert "Remembers nothing" not in worker.said
+
+
 def test_who_was_admitted_under_which_policy_until_when_is_proved_by_the_releases_key(story: Story) -> None:
     answer = cloister("run", "results", *story.consortium.papers("main"), *story.consortium.host)
     assert (answer.code, answer.data["unverified"]) == (0, [])

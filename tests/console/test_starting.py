@@ -105,3 +105,13 @@ def test_a_coordinator_whose_stores_are_away_says_which_and_does_not_start(
         refused = cloister(*serve, *stores)
         assert (refused.code, refused.error["code"]) == (6, "RUN-711")
         assert said in refused.error["message"]
+
+
+def test_a_place_to_remember_and_none_contradict_each_other(
+    papers: list[object], cloister: Cloister, tmp_path: Path
+) -> None:
+    here = ["--site", tmp_path, "--data", tmp_path / "none.csv", "--coordinator", "127.0.0.1:1", "--tee", "software"]
+    refused = cloister("worker", "join", *papers, *here, "--state", tmp_path / "state", "--no-state")
+    assert (refused.code, refused.error["code"]) == (1, "CLI-001")
+    assert "--no-state" in refused.error["message"]
+    assert not (tmp_path / "state").exists()

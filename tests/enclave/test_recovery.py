@@ -160,7 +160,9 @@ def test_an_aggregator_that_dies_at_any_step_is_replaced_and_the_model_is_the_sa
         if not ended(net):  # the run's state says that it is over once the first aggregator said so
             assert net.outcomes("run-ended"), step
         assert released_model(world, net, "site-1").tobytes() == expected, step
-        assert {site.error and site.error.reason for site in net.by_member.values()} <= {None, Reason.PEER_REFUSED}, step
+        assert {site.error and site.error.reason for site in net.by_member.values()} <= {None, Reason.PEER_REFUSED}, (
+            step
+        )
 
 
 def test_no_worker_uploads_twice_when_the_aggregator_dies(world):
@@ -364,7 +366,9 @@ def test_a_member_that_is_gone_for_a_lease_still_counts_when_it_comes_back_in_ti
 
 def test_models_and_updates_are_nowhere_in_clear_at_the_host(world):
     net = in_second_round(world)
-    model = np.asarray(net.sites[1].models[-1] if net.sites[1].models else net.train(net.sites[1], net.sites[1].tasks[-1]))
+    model = np.asarray(
+        net.sites[1].models[-1] if net.sites[1].models else net.train(net.sites[1], net.sites[1].tasks[-1])
+    )
     for blob in net.store.blobs.values():
         assert model[:8].tobytes() not in blob
 

@@ -16,8 +16,9 @@ from typing import Any
 from trusted.attestation.composite import EvidenceBundle, OpenTranscript
 from trusted.attestation.formats.tcg_event_log import Bank
 from trusted.confinement import Confinement, confine
-from trusted.errors import TeeError
+from trusted.errors import StateError, TeeError
 from trusted.evidence.boot import Boot
+from trusted.vault import Vault
 
 
 def outcome(action: Callable[[], Any]) -> str:
@@ -84,6 +85,23 @@ def bundles(boot: Boot) -> list[str]:
     return found
 
 
+def remembered(boot: Boot) -> list[str | None]:
+    """What each step of ``options`` on the vault gives: ``[name]`` reads a record, ``[name, text]`` writes one."""
+    if "vault" not in boot.options:
+        return []
+    vault = Vault.open(Path(boot.options["vault"]), boot.provider, boot.role, bytes.fromhex(boot.options["plan"]))
+    found: list[str | None] = []
+    for name, *content in boot.options["steps"]:
+        try:
+            if content:
+                vault.write(name, content[0].encode())
+            record = vault.read(name)
+            found.append(None if record is None else record.decode())
+        except StateError as error:
+            found.append(error.reason.name)
+    return found
+
+
 def main(boot: Boot) -> int:
     """Try everything; the status is 42, so that a test sees that this very code ran."""
     options = boot.options
@@ -92,6 +110,7 @@ def main(boot: Boot) -> int:
         "documents": [boot.charter.decode(), boot.plan.decode()],
         "evidence": boot.provider.evidence(bytes.fromhex(options["report_data"])).encode().hex(),
         "bundles": bundles(boot),
+        "vault": remembered(boot),
         "origin": getattr(sys.modules[Boot.__module__].__spec__, "origin", None),
         "ip": outcome(lambda: socket.socket(socket.AF_INET)),
         "exec": outcome(lambda: os.execv("/bin/true", ["true"])),
@@ -109,6 +128,7 @@ def main(boot: Boot) -> int:
             "temporary": in_child(lambda: create(os.environ["TMPDIR"] + "/x")),
             "ip": in_child(lambda: socket.socket(socket.AF_INET)),
             "exec": in_child(lambda: os.execv("/bin/true", ["true"])),
+            "vault": in_child(lambda: os.listdir(options["vault"])),
         },
     }
     print(json.dumps(found), flush=True)

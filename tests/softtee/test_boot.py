@@ -5,6 +5,8 @@ from __future__ import annotations
 import contextlib
 import socket
 import threading
+from collections.abc import Callable
+from typing import TypeVar
 
 import pytest
 from hypothesis import given
@@ -13,9 +15,10 @@ from hypothesis import strategies as st
 from trusted.attestation.evidence import Evidence, EvidenceFormat
 from trusted.errors import ProtocolError, Reason, TeeError, WireError
 from trusted.evidence.boot import Role, decode_boot, encode_boot
-from trusted.evidence.software import PlatformEvidence
+from trusted.evidence.software import SEALING_REQUEST, PlatformEvidence
 from trusted.wire import length_prefixed, pack
 
+Given = TypeVar("Given")
 EVIDENCE = Evidence(EvidenceFormat.SNP, b"r" * 1184, (b"cek", b"ask", b"ark"), b"")
 
 
@@ -66,6 +69,10 @@ def test_any_boot_record_is_decoded_or_refused(record: bytes) -> None:
 
 def asked(answer: bytes | None, report_data: bytes = b"x" * 64) -> tuple[Evidence, bytes]:
     """What a provider makes of ``answer`` (None: the platform hangs up), and what it sent."""
+    return _asked(answer, lambda provider: provider.evidence(report_data))
+
+
+def _asked(answer: bytes | None, ask: Callable[[PlatformEvidence], Given]) -> tuple[Given, bytes]:
     ours, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
     received: list[bytes] = []
 
@@ -79,7 +86,7 @@ def asked(answer: bytes | None, report_data: bytes = b"x" * 64) -> tuple[Evidenc
     thread.start()
     try:
         provider = PlatformEvidence(theirs)
-        return provider.evidence(report_data), received[0]
+        return ask(provider), received[0]
     finally:
         theirs.close()
         thread.join()
@@ -104,6 +111,38 @@ def test_the_platform_is_sent_64_bytes_and_its_evidence_returned() -> None:
 def test_any_other_answer_is_an_error(answer: bytes | None) -> None:
     with pytest.raises(TeeError) as refused:
         asked(answer)
+    assert refused.value.reason is Reason.TEE_REPORT
+
+
+def sealing_asked(answer: bytes | None) -> tuple[bytes, bytes]:
+    """The sealing key that a provider makes of ``answer``, and what it sent."""
+    return _asked(answer, lambda provider: provider.sealing_key(b"a use"))
+
+
+def test_the_request_for_a_sealing_key_is_none_for_evidence_and_its_answer_is_never_the_key_itself() -> None:
+    key, sent = sealing_asked(length_prefixed(b"k" * 32))
+    assert sent == SEALING_REQUEST
+    assert len(sent) != 64
+    assert (len(key), key == b"k" * 32) == (32, False)
+    assert sealing_asked(length_prefixed(b"k" * 32))[0] == key
+    assert sealing_asked(length_prefixed(b"l" * 32))[0] != key
+
+
+@pytest.mark.parametrize(
+    "answer",
+    [
+        None,
+        b"\0",
+        b"k" * 36,
+        length_prefixed(b"k" * 31),
+        length_prefixed(b"k" * 33),
+        length_prefixed(b"k" * 32) + b"\0",
+    ],
+    ids=["gone", "a-byte", "no-length", "short", "long", "trailing"],
+)
+def test_any_other_sealing_key_is_an_error(answer: bytes | None) -> None:
+    with pytest.raises(TeeError) as refused:
+        sealing_asked(answer)
     assert refused.value.reason is Reason.TEE_REPORT
 
 

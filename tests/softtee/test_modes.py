@@ -1,7 +1,7 @@
 """The launcher's other two modes: without root, and as root in a container that allows no mounts.
 
-Each runs the whole of ``test_launcher.py`` again, in a process that has less to begin with; what cannot hold there is
-skipped by name, and everything else must.
+Each runs the whole of ``test_launcher.py`` again, and what an enclave remembers, in a process that has less to begin
+with; what cannot hold there is skipped by name, and everything else must.
 """
 
 from __future__ import annotations
@@ -25,6 +25,10 @@ pytestmark = [
     pytest.mark.skipif(not own_mounts_possible(), reason="needs root and mount namespaces to take them away"),
 ]
 _UNPRIVILEGED = 23999
+_MEMORY = (
+    "test_a_record_of_one_start_is_read_by_the_next",
+    "test_a_child_that_was_not_given_the_folder_cannot_reach_it_nor_can_another_enclave",
+)
 
 # A container's root: no CAP_SYS_ADMIN (21), so no namespaces and no mounts.
 _CONTAINER = """
@@ -55,9 +59,10 @@ os.execv(sys.executable, [sys.executable, *sys.argv[4:]])
 
 
 def run_again(start: list[str], place: Path) -> str:
-    """The summary of test_launcher.py, run in a process that ``start`` begins; it must pass."""
-    file = Path(__file__).with_name("test_launcher.py")
-    arguments = ["-m", "pytest", str(file), "-q", "-rs", "-p", "no:cacheprovider", f"--basetemp={place}/pytest"]
+    """The summary of test_launcher.py and two of test_memory.py, in a process that ``start`` begins; all must pass."""
+    here = Path(__file__).parent
+    files = [str(here / "test_launcher.py"), *(f"{here / 'test_memory.py'}::{name}" for name in _MEMORY)]
+    arguments = ["-m", "pytest", *files, "-q", "-rs", "-p", "no:cacheprovider", f"--basetemp={place}/pytest"]
     done = subprocess.run(
         [sys.executable, "-B", "-c", *start, "-B", *arguments],
         cwd=REPOSITORY,

@@ -41,8 +41,9 @@ class Gramine:
     def sealing_key(self, label: bytes) -> bytes:
         """A key from EGETKEY's seal key under the policy MRENCLAVE, 32 secret bytes.
 
-        It is of this processor, this enclave and its attributes, so that a debug enclave has another one. Gramine asks
-        for the processor's current security version: microcode that raises it (a TCB recovery) changes the key.
+        It is of this processor, this enclave and, by Gramine's default masks, its attributes: a debug enclave has
+        another one (``sgx.seal_key.flags_mask`` would loosen that, and is measured). Gramine asks for the processor's
+        current security version: microcode that raises it (a TCB recovery) changes the key.
 
         Raises:
             TeeError: TEE_NO_SEALING, Gramine shows no such file; TEE_REPORT, it holds something else.
