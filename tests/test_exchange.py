@@ -135,6 +135,6 @@ def test_a_name_of_another_form_is_refused(change: dict[str, Any]):
 
 @pytest.mark.parametrize("missing", sorted(NAMED.to_json()))
 def test_a_name_without_one_of_its_fields_is_refused(missing):
+    named = {name: value for name, value in NAMED.to_json().items() if name != missing}
     with pytest.raises(ProtocolError):
-        named = {name: value for name, value in NAMED.to_json().items() if name != missing}
         Announcement.read(named, "task.model")

@@ -15,7 +15,7 @@ from trusted.allocator import keep_chunk_memory
 from trusted.channel.results import aggregator_subject
 from trusted.channel.session import Identity
 from trusted.channel.worker import WorkerChannel
-from trusted.errors import ProtocolError, Reason
+from trusted.errors import ProtocolError, Reason, StateError
 from trusted.evidence.boot import Boot
 from trusted.exchange import Exchanged
 from worker.contribution import BlobTransport, Contributor
@@ -94,9 +94,7 @@ def _site(boot: Boot, prepared: Prepared, coordinators: BlobTransport) -> Site:
         allowed_metrics=frozenset(rule.name for rule in plan.metrics),
         train_timeout_s=plan.deadlines.round_s,
     )
-    member, key = prepared.rule.member, prepared.membership.worker_key
-    memory = Memory.recall(member, prepared.federation.plan.digest, key, prepared.vault)
-    participant = Participant(prepared.federation, prepared.rule, memory)
+    participant = Participant(prepared.federation, prepared.rule, _memory(prepared))
     return Site(
         participant=participant,
         identity=identity,
@@ -107,6 +105,20 @@ def _site(boot: Boot, prepared: Prepared, coordinators: BlobTransport) -> Site:
         reattest_s=plan.deadlines.reattest_s,
         note=note,
     )
+
+
+def _memory(prepared: Prepared) -> Memory:
+    """What an earlier start of this worker remembered.
+
+    What another measurement sealed, as before an upgrade, is forgotten: its host could have deleted it just as well.
+    """
+    member, key = prepared.rule.member, prepared.membership.worker_key
+    plan = prepared.federation.plan.digest
+    try:
+        return Memory.recall(member, plan, key, prepared.vault)
+    except StateError as error:
+        note("memory-not-opened", reason=error.reason.code, detail=f"{error.detail}; this worker begins anew")
+        return Memory(member, plan, key, prepared.vault)
 
 
 def _until_closed(site: Site, prepared: Prepared, coordinators: Coordinators, collateral: HostCollateral) -> Closed:

@@ -65,7 +65,7 @@ def seal_release(
 def publish(release: Release, identity: Identity, store: HostStore) -> None:
     """Store the release where recipients look for it, with evidence of where it comes from.
 
-    One that an earlier aggregator of the run published, and did not live to tell of, makes room: it is of the same model.
+    One that an earlier aggregator of the run published, and did not live to tell of, makes room: its model is the same.
     """
     name, stored = release_name(release.plan), sign_release(release, identity)
     store.discard(name)

@@ -1,6 +1,6 @@
-"""Going on from what witnesses remember: the log and the state that the host gives back, checked. Trust zone: aggregator
-TEE.
+"""Going on from what witnesses remember: the host gives log and state back, and they are checked.
 
+Trust zone: aggregator TEE.
 The host may give an older one, a forked one, another run's, or none. Each is refused for its reason, and the run waits
 until it gives the right one.
 """
@@ -38,7 +38,7 @@ class Resumed:
     sequence: int
     state_blob: bytes
     tree: Tree = field(repr=False)
-    leaves: tuple[Leaf, ...] = field(repr=False)
+    said: tuple[Leaf, ...] = field(repr=False)
     model: Vector = field(repr=False)
     base: Vector | None = field(repr=False)
 
@@ -46,7 +46,7 @@ class Resumed:
         """The rounds that were committed, and whose contributions they hold."""
         closed: dict[int, tuple[str, ...]] = {}
         history = History()
-        for leaf in self.leaves:
+        for leaf in self.said:
             if isinstance(leaf, leaves.Closed):
                 closed[leaf.round] = tuple(entry.member for entry in leaf.counted)
             elif isinstance(leaf, leaves.Committed):
@@ -56,7 +56,7 @@ class Resumed:
     @property
     def outcome(self) -> leaves.Outcome | None:
         """How the run ended, if it has."""
-        return next((leaf.outcome for leaf in reversed(self.leaves) if isinstance(leaf, leaves.Ended)), None)
+        return next((leaf.outcome for leaf in reversed(self.said) if isinstance(leaf, leaves.Ended)), None)
 
 
 def resume(exchanged: Exchanged, store: HostStore, remembered: Remembered) -> Resumed | ProtocolError:

@@ -194,7 +194,7 @@ class Run:
         self._began(now)
 
     def _epoch_began(self, now: datetime) -> None:
-        """A witness was promised to a later aggregator: everybody promises anew, and witnesses the newest state again."""
+        """A witness was promised to a later aggregator: the newest state is witnessed once more."""
         journal, epoch = self._course.journal, self._witnesses.epoch
         if journal is not None:
             journal.append(leaves.Recovered(epoch.number, epoch.boot, journal.log.tree.size))

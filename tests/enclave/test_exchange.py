@@ -180,7 +180,6 @@ def test_another_blob_in_place_of_the_base_is_refused(make_world, kind, reason):
 def task_of(world: World, **changes: object) -> dict[str, Any]:
     """The task of the first site, with some of it changed."""
     net = running(world, net=ManualNet(world))
-    task = net.sites[1].tasks[-1]
     return net.messages[1]["task"] | changes
 
 

@@ -160,9 +160,8 @@ def test_an_aggregator_that_dies_at_any_step_is_replaced_and_the_model_is_the_sa
         if not ended(net):  # the run's state says that it is over once the first aggregator said so
             assert net.outcomes("run-ended"), step
         assert released_model(world, net, "site-1").tobytes() == expected, step
-        assert {site.error and site.error.reason for site in net.by_member.values()} <= {None, Reason.PEER_REFUSED}, (
-            step
-        )
+        errors = {site.error and site.error.reason for site in net.by_member.values()}
+        assert errors <= {None, Reason.PEER_REFUSED}, step
 
 
 def test_no_worker_uploads_twice_when_the_aggregator_dies(world):
