@@ -30,6 +30,7 @@ import numpy as np
 
 from benchmarks.consortium import Consortium, Terms
 from benchmarks.plain_copies import replace_sealing
+from benchmarks.processor_time import Spent
 from benchmarks.worker_processes import Address, serve_members
 from softtee.chip import SoftwareRoot
 from trusted.documents.layout import Dtype, Layout, TensorSpec, initial_digest
@@ -82,6 +83,7 @@ def measure(spec: Deployment) -> dict[str, Any]:
         aggregator = _start_aggregator(stack, folder, spec, consortium)
         one = np.full(1, 1e-3, dtype="<f4")
         update = np.broadcast_to(one, spec.elements) if spec.crowd else np.repeat(one, spec.elements)
+        workers: list[int] = []
         for place in range(spec.processes):
             members = list(consortium.keys)[place :: spec.processes]
 
@@ -89,10 +91,11 @@ def measure(spec: Deployment) -> dict[str, Any]:
                 serve = crowd if spec.crowd else serve_members
                 serve(consortium, members, address, initial=initial, update=update)
 
-            _fork(stack, folder / f"workers-{place}.log", spec, work)
+            workers.append(_fork(stack, folder / f"workers-{place}.log", spec, work))
         peaks = stack.enter_context(_peaks({"host": host.pid, "aggregator": aggregator}))
+        kinds = {"host": [host.pid], "aggregator": [aggregator], "workers": workers}
         try:
-            found = _run(consortium, address)
+            found = _run(consortium, address, kinds)
         except BaseException:
             _show_logs(folder)
             raise
@@ -241,8 +244,11 @@ def _peaks(pids: dict[str, int]) -> Iterator[_Peaks]:
         thread.join()
 
 
-def _run(consortium: Consortium, address: Address) -> dict[str, Any]:
-    """Start the run and follow it: seconds of each round, from one commit to the next, and of each stage."""
+def _run(consortium: Consortium, address: Address, kinds: dict[str, list[int]]) -> dict[str, Any]:
+    """Start the run and follow it: seconds of each round, from one commit to the next, and of each stage.
+
+    ``kinds`` are the processes whose time on a core is told, in the mean over warm rounds.
+    """
     from securesystemslib.signer import CryptoSigner  # type: ignore[attr-defined]
 
     from console.client import HostClient
@@ -253,6 +259,7 @@ def _run(consortium: Consortium, address: Address) -> dict[str, Any]:
     plan = consortium.plan.digest
     admitted: list[float] = []
     committed: list[float] = []
+    spent: list[dict[str, Spent]] = []
     stages: list[Any] = []
     started = time.monotonic()
     with HostClient(address.target, address.ca or None) as client:
@@ -265,6 +272,7 @@ def _run(consortium: Consortium, address: Address) -> dict[str, Any]:
                 admitted.append(time.monotonic() - started)
             elif name == "round-committed":
                 committed.append(time.monotonic())
+                spent.append({kind: Spent.of(pids) for kind, pids in kinds.items()})
             elif name == "round-stages":
                 stages.append(event.fields["metrics"])
             elif name == "round-abandoned":
@@ -272,7 +280,9 @@ def _run(consortium: Consortium, address: Address) -> dict[str, Any]:
             elif name == "run-ended":
                 break
     rounds = [later - earlier for earlier, later in pairwise(committed)]
-    return {"warm_rounds_s": rounds, "stages": stages[1:], "admitted_s": admitted}
+    measured = max(1, len(rounds) - 1)  # in the last round workers may be gone before they are looked at
+    costs = {kind: spent[0][kind].until(spent[measured][kind], measured) for kind in kinds}
+    return {"warm_rounds_s": rounds, "stages": stages[1:], "admitted_s": admitted, "costs": costs}
 
 
 if __name__ == "__main__":

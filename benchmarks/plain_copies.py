@@ -18,7 +18,9 @@ def replace_sealing() -> None:
     Floe.open_into = _copy_out  # type: ignore[method-assign]
 
 
-def _copy_in(self: Floe, position: int, plaintext: Buffer, out: memoryview, *, last: bool) -> int:
+def _copy_in(
+    self: Floe, position: int, plaintext: Buffer, out: memoryview, *, last: bool, iv: bytes | None = None
+) -> int:
     size = memoryview(plaintext).nbytes
     np.copyto(np.frombuffer(out[_HEAD_BYTES : _HEAD_BYTES + size], np.uint8), np.frombuffer(plaintext, np.uint8))
     return size + OVERHEAD_BYTES

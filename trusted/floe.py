@@ -21,6 +21,8 @@ from cryptography.hazmat.primitives.kdf.hkdf import HKDFExpand
 KEY_BYTES = 32
 HEADER_BYTES = 74
 OVERHEAD_BYTES = 32  # of each segment: length 4, IV 12, tag 16
+SEGMENT_IV_BYTES = 12
+TAG_BYTES = 16  # at the end of each segment
 ROTATION_BITS = 20  # so many segments' logarithm share an AES key
 _HEAD_BYTES = 16
 _IV_BYTES = 32
@@ -80,8 +82,13 @@ class Floe:
         """How much plaintext a segment holds that is not the last."""
         return self.segment_bytes - OVERHEAD_BYTES
 
-    def seal_into(self, position: int, plaintext: Buffer, out: memoryview, *, last: bool) -> int:
+    def seal_into(
+        self, position: int, plaintext: Buffer, out: memoryview, *, last: bool, iv: bytes | None = None
+    ) -> int:
         """Seal ``plaintext`` as segment ``position`` into the start of ``out``; how many bytes that are.
+
+        ``iv``: 12 random bytes, drawn here unless given. Given twice it must be for the very same segment: two
+        plaintexts under one IV open each other.
 
         Raises:
             ValueError: a plaintext of another size than its place asks for, or too small an ``out``.
@@ -90,7 +97,7 @@ class Floe:
         if size > self.plaintext_bytes or (not last and size != self.plaintext_bytes):
             raise ValueError(f"segment: {self.plaintext_bytes} bytes expected, and no more in the last")
         sealed = size + OVERHEAD_BYTES
-        iv = token_bytes(12)
+        iv = token_bytes(SEGMENT_IV_BYTES) if iv is None else iv
         out[:4] = sealed.to_bytes(4, "big") if last else _NOT_LAST
         out[4:_HEAD_BYTES] = iv
         aead = self._epoch(position)

@@ -16,7 +16,7 @@ import numpy as np
 import numpy.typing as npt
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 
-from trusted.blob import BlobHeader, BlobSealer, ContentKey, open_vector
+from trusted.blob import BlobHeader, ContentKey, SealedVector, open_vector
 from trusted.errors import AppError, BlobError, Reason
 from trusted.exchange import Exchanged
 from trusted.wire import sha256
@@ -26,13 +26,38 @@ Vector = npt.NDArray[np.float32]
 Progress = Callable[[str, int], None]
 
 
+@dataclass(slots=True)
+class SealedStream:
+    """A blob that is sealed while the transport takes it. ``seconds`` is what sealing took of that, so far."""
+
+    sealed: SealedVector = field(repr=False)
+    seconds: float = 0.0
+
+    def __len__(self) -> int:
+        return len(self.sealed)
+
+    def __bytes__(self) -> bytes:
+        return bytes(self.sealed)
+
+    def stretches(self, offset: int = 0) -> Iterator[memoryview]:
+        """As :meth:`SealedVector.stretches`."""
+        stretches = self.sealed.stretches(offset)
+        while True:
+            begun = time.monotonic()
+            stretch = next(stretches, None)
+            self.seconds += time.monotonic() - begun
+            if stretch is None:
+                return
+            yield stretch
+
+
 class BlobTransport(Protocol):
     """Carries sealed blobs to and from the host, resuming where it was cut."""
 
     def get_blob(self, blob: bytes, *, header: BlobHeader) -> Iterator[memoryview]:
         """The stored bytes, cut where the pieces of ``header`` begin."""
 
-    def put_blob(self, blob: bytes, sealed: memoryview, progress: Callable[[int], None]) -> None:
+    def put_blob(self, blob: bytes, sealed: SealedStream, progress: Callable[[int], None]) -> None:
         """Store all of ``sealed`` under ``blob``; repeating it is harmless."""
 
 
@@ -49,9 +74,8 @@ class SealedUpdate:
 
     round: int
     blob: bytes
-    sealed: memoryview = field(repr=False)
+    sealed: SealedVector = field(repr=False)
     key: ContentKey = field(repr=False)
-    prefix_sha256: bytes
     weight: int
     metrics: Mapping[str, float]
     seconds: dict[str, float]
@@ -63,7 +87,7 @@ class SealedUpdate:
             "round": self.round,
             "blob": self.blob.hex(),
             "key": self.key.secret.hex(),
-            "prefix_sha256": self.prefix_sha256.hex(),
+            "prefix_sha256": sha256(self.sealed.prefix).hex(),
             "weight": self.weight,
             "metrics": dict(self.metrics),
             "seconds": dict(self.seconds),
@@ -72,9 +96,9 @@ class SealedUpdate:
 
 @dataclass(slots=True)
 class Contributor:
-    """Does the work of a round; keeps the last sealed update, so that a broken session costs no second training.
+    """Does the work of a round; keeps the last update, so that a broken session costs no second training.
 
-    Memory is the model and one sealed update, used again each round: fresh pages cost more than what is done to them.
+    Memory is the model and one update; what is sealed of it is as much as is on its way.
     """
 
     exchanged: Exchanged
@@ -86,7 +110,6 @@ class Contributor:
     _last: SealedUpdate | None = None
     _model: Vector | None = field(default=None, repr=False)
     _base: tuple[bytes, Vector] | None = field(default=None, repr=False)
-    _room: bytearray = field(default_factory=bytearray, repr=False)
     _one_at_a_time: threading.Lock = field(default_factory=threading.Lock)
 
     def contribute(self, task: Train, progress: Progress) -> SealedUpdate:
@@ -101,20 +124,21 @@ class Contributor:
                 self._last = self._work(task, progress)
             update = self._last
         progress("upload", 0)
-        begun = time.monotonic()
-        self._put(update.blob, update.sealed, progress)
-        update.seconds["upload"] = time.monotonic() - begun
+        begun, stream = time.monotonic(), SealedStream(update.sealed)
+        self._put(update.blob, stream, progress)
+        update.seconds["seal"] = stream.seconds
+        update.seconds["upload"] = max(0.0, time.monotonic() - begun - stream.seconds)
         return update
 
     def send_initial(self, order: SendInitial, vector: Vector) -> dict[str, Any]:
         """Seal and upload the initial model; the ``initial`` document that gives its key."""
         key = ContentKey.generate()
-        sealed = self._seal(order.header, vector, key, bytearray(order.header.sealed_bytes))
-        self._put(order.blob, sealed, lambda stage, percent: None)
+        sealed = SealedVector(order.header, vector, key=key, signing_key=self.signing_key)
+        self._put(order.blob, SealedStream(sealed), lambda stage, percent: None)
         return {"type": "initial", "blob": order.blob.hex(), "key": key.secret.hex()}
 
     def _work(self, task: Train, progress: Progress) -> SealedUpdate:
-        """Download, train and seal, each timed for whoever asks why a round is slow."""
+        """Download and train, each timed for whoever asks why a round is slow."""
         marks = [time.monotonic()]
         progress("download", 0)
         model = self._fetch(task)
@@ -124,16 +148,12 @@ class Contributor:
         if result.delta.shape != model.shape:
             raise AppError(Reason.APP_REPLY, "update: not a vector of the plan's layout")
         marks.append(time.monotonic())
-        key, header = ContentKey.generate(), task.upload_header
-        if len(self._room) != header.sealed_bytes:
-            self._room = bytearray(header.sealed_bytes)
-        sealed = self._seal(header, self.exchanged.taken_from(result.delta), key, self._room)
-        marks.append(time.monotonic())
+        key, delta = ContentKey.generate(), self.exchanged.taken_from(result.delta)
+        sealed = SealedVector(task.upload_header, delta, key=key, signing_key=self.signing_key)
         spent = [later - earlier for earlier, later in pairwise(marks)]
-        seconds = dict(zip(("download", "train", "seal"), spent, strict=True))
+        seconds = dict(zip(("download", "train"), spent, strict=True))
         metrics = {name: value for name, value in result.metrics.items() if name in self.allowed_metrics}
-        prefix_sha256 = sha256(sealed[: header.prefix_bytes])
-        return SealedUpdate(task.round, task.upload, sealed, key, prefix_sha256, result.num_examples, metrics, seconds)
+        return SealedUpdate(task.round, task.upload, sealed, key, result.num_examples, metrics, seconds)
 
     def _fetch(self, task: Train) -> Vector:
         """The whole model that the app sees: what is exchanged, over what stays as it was where the plan says so."""
@@ -155,20 +175,14 @@ class Contributor:
         stored = self.transport.get_blob(announced.blob, header=header)
         open_vector(stored, vector, expected=header, key=announced.key, verify_key=announced.signer)
 
-    def _seal(self, header: BlobHeader, vector: Vector, key: ContentKey, room: bytearray) -> memoryview:
-        sealer, out = BlobSealer(header, key, self.signing_key), memoryview(room)
-        if len(sealer.prefix) != header.prefix_bytes or vector.shape != (header.elements,):
-            raise BlobError(Reason.BLOB_LAYOUT, "update: another size than announced")
-        out[: header.prefix_bytes] = sealer.prefix
-        for piece in header.pieces():
-            if not np.isfinite(vector[piece.start : piece.start + piece.elements]).all():  # while it is in the cache
-                raise AppError(Reason.APP_REPLY, "update: finite numbers expected")
-            begin = header.prefix_bytes + piece.offset
-            sealer.seal_into(piece, vector, out[begin : begin + piece.sealed_bytes])
-        return out
-
-    def _put(self, blob: bytes, sealed: memoryview, progress: Progress) -> None:
+    def _put(self, blob: bytes, stream: SealedStream, progress: Progress) -> None:
         def sent(count: int) -> None:
-            progress("upload", 100 * count // len(sealed))
+            progress("upload", 100 * count // len(stream))
 
-        self.transport.put_blob(blob, sealed, sent)
+        try:
+            self.transport.put_blob(blob, stream, sent)
+        except BlobError as error:
+            if error.reason is not Reason.NON_FINITE:
+                raise
+            self._last = None  # of no use to anybody
+            raise AppError(Reason.APP_REPLY, "update: finite numbers expected") from None

@@ -12,7 +12,7 @@ import grpc
 
 from trusted.blob import BlobHeader
 from trusted.errors import ProtocolError, Reason, RunError
-from worker.dialer import Dialer, FrameStream, Patience, Progress
+from worker.dialer import Dialer, FrameStream, Patience, Progress, Sealed
 
 _ALONE = Patience()
 _AMONG_OTHERS = Patience(attempts=3)
@@ -59,7 +59,7 @@ class Coordinators:
         """A new stream to the plan's aggregator. That nobody answers shows as its end, with a ``refusal``."""
         return self._dialers[self._used].attach()
 
-    def put_blob(self, blob: bytes, sealed: bytes | memoryview, progress: Progress = _silent) -> None:
+    def put_blob(self, blob: bytes, sealed: bytes | memoryview | Sealed, progress: Progress = _silent) -> None:
         """Store all of ``sealed`` under the announced name ``blob``, at whichever replica takes them.
 
         Raises:

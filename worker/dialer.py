@@ -12,7 +12,7 @@ import time
 from collections.abc import Callable, Iterator
 from contextlib import suppress
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Protocol
 
 import grpc
 
@@ -31,6 +31,30 @@ _MAX_BACKOFF_S = 15.0
 _END = None
 
 Progress = Callable[[int], None]
+
+
+class Sealed(Protocol):
+    """A blob that is read as it is sent, and again, the same bytes, when it is sent again."""
+
+    def __len__(self) -> int:
+        """All of it."""
+
+    def stretches(self, offset: int = 0) -> Iterator[memoryview]:
+        """The bytes from ``offset`` on, at most about 4 MiB at a time, each good until the next."""
+
+
+@dataclass(frozen=True, slots=True)
+class _Held:
+    """One that is in memory."""
+
+    view: memoryview
+
+    def __len__(self) -> int:
+        return len(self.view)
+
+    def stretches(self, offset: int = 0) -> Iterator[memoryview]:
+        for start in range(offset, len(self.view), MESSAGE_BYTES):
+            yield self.view[start : start + MESSAGE_BYTES]
 
 
 def _silent(sent_bytes: int) -> None:
@@ -203,29 +227,36 @@ class Dialer:
         """A new stream to the plan's aggregator. That nobody answers shows as its end, with a ``refusal``."""
         return FrameStream(self._relay, self._plan)
 
-    def put_blob(self, blob: bytes, sealed: bytes | bytearray | memoryview, progress: Progress = _silent) -> None:
+    def put_blob(
+        self, blob: bytes, sealed: bytes | bytearray | memoryview | Sealed, progress: Progress = _silent
+    ) -> None:
         """Store all of ``sealed`` under the announced name ``blob``, from where an earlier attempt stopped.
 
         ``progress`` is told how many bytes have left. Repeating a finished upload is harmless.
 
         Raises:
-            ProtocolError: the host refuses (no such name, another size), or stays out of reach.
+            ProtocolError: the host refuses (no such name, another size), stays out of reach, or what is raised where
+                ``sealed`` is read.
         """
-        view, attempts = memoryview(sealed), _Attempts(self._patience)
+        whole = _Held(memoryview(sealed)) if isinstance(sealed, bytes | bytearray | memoryview) else sealed
+        attempts = _Attempts(self._patience)
         while True:
-            received = 0
+            received, faults = 0, list[Exception]()
             try:
-                if len(view) > _PROGRESS_BYTES:  # what is small is sent again rather than asked for
+                if len(whole) > _PROGRESS_BYTES:  # what is small is sent again rather than asked for
                     state = self._blobs.Stat(self._name(blob), timeout=_STAT_TIMEOUT_S)
-                    received = _require_size(state, view)
-                if received < len(view):
-                    received = _require_size(self._put(self._chunks(blob, view, received, progress)), view)
-                if received == len(view):
+                    received = _require_size(state, len(whole))
+                if received < len(whole):
+                    messages = _until_fault(self._chunks(blob, whole, received, progress), faults)
+                    received = _require_size(self._put(messages), len(whole))
+                if received == len(whole):
                     progress(received)
                     return
-                raise RunError(Reason.BLOB_OFFSET, "blob: the host took the upload and holds less than all of it")
             except grpc.RpcError as error:
-                attempts.after(error, received)
+                if not faults:
+                    attempts.after(error, received)
+                    continue
+            raise faults[0] if faults else _took_less()
 
     def get_blob(self, blob: bytes, offset: int = 0, *, header: BlobHeader | None = None) -> Iterator[memoryview]:
         """The stored bytes from ``offset`` to the end, each given once; cut where the pieces of ``header`` begin.
@@ -239,20 +270,32 @@ class Dialer:
     def _name(self, blob: bytes) -> Any:
         return cloister_pb2.BlobName(plan=self._plan, blob=blob)
 
-    def _chunks(self, blob: bytes, view: memoryview, offset: int, progress: Progress) -> Iterator[bytes]:
-        """The messages of an upload, written by hand: each byte is copied once, out of ``view``."""
+    def _chunks(self, blob: bytes, sealed: Sealed, offset: int, progress: Progress) -> Iterator[bytes]:
+        """The messages of an upload, written by hand: each byte is copied once, out of what ``sealed`` gives."""
         begin: bytes = cloister_pb2.PutChunk(name=self._name(blob), offset=offset).SerializeToString()
-        for start in range(offset, len(view), MESSAGE_BYTES):
-            data = view[start : start + MESSAGE_BYTES]
-            for sent in range(start, start + len(data), _PROGRESS_BYTES):
+        for data in sealed.stretches(offset):
+            for sent in range(offset, offset + len(data), _PROGRESS_BYTES):
                 progress(sent)
             yield b"".join((begin, put_chunk_head(len(data)), data))
             begin = b""  # the first message names the blob
+            offset += len(data)
 
 
-def _require_size(state: Any, sealed: memoryview) -> int:
-    """How many bytes the host has, of a blob as long as this one."""
-    if state.total_bytes != len(sealed):
+def _until_fault(messages: Iterator[bytes], faults: list[Exception]) -> Iterator[bytes]:
+    """``messages``, which gRPC takes on a thread of its own: what is raised there ends them, and is kept for here."""
+    try:
+        yield from messages
+    except Exception as fault:
+        faults.append(fault)
+
+
+def _took_less() -> RunError:
+    return RunError(Reason.BLOB_OFFSET, "blob: the host took the upload and holds less than all of it")
+
+
+def _require_size(state: Any, size_bytes: int) -> int:
+    """How many bytes the host has, of a blob of ``size_bytes``."""
+    if state.total_bytes != size_bytes:
         raise BlobError(Reason.BLOB_LAYOUT, "blob: the host expects another size under this name")
     received: int = state.received_bytes
     return received

@@ -9,7 +9,7 @@ from __future__ import annotations
 import asyncio
 from collections.abc import Awaitable, Callable
 from time import monotonic
-from typing import TypeVar
+from typing import Any, TypeVar
 
 from trusted.errors import Reason, RunError
 
@@ -56,17 +56,27 @@ class Turns:
 
 
 class Turn:
-    """One stream's turn. ``async with`` gives it back, whatever happens."""
+    """One stream's turn. ``async with`` gives it back, whatever happens.
+
+    One timer looks after all transfers of the stream: one for each would cost more than the transfer.
+    """
 
     def __init__(self, turns: Turns) -> None:
         self._turns = turns
         self._holds = False
         self._share = 0
+        self._timer: asyncio.TimerHandle | None = None
+        self._mover: asyncio.Task[Any] | None = None  # while something moves
+        self._since = 0.0
+        self._stalled = False
 
     async def __aenter__(self) -> Turn:
         return self
 
     async def __aexit__(self, *_: object) -> None:
+        if self._timer is not None:
+            self._timer.cancel()
+            self._timer = None
         self._give_back()
 
     async def take(self) -> None:
@@ -82,21 +92,46 @@ class Turn:
             RunError: UNREACHABLE: it stood still for ``stall_s``.
         """
         await self.take()
-        moving = asyncio.ensure_future(transfer)
+        loop, mover = asyncio.get_running_loop(), asyncio.current_task()
+        if mover is None:
+            raise RuntimeError("a stream is moved by a task")
+        cancelling = mover.cancelling()
+        self._mover, self._since, self._stalled = mover, loop.time(), False
+        if self._timer is None:
+            self._timer = loop.call_at(self._since + self._patience_s, self._look)
         try:
-            done, _ = await asyncio.wait({moving}, timeout=min(_STANDS_STILL_S, self._turns.stall_s))
-            if not done:
-                self._give_back()
-                done, _ = await asyncio.wait({moving}, timeout=self._turns.stall_s)
-            if not done:
+            value = await transfer
+        except asyncio.CancelledError:
+            if self._stalled and mover.uncancel() <= cancelling:  # else somebody else cancels, too
                 raise RunError(
                     Reason.UNREACHABLE, "blob: the transfer stood still for too long; continue where it stopped"
-                )
+                ) from None
+            raise
         finally:
-            if not moving.done():
-                moving.cancel()
+            self._mover = None
         self.used(size_bytes)
-        return moving.result()
+        return value
+
+    @property
+    def _patience_s(self) -> float:
+        """How long a transfer may stand still and keep its place."""
+        return min(_STANDS_STILL_S, self._turns.stall_s)
+
+    def _look(self) -> None:
+        """Give the place of a transfer that stands still to another stream; later, end it."""
+        self._timer = None
+        if self._mover is None:
+            return
+        loop = asyncio.get_running_loop()
+        patience_s, now = self._since + self._patience_s, loop.time()
+        if now >= patience_s + self._turns.stall_s:
+            self._stalled = True
+            self._mover.cancel()
+            return
+        if now >= patience_s:
+            self._give_back()
+            patience_s += self._turns.stall_s
+        self._timer = loop.call_at(patience_s, self._look)
 
     def used(self, size_bytes: int) -> None:
         """So much was moved: whoever has had its share lets the next one in."""

@@ -9,6 +9,7 @@ Pieces are FLOE segments of about 1 MiB of plaintext. They may be sealed and ope
 
 from trusted.blob.header import KEY_BYTES, PIECE_BYTES, BlobHeader, BlobKind, ContentKey, Piece
 from trusted.blob.opening import BlobOpener
+from trusted.blob.sealed_vector import SealedVector
 from trusted.blob.sealing import BlobSealer, seal, seal_vector
 from trusted.blob.streaming import open_blob, open_vector
 
@@ -21,6 +22,7 @@ __all__ = [
     "BlobSealer",
     "ContentKey",
     "Piece",
+    "SealedVector",
     "open_blob",
     "open_vector",
     "seal",

@@ -14,26 +14,28 @@ from trusted.wire import length_prefixed
 
 
 class BlobSealer:
-    """Seals one blob, once. ``prefix`` comes first in it, then the pieces of its header."""
+    """Seals one blob. ``prefix`` comes first in it, then the pieces of its header, from any thread."""
 
     def __init__(self, header: BlobHeader, key: ContentKey, signing_key: Ed25519PrivateKey) -> None:
         encoded = header.encode()
         signature = signing_key.sign(signed_bytes(encoded))
         self.header = header
         self._floe, begin = Floe.start(key.secret, context_of(encoded, signature), segment_bytes=header.segment_bytes)
-        self._scratch = np.empty(self._floe.plaintext_bytes, dtype=np.uint8)
         self.prefix = length_prefixed(encoded, signature) + begin
 
-    def seal_into(self, piece: Piece, vector: Vector, out: memoryview) -> memoryview:
-        """``piece`` of ``vector``, float32[header.elements], sealed at the start of ``out``: that part of it."""
+    def seal_into(self, piece: Piece, vector: Vector, out: memoryview, *, iv: bytes | None = None) -> memoryview:
+        """``piece`` of ``vector``, float32[header.elements], sealed at the start of ``out``: that part of it.
+
+        ``iv`` as :meth:`trusted.floe.Floe.seal_into` takes it.
+        """
         part = vector[piece.start : piece.start + piece.elements]
         if self.header.encoding is Encoding.FLOAT32:
             plaintext = np.ascontiguousarray(part, dtype="<f4").data.cast("B")
         else:
-            encoded = self._scratch[: piece.plaintext_bytes]
+            encoded = np.empty(piece.plaintext_bytes, dtype=np.uint8)
             self.header.encoding.encode_into(part, encoded)
             plaintext = encoded.data
-        return out[: self._floe.seal_into(piece.position, plaintext, out, last=piece.last)]
+        return out[: self._floe.seal_into(piece.position, plaintext, out, last=piece.last, iv=iv)]
 
 
 def seal_vector(
