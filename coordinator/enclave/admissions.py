@@ -36,6 +36,7 @@ class _Connection:
     channel: AggregatorChannel
     challenged_at: datetime
     told: Proof | None = None  # the proof of which the public knows
+    member: str | None = None  # whose session it is, while that is its member's newest
 
 
 @dataclass(slots=True)
@@ -92,7 +93,7 @@ class Admissions:
         entry = self._connections.get(connection)
         if entry is None:
             return
-        member = self._member_at(connection)
+        member = entry.member
         self.effects.append(Send(connection, refusal(reason)))
         self.effects.append(Close(connection, reason))
         fields = {"session": connection, "reason": reason.code}
@@ -107,9 +108,9 @@ class Admissions:
 
     def detach(self, connection: int) -> None:
         """The host says that a connection ended."""
-        member = self._member_at(connection)
-        if member:
-            self.effects.append(Emit("left", {"session": connection, "member": member}))
+        entry = self._connections.get(connection)
+        if entry is not None and entry.member is not None:
+            self.effects.append(Emit("left", {"session": connection, "member": entry.member}))
         self._forget(connection)
 
     def tick(self, now: datetime) -> None:
@@ -133,6 +134,7 @@ class Admissions:
         if earlier is not None:
             self.refuse(earlier, Reason.SUPERSEDED)
         self._members[peer.member] = connection
+        entry.member = peer.member
         entry.challenged_at = now
         fields = {
             "session": connection,
@@ -151,11 +153,7 @@ class Admissions:
             token = issue_result(session, subject, self.identity)
             self.effects.append(Emit("attested", {"session": connection, "member": member, "ear": token}))
 
-    def _member_at(self, connection: int) -> str | None:
-        return next((member for member, at in self._members.items() if at == connection), None)
-
     def _forget(self, connection: int) -> None:
-        member = self._member_at(connection)
-        if member is not None:
-            del self._members[member]
-        self._connections.pop(connection, None)
+        entry = self._connections.pop(connection, None)
+        if entry is not None and entry.member is not None:
+            del self._members[entry.member]
