@@ -11,7 +11,7 @@ import asyncio
 import logging
 from collections.abc import AsyncIterator, Iterator
 from contextlib import contextmanager
-from secrets import token_hex
+from secrets import token_bytes, token_hex
 from typing import Any
 
 import asyncpg
@@ -88,14 +88,7 @@ class PostgresState:
     async def _migrate(self) -> None:
         with _reaching():
             async with self._pool.acquire() as db, db.transaction():
-                await db.execute("SELECT pg_advisory_xact_lock($1)", _MIGRATION_LOCK)
-                await db.execute("CREATE TABLE IF NOT EXISTS cloister_schema (version BIGINT NOT NULL)")
-                version = await db.fetchval("SELECT max(version) FROM cloister_schema") or 0
-                if version > len(_MIGRATIONS):
-                    raise RunError(Reason.UNSUPPORTED_VERSION, "database: written by a newer version; use that version")
-                for number, script in enumerate(_MIGRATIONS[version:], start=version + 1):
-                    await db.execute(script)
-                    await db.execute("INSERT INTO cloister_schema VALUES ($1)", number)
+                await _bring_up_to_date(db)
 
     async def _fetch(self, query: str, *arguments: Any) -> list[asyncpg.Record]:
         with _reaching():
@@ -242,6 +235,53 @@ class PostgresState:
             )
         except asyncpg.UniqueViolationError:
             raise RunError(Reason.ORDER_REPLAYED, "order.nonce: used before; sign a new order") from None
+
+
+async def examine(database: Database) -> int:
+    """See whether a host could keep its state there, and leave nothing behind; the version of the tables that are.
+
+    In one transaction that is never committed: the tables are made or brought up to date, written to and read.
+
+    Raises:
+        RunError: STORE_AWAY: no connection, or its user may not do all of that; UNSUPPORTED_VERSION.
+    """
+    with _reaching():
+        db = await asyncpg.connect(**_parameters(database), command_timeout=_TIMEOUT_S)
+        try:
+            transaction = db.transaction()
+            await transaction.start()
+            await db.execute(f"SET LOCAL lock_timeout = '{_TIMEOUT_S:.0f}s'")
+            version = await _bring_up_to_date(db)
+            plan, nonce = token_bytes(32), token_bytes(16)
+            await db.execute("INSERT INTO orders VALUES ($1, $2, 'start', $3)", nonce, plan, b"")
+            await db.execute("INSERT INTO runs (plan, start_nonce) VALUES ($1, $2)", plan, nonce)
+            await db.execute("UPDATE runs SET events = events + 1 WHERE plan = $1", plan)
+            await db.execute("INSERT INTO events (plan, number, json) VALUES ($1, 1, '{}')", plan)
+            await db.execute("INSERT INTO blobs VALUES ($1, $2, 'worker', 1, false)", plan, nonce)
+            await db.fetch("SELECT * FROM runs JOIN events USING (plan) JOIN blobs USING (plan) WHERE plan = $1", plan)
+            await db.execute("DELETE FROM blobs WHERE plan = $1", plan)
+            await db.execute("SELECT pg_notify($1, '')", _CHANNEL)
+            await transaction.rollback()
+            return version
+        finally:
+            await db.close(timeout=_TIMEOUT_S)
+
+
+async def _bring_up_to_date(db: asyncpg.Connection) -> int:
+    """Make what is missing, inside the caller's transaction; the version that was there, 0 where nothing was.
+
+    Raises:
+        RunError: UNSUPPORTED_VERSION: a newer version wrote these tables.
+    """
+    await db.execute("SELECT pg_advisory_xact_lock($1)", _MIGRATION_LOCK)
+    await db.execute("CREATE TABLE IF NOT EXISTS cloister_schema (version BIGINT NOT NULL)")
+    version: int = await db.fetchval("SELECT max(version) FROM cloister_schema") or 0
+    if version > len(_MIGRATIONS):
+        raise RunError(Reason.UNSUPPORTED_VERSION, "database: written by a newer version; use that version")
+    for number, script in enumerate(_MIGRATIONS[version:], start=version + 1):
+        await db.execute(script)
+        await db.execute("INSERT INTO cloister_schema VALUES ($1)", number)
+    return version
 
 
 def _parameters(database: Database) -> dict[str, Any]:

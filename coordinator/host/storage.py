@@ -57,6 +57,19 @@ async def open_state(config: HostConfig) -> HostState:
     return await _open_postgres(config.database)
 
 
+async def examine_database(database: Database) -> int:
+    """Try everything that a host does with its database and leave nothing there; the version of its tables, 0: none.
+
+    Raises:
+        RunError: STORE_AWAY, or UNSUPPORTED_VERSION.
+    """
+    try:
+        from coordinator.host.state_postgres import examine
+    except ImportError:
+        raise _not_installed("postgres") from None
+    return await examine(database)
+
+
 async def _open_postgres(database: Database) -> HostState:
     try:
         from coordinator.host.state_postgres import PostgresState
