@@ -42,6 +42,7 @@ class Examined:
     Attributes:
         state: where a coordinator would keep its state, or an enclave its logs.
         site: a worker's folder of papers.
+        host_config: a host's configuration, whose stores are to be tried.
         listen: ``address:port`` that a coordinator shall serve on.
         coordinator: ``name:port`` that workers shall reach.
         ca: that coordinator's CA file.
@@ -50,6 +51,7 @@ class Examined:
 
     state: Path
     site: Path | None
+    host_config: Path | None
     listen: str
     coordinator: str
     ca: Path | None
@@ -75,6 +77,10 @@ def diagnose(examined: Examined) -> Iterator[Finding]:
     yield network_checks.proxies()
     if examined.listen:
         yield network_checks.port(examined.listen)
+    if examined.host_config is not None:
+        from console import store_checks
+
+        yield from store_checks.stores(examined.host_config)
     if examined.site is not None:
         yield from site_checks.site(examined.site)
     if examined.coordinator:

@@ -3,8 +3,11 @@
 from __future__ import annotations
 
 import contextlib
+import json
+from enum import IntEnum
 
 import pytest
+import rfc8785
 from hypothesis import given
 from hypothesis import strategies as st
 
@@ -74,6 +77,63 @@ def test_json_in_any_other_form_is_refused(text, reason):
 @given(value=st.recursive(st.none() | st.booleans() | st.integers(-1000, 1000) | st.text(), st.lists, max_leaves=10))
 def test_canonical_json_round_trips(value):
     assert decode_json(encode_json(value)) == value
+
+
+# Letters beyond the first plane, halves of their pairs, controls, fractions, integers around what JSON holds exactly.
+_TEXT = st.text(st.characters() | st.sampled_from('\x00\x1f\x7f"\\/\u2028\ud800\udfff\uffff\U00010000'), max_size=6)
+_EDGES = st.sampled_from([0, -0.0, 2**53 - 1, -(2**53) + 1, 2**53, 1e21, 1e-7, float("nan"), float("inf")])
+_LEAVES = st.none() | st.booleans() | st.integers() | st.floats() | _EDGES | _TEXT
+_ANYTHING = st.recursive(
+    _LEAVES, lambda inner: st.lists(inner, max_size=4) | st.dictionaries(_TEXT, inner, max_size=4), max_leaves=12
+)
+
+
+@given(value=_ANYTHING)
+def test_canonical_json_is_what_the_library_writes(value):
+    """Whichever of the two encoders wrote it."""
+    try:
+        expected = rfc8785.dumps(value)
+    except rfc8785.CanonicalizationError:
+        with pytest.raises(rfc8785.CanonicalizationError):
+            encode_json(value)
+        return
+    assert encode_json(value) == expected
+
+
+@given(value=_ANYTHING, indent=st.none() | st.just(1), ascii=st.booleans(), sort=st.booleans())
+def test_json_that_the_library_spells_otherwise_is_refused(value, indent, ascii, sort):
+    """Python's own spellings of anything: taken exactly when they are RFC 8785's."""
+    text = json.dumps(value, indent=indent, ensure_ascii=ascii, sort_keys=sort, separators=(",", ":"))
+    data = text.encode("utf-8", "surrogatepass")
+    try:
+        canonical = rfc8785.dumps(json.loads(data)) == data
+    except (ValueError, rfc8785.CanonicalizationError):
+        canonical = False
+    try:
+        decode_json(data)
+    except WireError:
+        assert not canonical
+    else:
+        assert canonical
+
+
+class Loud(str):
+    """Text that would encode itself in a way of its own."""
+
+
+class Place(IntEnum):
+    FIRST = 1
+
+
+@pytest.mark.parametrize("value", [Loud("a"), Place.FIRST, {Loud("b"): 1}, {"b": Place.FIRST}, (1, Loud("a"))])
+def test_subclasses_of_plain_values_read_as_the_library_reads_them(value):
+    assert encode_json(value) == rfc8785.dumps(value)
+
+
+@pytest.mark.parametrize("value", [{1: "a"}, {"a": object()}, {"a": b"b"}, {None: 1}])
+def test_what_json_cannot_hold_has_no_encoding(value):
+    with pytest.raises(rfc8785.CanonicalizationError):
+        encode_json(value)
 
 
 def read_all(value: object) -> None:

@@ -7,12 +7,12 @@ authentication. *Documents* are RFC 8785 JSON: what people sign, and what travel
 from __future__ import annotations
 
 import hashlib
-import json
 from collections.abc import Mapping, Sequence
 from typing import Any
 
 import rfc8785
 
+from trusted import canonical
 from trusted.errors import Reason, WireError
 
 MAX_JSON_BYTES = 1 << 20
@@ -111,7 +111,7 @@ def exactly(field: bytes, size: int, name: str) -> bytes:
 
 def encode_json(value: Any) -> bytes:
     """RFC 8785 bytes of ``value``."""
-    return rfc8785.dumps(value)
+    return canonical.encode(value)
 
 
 def decode_json(data: bytes, *, max_bytes: int = MAX_JSON_BYTES) -> Any:
@@ -125,11 +125,10 @@ def decode_json(data: bytes, *, max_bytes: int = MAX_JSON_BYTES) -> Any:
     if _depth_bound(data) > _MAX_JSON_DEPTH:
         raise WireError(Reason.MALFORMED, f"JSON: nested deeper than {_MAX_JSON_DEPTH}")
     try:
-        value = json.loads(data)
-        canonical = rfc8785.dumps(value)
+        value, spelling = canonical.decode(data)
     except (ValueError, RecursionError, rfc8785.CanonicalizationError):
         raise WireError(Reason.MALFORMED, "JSON: does not parse") from None
-    if canonical != data:
+    if spelling != data:
         raise WireError(Reason.NOT_CANONICAL, "JSON: not in RFC 8785 form")
     return value
 

@@ -13,6 +13,9 @@ from console.output import ExitCode, JsonOption, reporting
 def command(
     state: Annotated[Path, typer.Option(help="Where a coordinator would keep its state.")] = Path("host"),
     site: Annotated[Path | None, typer.Option(help="A worker's folder, to check its papers and keys.")] = None,
+    host_config: Annotated[
+        Path | None, typer.Option(help="A coordinator's configuration (JSON), to try the stores that it names.")
+    ] = None,
     listen: Annotated[str, typer.Option(help="address:port that a coordinator shall serve on.")] = "",
     coordinator: Annotated[str, typer.Option(help="name:port that this machine shall reach.")] = "",
     ca: Annotated[Path | None, typer.Option(help="That coordinator's CA file; default: the public ones.")] = None,
@@ -20,9 +23,9 @@ def command(
     proxy_file: Annotated[Path | None, typer.Option(help="File with the proxy's URL, where it has a password.")] = None,
     json_output: JsonOption = False,
 ) -> None:
-    """Check Python, packages, clock, disk, TEE, proxy, and where asked a port, a site's folder, the way to a host.
+    """Check Python, packages, clock, disk, TEE, proxy; where asked a port, a site's folder, a host and its stores.
 
-    Exit code 1 when there is a problem; a warning is none. No secret is shown.
+    Exit code 1 when there is a problem; a warning is none. No secret is shown, and nothing is left in a store.
 
     Example: cloister doctor --site ./site-1 --coordinator coordinator.example:8443 --ca ca.pem
     """
@@ -32,7 +35,7 @@ def command(
 
         url = read_bounded(proxy_file, 4096).decode().strip() if proxy_file is not None else proxy
         findings = []
-        for finding in diagnose(Examined(state, site, listen, coordinator, ca, url)):
+        for finding in diagnose(Examined(state, site, host_config, listen, coordinator, ca, url)):
             findings.append(finding)
             report.say(f"  {finding.severity.value:<8} {finding.name}: {finding.found}")
             if finding.advice:

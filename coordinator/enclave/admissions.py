@@ -40,6 +40,7 @@ class _Connection:
     channel: AggregatorChannel
     challenged_at: datetime
     told: Proof | None = None  # the proof of which the public knows
+    member: str | None = None  # whose session it is, while that is its member's newest
 
 
 @dataclass(slots=True)
@@ -110,7 +111,7 @@ class Admissions:
         entry = self._connections.get(connection)
         if entry is None:
             return
-        member = self._member_at(connection)
+        member = entry.member
         self.effects.append(Send(connection, refusal(reason)))
         self.effects.append(Close(connection, reason))
         fields = {"session": connection, "reason": reason.code}
@@ -130,10 +131,10 @@ class Admissions:
 
     def detach(self, connection: int) -> None:
         """The host says that a connection ended."""
-        member = self._member_at(connection)
-        if member:
-            self.effects.append(Emit("left", {"session": connection, "member": member}))
-            self._leaves.append(Left(member, None))
+        entry = self._connections.get(connection)
+        if entry is not None and entry.member is not None:
+            self.effects.append(Emit("left", {"session": connection, "member": entry.member}))
+            self._leaves.append(Left(entry.member, None))
         self._forget(connection)
 
     def tick(self, now: datetime) -> None:
@@ -157,6 +158,7 @@ class Admissions:
         if earlier is not None:
             self.refuse(earlier, Reason.SUPERSEDED)
         self._members[peer.member] = connection
+        entry.member = peer.member
         entry.challenged_at = now
         fields = {
             "session": connection,
@@ -181,11 +183,7 @@ class Admissions:
                 proof = (result.measurement, result.assurance, sha256(token.encode()))
                 self._leaves.append(Admitted(member, peer.boot, peer.verify_key, *proof))
 
-    def _member_at(self, connection: int) -> str | None:
-        return next((member for member, at in self._members.items() if at == connection), None)
-
     def _forget(self, connection: int) -> None:
-        member = self._member_at(connection)
-        if member is not None:
-            del self._members[member]
-        self._connections.pop(connection, None)
+        entry = self._connections.pop(connection, None)
+        if entry is not None and entry.member is not None:
+            del self._members[entry.member]

@@ -11,7 +11,7 @@ import os
 import shutil
 from collections.abc import Callable
 from pathlib import Path
-from secrets import token_hex
+from secrets import token_bytes, token_hex
 from typing import ParamSpec, Protocol, TypeVar
 
 from trusted.errors import Reason, RunError
@@ -36,7 +36,7 @@ class ObjectStore(Protocol):
         """Delete the object, whether or not it is there."""
 
     async def probe(self) -> None:
-        """See whether the store answers and takes objects."""
+        """See whether the store takes an object, gives it back and deletes it."""
 
 
 class FolderObjects:
@@ -58,7 +58,7 @@ class FolderObjects:
         await _in_thread(lambda: (self._folder / key).unlink(missing_ok=True))
 
     async def probe(self) -> None:
-        """Write a file and delete it."""
+        """Write a file, read it and delete it."""
         await _in_thread(self._probe)
 
     def _put(self, key: str, path: Path) -> None:
@@ -79,9 +79,13 @@ class FolderObjects:
         return data
 
     def _probe(self) -> None:
-        probe = self._folder / f".probe-{token_hex(4)}"
-        probe.write_bytes(b"")
-        probe.unlink()
+        probe, content = self._folder / f".probe-{token_hex(4)}", token_bytes(16)
+        probe.write_bytes(content)
+        try:
+            if probe.read_bytes() != content:
+                raise OSError("a file reads otherwise than it was written")
+        finally:
+            probe.unlink()
 
 
 async def _in_thread(work: Callable[P, R], *arguments: P.args, **named: P.kwargs) -> R:

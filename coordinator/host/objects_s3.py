@@ -10,7 +10,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from datetime import timedelta
 from pathlib import Path
-from secrets import token_hex
+from secrets import token_bytes, token_hex
 
 import obstore
 from obstore.exceptions import BaseError, NotFoundError, PermissionDeniedError, UnauthenticatedError
@@ -60,11 +60,15 @@ class S3Objects:
             await obstore.delete_async(self._store, key)
 
     async def probe(self) -> None:
-        """Store an empty object and delete it: everything that a host needs to be allowed, but reading."""
-        key = f"probe-{token_hex(8)}"
+        """Store a small object, read it and delete it: everything that a host needs to be allowed."""
+        key, content = f"probe-{token_hex(8)}", token_bytes(16)
         with _reaching():
-            await obstore.put_async(self._store, key, b"")
-        await self.delete(key)
+            await obstore.put_async(self._store, key, content)
+        try:
+            if await self.read(key, 0, len(content)) != content:
+                raise RunError(Reason.STORE_AWAY, "bucket: an object reads otherwise than it was written")
+        finally:
+            await self.delete(key)
 
 
 @contextmanager

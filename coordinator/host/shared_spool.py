@@ -1,9 +1,8 @@
 """The spool of a host whose complete blobs lie in an object store, where other replicas find them. Trust zone: host.
 
 Rules, beside those of the spool:
- 1. Uploads are staged on this disk, resumable as ever. Half an upload is known to its replica alone: another one says
-    0, and the worker sends all of it there. So does the same one after a restart, where the state is shared: how much
-    of a file is this blob's, and not an earlier one's, is no fact for all replicas.
+ 1. Uploads are staged on this disk, resumable as ever, also after a restart. Half an upload is known to its replica
+    alone (coordinator/host/staged.py): another one says 0, and the worker sends all of it there.
  2. A complete blob goes to the store before anybody is told that it is complete.
  3. A replica that lacks a blob copies it from the store once, in parts, a few at a time; all who read it here follow
     that copy. So one model leaves the store once for each replica, whatever the cohort.

@@ -11,12 +11,14 @@ import asyncio
 import logging
 from collections.abc import AsyncIterator, Iterator
 from contextlib import contextmanager
-from secrets import token_hex
+from dataclasses import replace
+from secrets import token_bytes, token_hex
 from typing import Any
 
 import asyncpg
 
 from coordinator.host.places import Database
+from coordinator.host.staged import StagedUploads
 from coordinator.host.state import Change, ChangeKind, EventSource, Origin, StoredBlob, StoredOrder, StoredRun
 from trusted.errors import Reason, RunError
 
@@ -54,14 +56,15 @@ _log = logging.getLogger(__name__)
 class PostgresState:
     """Implements :class:`coordinator.host.state.HostState` for replicas."""
 
-    def __init__(self, database: Database, pool: asyncpg.Pool) -> None:
+    def __init__(self, database: Database, pool: asyncpg.Pool, staged: StagedUploads | None) -> None:
         self._database = database
         self._pool = pool
+        self._staged = staged
         self._replica = token_hex(8)  # tells this process's own changes from those of others
 
     @classmethod
-    async def open(cls, database: Database) -> PostgresState:
-        """Connect, and bring the tables up to date.
+    async def open(cls, database: Database, staged: StagedUploads | None = None) -> PostgresState:
+        """Connect, and bring the tables up to date. Without ``staged``, half uploads arrive again after a restart.
 
         Raises:
             RunError: STORE_AWAY: no connection; UNSUPPORTED_VERSION: a newer version wrote these tables.
@@ -70,9 +73,11 @@ class PostgresState:
             pool = await asyncpg.create_pool(
                 **_parameters(database), min_size=1, max_size=_CONNECTIONS, command_timeout=_TIMEOUT_S
             )
-        state = cls(database, pool)
+        state = cls(database, pool, staged)
         try:
             await state._migrate()
+            if staged is not None:
+                staged.keep((row.plan, row.blob) for row in await state.blobs() if not row.shared)
         except BaseException:
             await pool.close()
             raise
@@ -84,18 +89,13 @@ class PostgresState:
             await asyncio.wait_for(self._pool.close(), _TIMEOUT_S)
         except TimeoutError:
             self._pool.terminate()
+        if self._staged is not None:
+            self._staged.close()
 
     async def _migrate(self) -> None:
         with _reaching():
             async with self._pool.acquire() as db, db.transaction():
-                await db.execute("SELECT pg_advisory_xact_lock($1)", _MIGRATION_LOCK)
-                await db.execute("CREATE TABLE IF NOT EXISTS cloister_schema (version BIGINT NOT NULL)")
-                version = await db.fetchval("SELECT max(version) FROM cloister_schema") or 0
-                if version > len(_MIGRATIONS):
-                    raise RunError(Reason.UNSUPPORTED_VERSION, "database: written by a newer version; use that version")
-                for number, script in enumerate(_MIGRATIONS[version:], start=version + 1):
-                    await db.execute(script)
-                    await db.execute("INSERT INTO cloister_schema VALUES ($1)", number)
+                await _bring_up_to_date(db)
 
     async def _fetch(self, query: str, *arguments: Any) -> list[asyncpg.Record]:
         with _reaching():
@@ -142,14 +142,15 @@ class PostgresState:
 
     async def blobs(self) -> list[StoredBlob]:
         """Every blob."""
-        return [_blob(row) for row in await self._fetch("SELECT plan, blob, origin, total_bytes, shared FROM blobs")]
+        rows = await self._fetch("SELECT plan, blob, origin, total_bytes, shared FROM blobs")
+        return [self._blob(row) for row in rows]
 
     async def blob(self, plan: bytes, blob: bytes) -> StoredBlob | None:
         """One blob, or None."""
         rows = await self._fetch(
             "SELECT plan, blob, origin, total_bytes, shared FROM blobs WHERE plan = $1 AND blob = $2", plan, blob
         )
-        return _blob(rows[0]) if rows else None
+        return self._blob(rows[0]) if rows else None
 
     async def add_blob(self, blob: StoredBlob) -> StoredBlob:
         """Remember ``blob`` unless its name is known; the one that stands."""
@@ -161,6 +162,8 @@ class PostgresState:
 
     async def finish_blob(self, blob: StoredBlob) -> bool:
         """Note the size of ``blob`` and whether it is shared; if it is, the other replicas hear of it."""
+        if blob.shared and self._staged is not None:
+            self._staged.forget(blob.plan, blob.blob)
         changed = await self._fetch(
             "WITH changed AS (UPDATE blobs SET total_bytes = $3, shared = $4 WHERE plan = $1 AND blob = $2 RETURNING 1)"
             " SELECT CASE WHEN $4 THEN pg_notify('cloister', $5) END FROM changed",
@@ -170,16 +173,26 @@ class PostgresState:
         return bool(changed)
 
     def note_received(self, blob: StoredBlob) -> None:
-        """Nothing: what lies on one replica's disk is no fact for all. After a restart half an upload arrives again."""
+        """Note how far an upload is beside this replica's files: what lies on its disk is no fact for all."""
+        if self._staged is not None and blob.origin is Origin.WORKER and not blob.shared:
+            self._staged.note(blob.plan, blob.blob, blob.received_bytes)
 
     async def delete_blob(self, plan: bytes, blob: bytes) -> bool:
         """Forget a blob, and let the other replicas delete their copies."""
+        if self._staged is not None:
+            self._staged.forget(plan, blob)
         gone = await self._fetch(
             "WITH gone AS (DELETE FROM blobs WHERE plan = $1 AND blob = $2 RETURNING 1)"
             " SELECT pg_notify('cloister', $3) FROM gone",
             *(plan, blob, self._encode(ChangeKind.DISCARDED, plan, blob)),
         )
         return bool(gone)
+
+    def _blob(self, row: asyncpg.Record) -> StoredBlob:
+        blob = StoredBlob(row["plan"], row["blob"], Origin(row["origin"]), row["total_bytes"], row["shared"])
+        if self._staged is None or blob.shared or blob.origin is not Origin.WORKER:
+            return blob
+        return replace(blob, received_bytes=self._staged.received_bytes(blob.plan, blob.blob))
 
     # events
 
@@ -244,6 +257,53 @@ class PostgresState:
             raise RunError(Reason.ORDER_REPLAYED, "order.nonce: used before; sign a new order") from None
 
 
+async def examine(database: Database) -> int:
+    """See whether a host could keep its state there, and leave nothing behind; the version of the tables that are.
+
+    In one transaction that is never committed: the tables are made or brought up to date, written to and read.
+
+    Raises:
+        RunError: STORE_AWAY: no connection, or its user may not do all of that; UNSUPPORTED_VERSION.
+    """
+    with _reaching():
+        db = await asyncpg.connect(**_parameters(database), command_timeout=_TIMEOUT_S)
+        try:
+            transaction = db.transaction()
+            await transaction.start()
+            await db.execute(f"SET LOCAL lock_timeout = '{_TIMEOUT_S:.0f}s'")
+            version = await _bring_up_to_date(db)
+            plan, nonce = token_bytes(32), token_bytes(16)
+            await db.execute("INSERT INTO orders VALUES ($1, $2, 'start', $3)", nonce, plan, b"")
+            await db.execute("INSERT INTO runs (plan, start_nonce) VALUES ($1, $2)", plan, nonce)
+            await db.execute("UPDATE runs SET events = events + 1 WHERE plan = $1", plan)
+            await db.execute("INSERT INTO events (plan, number, json) VALUES ($1, 1, '{}')", plan)
+            await db.execute("INSERT INTO blobs VALUES ($1, $2, 'worker', 1, false)", plan, nonce)
+            await db.fetch("SELECT * FROM runs JOIN events USING (plan) JOIN blobs USING (plan) WHERE plan = $1", plan)
+            await db.execute("DELETE FROM blobs WHERE plan = $1", plan)
+            await db.execute("SELECT pg_notify($1, '')", _CHANNEL)
+            await transaction.rollback()
+            return version
+        finally:
+            await db.close(timeout=_TIMEOUT_S)
+
+
+async def _bring_up_to_date(db: asyncpg.Connection) -> int:
+    """Make what is missing, inside the caller's transaction; the version that was there, 0 where nothing was.
+
+    Raises:
+        RunError: UNSUPPORTED_VERSION: a newer version wrote these tables.
+    """
+    await db.execute("SELECT pg_advisory_xact_lock($1)", _MIGRATION_LOCK)
+    await db.execute("CREATE TABLE IF NOT EXISTS cloister_schema (version BIGINT NOT NULL)")
+    version: int = await db.fetchval("SELECT max(version) FROM cloister_schema") or 0
+    if version > len(_MIGRATIONS):
+        raise RunError(Reason.UNSUPPORTED_VERSION, "database: written by a newer version; use that version")
+    for number, script in enumerate(_MIGRATIONS[version:], start=version + 1):
+        await db.execute(script)
+        await db.execute("INSERT INTO cloister_schema VALUES ($1)", number)
+    return version
+
+
 def _parameters(database: Database) -> dict[str, Any]:
     return {
         "dsn": database.url,
@@ -271,7 +331,3 @@ def _reaching() -> Iterator[None]:
         raise RunError(Reason.STORE_AWAY, "database: no answer; check its URL, and that it runs") from None
     except (asyncpg.PostgresError, asyncpg.InterfaceError) as error:
         raise RunError(Reason.STORE_AWAY, f"database: it refuses ({type(error).__name__})") from None
-
-
-def _blob(row: asyncpg.Record) -> StoredBlob:
-    return StoredBlob(row["plan"], row["blob"], Origin(row["origin"]), row["total_bytes"], row["shared"])

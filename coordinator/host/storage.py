@@ -7,12 +7,14 @@ from __future__ import annotations
 
 from contextlib import AsyncExitStack
 from dataclasses import dataclass
+from pathlib import Path
 
 from coordinator.host.config import HostConfig
 from coordinator.host.objects import FolderObjects, ObjectStore
 from coordinator.host.places import BlobPlace, Database
 from coordinator.host.shared_spool import SharedSpool
 from coordinator.host.spool import Spool
+from coordinator.host.staged import StagedUploads
 from coordinator.host.state import HostState
 from coordinator.host.state_sqlite import SqliteState
 from trusted.errors import Reason, RunError
@@ -54,15 +56,28 @@ async def open_state(config: HostConfig) -> HostState:
     """
     if config.database is None:
         return SqliteState(config.state / "host.sqlite")
-    return await _open_postgres(config.database)
+    return await _open_postgres(config.database, config.state)
 
 
-async def _open_postgres(database: Database) -> HostState:
+async def examine_database(database: Database) -> int:
+    """Try everything that a host does with its database and leave nothing there; the version of its tables, 0: none.
+
+    Raises:
+        RunError: STORE_AWAY, or UNSUPPORTED_VERSION.
+    """
+    try:
+        from coordinator.host.state_postgres import examine
+    except ImportError:
+        raise _not_installed("postgres") from None
+    return await examine(database)
+
+
+async def _open_postgres(database: Database, folder: Path) -> HostState:
     try:
         from coordinator.host.state_postgres import PostgresState
     except ImportError:
         raise _not_installed("postgres") from None
-    return await PostgresState.open(database)
+    return await PostgresState.open(database, StagedUploads(folder / "staged.sqlite"))
 
 
 def open_objects(place: BlobPlace) -> ObjectStore:

@@ -9,6 +9,7 @@ from typing import Any
 import pytest
 from cryptography.hazmat.primitives import hashes
 from cryptography.hazmat.primitives.asymmetric import ec, padding, rsa
+from cryptography.hazmat.primitives.serialization import Encoding
 from cryptography.x509.oid import NameOID
 
 from softtee import certificates
@@ -287,3 +288,29 @@ def test_a_critical_extension_of_the_chip_is_refused(chip: Chip, software_root: 
             verify(evidence, [software_root.trust_root], now)
         else:
             assert refused(evidence, software_root.trust_root, now) is Reason.CHAIN
+
+
+def test_a_chip_that_is_known_is_still_held_to_its_dates(chip: Chip, root: TrustRoot, now: datetime) -> None:
+    """What is remembered of a certificate is its signature, never that it is valid."""
+    evidence = attest_with(chip)
+    until = verify(evidence, [root], now).not_after
+    verify(evidence, [root], until)
+    assert refused(evidence, root, until + SECOND) is Reason.CERT_EXPIRED
+    assert refused(evidence, root, now - timedelta(days=3650)) is Reason.CERT_NOT_YET_VALID
+
+
+def test_a_chip_that_is_known_is_verified_anew_under_another_list_or_root(
+    chip: Chip, software_root: SoftwareRoot, now: datetime
+) -> None:
+    evidence = attest_with(chip)
+    verify(evidence, [software_root.trust_root], now)
+    revoked = replace(evidence, crl=software_root.revoke_ask(now=now).crl)
+    assert refused(revoked, software_root.trust_root, now) is Reason.REVOKED
+    other = software_root.from_keys(software_root.ask.key, software_root.ark.key, now=now, product="Genoa")
+    ark, ask = (issuer.certificate.public_bytes(Encoding.DER) for issuer in (other.ark, other.ask))
+    moved = replace(evidence, certificates=(evidence.certificates[0], ask, ark), crl=other.crl)
+    assert refused(moved, other.trust_root, now) is Reason.CHAIN
+    flipped = bytearray(evidence.certificates[0])
+    flipped[-1] ^= 1
+    altered = replace(evidence, certificates=(bytes(flipped), *evidence.certificates[1:]))
+    assert refused(altered, software_root.trust_root, now) is Reason.CHAIN

@@ -126,6 +126,12 @@ class Consortium:
         for process in reversed(self.running):
             process.end()
 
+    def open_host(self) -> None:
+        """Start the coordinator's host, and wait until it serves."""
+        listen = ["--state", self / "host", "--listen", "127.0.0.1:0"]
+        host = self.start("host", "coordinator", "serve", *self.charter, *listen)
+        self.coordinator = f"127.0.0.1:{host.until_said(r'Serving on 127[.]0[.]0[.]1:([0-9]+)')}"
+
     def serve(self, plan: str) -> Running:
         """Start the aggregator of ``plan``."""
         door = f"unix:{self / 'host' / 'door' / 'door.sock'}"

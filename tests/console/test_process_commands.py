@@ -51,9 +51,7 @@ def consortium(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Consortium]
     allow(made, "site-2", "main")
     allow(made, "site-3", "main")
     try:
-        listen = ["--state", made / "host", "--listen", "127.0.0.1:0"]
-        host = made.start("host", "coordinator", "serve", *made.charter, *listen)
-        made.coordinator = f"127.0.0.1:{host.until_said(r'Serving on 127[.]0[.]0[.]1:([0-9]+)')}"
+        made.open_host()
         yield made
     finally:
         made.end()

@@ -18,6 +18,7 @@ from coordinator.door import Address, DoorKind
 from coordinator.host.config import HostConfig
 from coordinator.host.limits import Limits
 from coordinator.host.places import BlobPlace, Database
+from coordinator.host.staged import StagedUploads
 from protos.v1 import cloister_pb2
 from tests.host.conftest import NOW, PLAN, DoorPeer, RunningHost, signed_order
 from tests.host.test_blobs import name_of, put_raw, refused, wait_for
@@ -151,6 +152,51 @@ def test_a_replica_that_starts_again_serves_whole_blobs_and_takes_half_ones_to_t
     assert peer.read(blobs[0], 0, MIB) == whole
     host.dialer().put_blob(blobs[1], half)
     assert b"".join(host.dialer().get_blob(blobs[1])) == half
+
+
+def test_half_an_upload_goes_on_at_the_same_replica_after_it_started_again(replicas: Replicas) -> None:
+    first, second = replicas.start(1), replicas.start(2)
+    peer, data = first.door(), token_bytes(3 * MIB)
+    blob = peer.expect(len(data))
+    wait_for(first.dialer(), blob)
+    put_raw(first.dialer(), blob, 0, data[:MIB])
+    first.stop()
+    first = replicas.start(1)
+    assert first.dialer()._blobs.Stat(name_of(blob)).received_bytes == MIB
+    assert second.dialer()._blobs.Stat(name_of(blob)).received_bytes == 0
+    assert put_raw(first.dialer(), blob, MIB, data[MIB : 2 * MIB], data[2 * MIB :]).received_bytes == len(data)
+    for host in (first, second):
+        assert b"".join(host.dialer().get_blob(blob)) == data
+
+
+@pytest.mark.parametrize("meanwhile", ["completed", "discarded"])
+def test_half_an_upload_counts_no_more_once_others_ended_it_while_its_replica_was_away(
+    replicas: Replicas, meanwhile: str
+) -> None:
+    first, second = replicas.start(1), replicas.start(2)
+    peer, data = first.door(), token_bytes(3 * MIB)
+    blob = peer.expect(len(data))
+    wait_for(first.dialer(), blob)
+    put_raw(first.dialer(), blob, 0, bytes(MIB))  # which is not what will stand there
+    first.stop()
+    if meanwhile == "completed":
+        second.dialer().put_blob(blob, data)
+    else:
+        other = second.door()
+        wait_for(second.dialer(), blob)
+        other.control.send(DoorKind.DISCARD, 0, blob)
+        eventually(lambda: put_raw(second.dialer(), blob, 0, data[:MIB]) == "NOT_FOUND")
+    first = replicas.start(1)
+    first.stop()
+    staged = StagedUploads(replicas.folder / "1" / "staged.sqlite")
+    assert staged.received_bytes(PLAN, blob) == 0
+    staged.close()
+    first = replicas.start(1)
+    if meanwhile == "completed":
+        assert b"".join(first.dialer().get_blob(blob)) == data
+    else:
+        assert refused(lambda: list(first.dialer().get_blob(blob))) is Reason.BLOB_UNKNOWN
+        assert replicas.files(1) == []
 
 
 def test_files_of_discarded_blobs_are_used_again_and_change_nothing_that_is_shared(replicas: Replicas) -> None:

@@ -14,6 +14,7 @@ from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from enum import Enum, unique
+from functools import lru_cache
 from types import MappingProxyType
 from typing import Any
 
@@ -32,6 +33,7 @@ _COMMON_NAME = x509.NameOID.COMMON_NAME
 _FMSPC = re.compile(r"[0-9A-Fa-f]{12}")
 _TEE = re.compile(r"[A-Z_]{1,16}")
 _MAX_MARKS = 1 << 14
+_REMEMBERED_LISTS = 32  # of 64 KiB at most
 _PEM = b"-----BEGIN "
 _SWID = b"SoftwareIdentity"
 _TAG_ID = re.compile(rb'tagId="([^"]{1,128})"')
@@ -99,13 +101,7 @@ class Floors:
         Raises:
             AttestationError: COLLATERAL_ROLLBACK.
         """
-        for endorsement in endorsements:
-            for key, mark in _marks(endorsement, machine):
-                seen = self.marks.get(key)
-                if seen is not None and _is_below(mark, seen):
-                    what = f"{endorsement.kind.value} of {endorsement.name:.80}"
-                    detail = f"{what}: older than one that was seen before; fetch the current one"
-                    raise AttestationError(Reason.COLLATERAL_ROLLBACK, detail)
+        _require(self.marks, endorsements, machine)
 
     def raised_by(self, endorsements: Iterable[Endorsement], machine: bytes = b"") -> Floors:
         """These floors after ``endorsements`` were seen: higher or the same, never lower.
@@ -113,25 +109,23 @@ class Floors:
         At most 16384 are remembered; then the first that was learned goes, so that memory cannot be exhausted.
         """
         marks = dict(self.marks)
-        for endorsement in endorsements:
-            for key, mark in _marks(endorsement, machine):
-                seen = marks.pop(key, None)
-                marks[key] = mark if seen is None else _higher(mark, seen)
-        while len(marks) > _MAX_MARKS:
-            marks.pop(next(iter(marks)))
+        _raise(marks, endorsements, machine)
         return Floors(MappingProxyType(marks))
 
 
 class FloorKeeper:
-    """The one memory of a process: what is seen is remembered until it ends. A restart forgets; nothing else does."""
+    """The one memory of a process: what is seen is remembered until it ends. A restart forgets; nothing else does.
+
+    It holds what :class:`Floors` would, in place: a copy for every admission would cost the more, the more there were.
+    """
 
     def __init__(self) -> None:
-        self._floors = Floors()
+        self._marks: dict[_Key, Mark] = {}
 
     @property
     def floors(self) -> Floors:
         """What was seen so far."""
-        return self._floors
+        return Floors(MappingProxyType(dict(self._marks)))
 
     def see(self, endorsements: Iterable[Endorsement], machine: bytes) -> None:
         """Refuse what goes back; remember the rest.
@@ -140,8 +134,28 @@ class FloorKeeper:
             AttestationError: COLLATERAL_ROLLBACK; nothing is remembered then.
         """
         seen = tuple(endorsements)
-        self._floors.require(seen, machine)
-        self._floors = self._floors.raised_by(seen, machine)
+        _require(self._marks, seen, machine)
+        _raise(self._marks, seen, machine)
+
+
+def _require(marks: Mapping[_Key, Mark], endorsements: Iterable[Endorsement], machine: bytes) -> None:
+    for endorsement in endorsements:
+        for key, mark in _marks(endorsement, machine):
+            seen = marks.get(key)
+            if seen is not None and _is_below(mark, seen):
+                what = f"{endorsement.kind.value} of {endorsement.name:.80}"
+                detail = f"{what}: older than one that was seen before; fetch the current one"
+                raise AttestationError(Reason.COLLATERAL_ROLLBACK, detail)
+
+
+def _raise(marks: dict[_Key, Mark], endorsements: Iterable[Endorsement], machine: bytes) -> None:
+    """Note ``endorsements`` in ``marks``, as the newest of them; the first that was learned goes where one too many."""
+    for endorsement in endorsements:
+        for key, mark in _marks(endorsement, machine):
+            seen = marks.pop(key, None)
+            marks[key] = mark if seen is None else _higher(mark, seen)
+    while len(marks) > _MAX_MARKS:
+        marks.pop(next(iter(marks)))
 
 
 def _marks(endorsement: Endorsement, machine: bytes) -> Iterable[tuple[_Key, Mark]]:
@@ -172,7 +186,7 @@ def endorsements_of(evidence: Evidence) -> tuple[Endorsement, ...]:
     Raises:
         AttestationError: EVIDENCE_FORMAT: something that verified does not read; a bug on one of the two sides.
     """
-    found = list(read_crl(evidence.crl)) if evidence.crl else []
+    found = list(_read_crl_once(evidence.crl)) if evidence.crl else []
     for part, read in _PARTS.get(evidence.format.value, ()):
         if content := evidence.part(part):
             found.extend(read(content))
@@ -189,6 +203,10 @@ def read_crl(der: bytes) -> tuple[Endorsement, ...]:
     except _NOT_WELL_FORMED:
         raise AttestationError(Reason.EVIDENCE_FORMAT, "CRL: an X.509 revocation list in DER expected") from None
     return (Endorsement(EndorsementKind.CRL, name, *dates, numbers[0] if numbers else None),)
+
+
+# Whole sites come with the same list, which may be long. What is remembered depends on the bytes alone.
+_read_crl_once = lru_cache(maxsize=_REMEMBERED_LISTS)(read_crl)
 
 
 def read_intel(content: bytes) -> tuple[Endorsement, ...]:

@@ -155,6 +155,8 @@ def appraise_bundle(
     platform_policy = policy.for_format(bundle.cpu.format)
     expected = Expected(report_data(bound.transcript.over(bundle.devices)), bound.host_data)
     result = appraise(verify(bundle.cpu, roots, now), platform_policy, expected, now)
+    if not bundle.devices:
+        return with_devices(result, ())
     challenged = Expected(bound.transcript.device_challenge, bound.host_data)
     devices = tuple(
         appraise(verify(device, roots, now), policy.devices[device.format].policy, challenged, now)

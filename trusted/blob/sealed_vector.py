@@ -41,6 +41,11 @@ class SealedVector:
         self._ivs = token_bytes(SEGMENT_IV_BYTES * sum(1 for _ in header.pieces()))
         self._tags: dict[int, bytes] = {}
 
+    @property
+    def prefix(self) -> bytes:
+        """What stands before the first piece."""
+        return self._sealer.prefix
+
     def __len__(self) -> int:
         return self.header.sealed_bytes
 

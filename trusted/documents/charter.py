@@ -6,9 +6,10 @@ chain, so that no minority and no former member can replace the rules.
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from datetime import datetime
 from enum import Enum
+from types import MappingProxyType
 from typing import Any
 
 from trusted.attestation.evidence import EvidenceFormat
@@ -20,9 +21,11 @@ from trusted.attestation.roots import Assurance, TrustRoot
 from trusted.documents.dsse import (
     KEY_BYTES,
     MAX_PAYLOAD_BYTES,
+    KeyOwners,
     Verified,
     keyid_of,
     open_envelope,
+    owners_of,
     require_threshold,
     signers,
 )
@@ -180,7 +183,21 @@ class Charter:
 
 @dataclass(frozen=True, slots=True)
 class VerifiedCharter(Verified[Charter]):
-    """A charter that its members' threshold signed, and that holds now."""
+    """A charter that its members' threshold signed, and that holds now.
+
+    Attributes:
+        owners: whose signing key is whose. Every admission asks, and there may be a thousand members: found once.
+    """
+
+    owners: KeyOwners = field(init=False, repr=False, compare=False)
+
+    def __post_init__(self) -> None:
+        """Find what the charter alone decides.
+
+        Raises:
+            DocumentError: DUPLICATE_KEY.
+        """
+        object.__setattr__(self, "owners", MappingProxyType(owners_of(self.document.signing_keys)))
 
 
 def verify_charter(envelope: bytes, now: datetime, *, previous: VerifiedCharter | None = None) -> VerifiedCharter:

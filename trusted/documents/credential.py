@@ -10,7 +10,7 @@ from datetime import datetime
 from typing import Any
 
 from trusted.documents.charter import VerifiedCharter
-from trusted.documents.dsse import KEY_BYTES, Verified, open_envelope, signers
+from trusted.documents.dsse import KEY_BYTES, Verified, keyid_of, open_envelope, signers_among
 from trusted.documents.schema import DIGEST_BYTES, Validity, read_member
 from trusted.errors import DocumentError, Reason
 from trusted.wire import Fields, decode_json, encode_json, sha256
@@ -76,11 +76,11 @@ def verify_credential(envelope: bytes, charter: VerifiedCharter, now: datetime) 
     if credential.charter != charter.digest:
         raise DocumentError(Reason.CREDENTIAL, "credential.charter: the digest of another charter")
     member = charter.document.member(credential.member)
-    found = signers(opened, charter.document.signing_keys) & {member.id}
+    found = signers_among(opened, charter.owners) & {member.id}
     if not found:
         raise DocumentError(Reason.CREDENTIAL, "credential: not signed by the member it speaks for")
     credential.validity.check(now, "credential")
-    if any(credential.worker_key in keys for keys in charter.document.signing_keys.values()):
+    if keyid_of(credential.worker_key) in charter.owners:
         raise DocumentError(
             Reason.CREDENTIAL, "credential.worker_key: a member's signing key; a key of its own expected"
         )

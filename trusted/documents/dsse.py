@@ -35,6 +35,7 @@ _KEYID = re.compile(r"[0-9a-f]{64}")
 
 Document = TypeVar("Document")
 KeysByMember = Mapping[str, Sequence[bytes]]
+KeyOwners = Mapping[str, tuple[str, bytes]]  # by keyid: the member, and its key
 
 
 @dataclass(frozen=True, slots=True)
@@ -111,7 +112,15 @@ def signers(envelope: UnverifiedEnvelope, keys_by_member: KeysByMember) -> froze
         DocumentError: DUPLICATE_KEY: a key stands twice, which would let one organisation count as two;
             DOCUMENT_SIGNATURE: a signature under a member's key does not hold.
     """
-    member_of = _owners(keys_by_member)
+    return signers_among(envelope, owners_of(keys_by_member))
+
+
+def signers_among(envelope: UnverifiedEnvelope, member_of: KeyOwners) -> frozenset[str]:
+    """As :func:`signers`, for whoever asks more than once about the same members.
+
+    Raises:
+        DocumentError: DOCUMENT_SIGNATURE: a signature under a member's key does not hold.
+    """
     signed = envelope.pre_authentication_encoding()
     found = set()
     for keyid, signature in envelope.signatures:
@@ -178,7 +187,12 @@ def raw_public_key(signer: Signer) -> bytes:
     return bytes.fromhex(key.keyval["public"])
 
 
-def _owners(keys_by_member: KeysByMember) -> dict[str, tuple[str, bytes]]:
+def owners_of(keys_by_member: KeysByMember) -> dict[str, tuple[str, bytes]]:
+    """Whose key is whose, by keyid.
+
+    Raises:
+        DocumentError: DUPLICATE_KEY: a key stands twice, which would let one organisation count as two.
+    """
     owners: dict[str, tuple[str, bytes]] = {}
     for member, keys in keys_by_member.items():
         for key in keys:

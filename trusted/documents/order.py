@@ -12,7 +12,7 @@ from enum import Enum
 from typing import Any
 
 from trusted.documents.charter import VerifiedCharter
-from trusted.documents.dsse import Verified, open_envelope, require_signers, signers
+from trusted.documents.dsse import Verified, open_envelope, require_signers, signers_among
 from trusted.documents.schema import DIGEST_BYTES, aware, read_member, read_time, write_time
 from trusted.errors import DocumentError, Reason
 from trusted.wire import Fields, decode_json, encode_json, sha256
@@ -85,7 +85,7 @@ def verify_order(envelope: bytes, charter: VerifiedCharter, now: datetime) -> Ve
     opened = open_envelope(envelope, PAYLOAD_TYPE, max_bytes=MAX_ENVELOPE_BYTES)
     order = Order.parse(opened.payload)
     member = charter.document.member(order.member)
-    found = signers(opened, charter.document.signing_keys) & {member.id}
+    found = signers_among(opened, charter.owners) & {member.id}
     require_signers(found, [member.id], "order")
     if aware(now) < order.issued - WINDOW:
         raise DocumentError(Reason.DOCUMENT_NOT_YET_VALID, "order.issued: more than 300 seconds ahead")

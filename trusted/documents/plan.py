@@ -13,7 +13,7 @@ from trusted.documents.dsse import (
     open_envelope,
     require_signers,
     require_threshold,
-    signers,
+    signers_among,
 )
 from trusted.documents.layout import Dtype, Layout, TensorSpec, initial_digest
 from trusted.documents.schema import DIGEST_BYTES, Validity, read_line, read_members, rule, unique
@@ -164,7 +164,7 @@ def verify_plan(envelope: bytes, charter: VerifiedCharter, now: datetime) -> Ver
     if plan.charter != charter.digest:
         raise DocumentError(Reason.DOCUMENT_DIGEST, "plan.charter: the digest of another charter")
     check_against(plan, charter)
-    found = signers(opened, charter.document.signing_keys)
+    found = signers_among(opened, charter.owners)
     require_threshold(found, charter.document.thresholds.plan, "plan")
     require_signers(found, plan.cohort.members, "plan")
     charter.document.validity.check(now, "charter")

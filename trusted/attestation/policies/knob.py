@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
+from functools import cached_property
 from typing import Any, ClassVar, Protocol, Self
 
 from trusted.attestation.policies import rules
@@ -137,7 +138,7 @@ class KnobbedPolicy:
         """The JSON object that :meth:`from_json` reads."""
         return {knob.name: knob.write(getattr(self, knob.name)) for knob in self.KNOBS}
 
-    @property
+    @cached_property  # a policy is frozen, and named in the result of every appraisal
     def digest(self) -> bytes:
         """SHA-256 of the canonical JSON: names this policy in results."""
         return sha256(encode_json(self.to_json()))

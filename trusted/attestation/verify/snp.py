@@ -51,6 +51,7 @@ _LOCATION = (
 )
 _FIRST_PRODUCTS = (MILAN, GENOA)  # the ones that wrote version 2 reports
 _CACHED_AUTHORITIES = 32
+_CACHED_CHIPS = 1024  # a few kilobytes each; more than a charter has members
 
 
 @dataclass(frozen=True, slots=True)
@@ -64,9 +65,12 @@ class _ClaimedAuthority:
     signing_key: SigningKey
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True, slots=True, eq=False)
 class _Authority:
-    """Everything above the chip's certificate, with good signatures. Its dates are still to be compared with now."""
+    """Everything above the chip's certificate, with good signatures. Its dates are still to be compared with now.
+
+    Equal to itself alone: what is remembered of a chip belongs to the very authority that it was verified under.
+    """
 
     ask: Certificate
     ark: Certificate
@@ -94,12 +98,12 @@ def verify(evidence: Evidence, roots: Sequence[TrustRoot], now: datetime) -> Ver
     root, product = _trusted_root(ark_der, report, roots)  # 2
     authority = _authority(_ClaimedAuthority(ark_der, ask_der, evidence.crl, product.name, report.signing_key))  # 3
     _require_not_revoked(authority)
-    cek = certificates.read_certificate(cek_der, "CEK")
-    for certificate in (authority.ark, authority.ask, cek):
+    for certificate in (authority.ark, authority.ask):
         certificates.require_valid_at(certificate, now)
     crl = certificates.crl_claim(authority.crl, now)
-    key = _chip_key(cek, authority, report.signing_key)  # 4
-    _require_report_signature(report, key)  # 5
+    cek = _chip(cek_der, authority, report.signing_key)  # 4
+    certificates.require_valid_at(cek, now)
+    _require_report_signature(report, cek)  # 5
     _require_tcb(report, cek, product)  # 6
     platform = _platform(report, product, _provider(report, cek, product))
     claims = SnpClaims(
@@ -176,21 +180,29 @@ def _require_not_revoked(authority: _Authority) -> None:
             raise AttestationError(Reason.REVOKED, f"{certificate.role}: revoked by its root")
 
 
-def _chip_key(cek: Certificate, authority: _Authority, signing_key: SigningKey) -> ec.EllipticCurvePublicKey:
-    """The key of a certificate that is of the kind which the signed report names, and of no other (6.1, item 1)."""
+@lru_cache(maxsize=_CACHED_CHIPS)
+def _chip(der: bytes, authority: _Authority, signing_key: SigningKey) -> Certificate:
+    """A certificate that is of the kind which the signed report names, and of no other (6.1, item 1).
+
+    Depends on its arguments alone, so it is remembered: a chip attests again every few minutes. Its dates, and
+    whether anything above it was revoked, are for the caller to ask each time.
+    """
+    cek = certificates.read_certificate(der, "CEK")
     certificates.require_issued_by(cek, authority.ask)
     _require_name(cek, f"SEV-{signing_key.name}")
     if any(extension.critical for extension in cek.extensions.values()):
         raise AttestationError(Reason.CHAIN, "CEK: no critical extension expected")
     if not isinstance(cek.key, ec.EllipticCurvePublicKey) or not isinstance(cek.key.curve, ec.SECP384R1):
         raise AttestationError(Reason.KEY_BINDING, "CEK: a P-384 key expected")
-    return cek.key
+    return cek
 
 
-def _require_report_signature(report: UnverifiedSnpReport, key: ec.EllipticCurvePublicKey) -> None:
+def _require_report_signature(report: UnverifiedSnpReport, cek: Certificate) -> None:
+    if not isinstance(cek.key, ec.EllipticCurvePublicKey):
+        raise AttestationError(Reason.KEY_BINDING, "CEK: a P-384 key expected")
     signature = encode_dss_signature(report.signature_r, report.signature_s)
     try:
-        key.verify(signature, report.signed, ec.ECDSA(hashes.SHA384()))
+        cek.key.verify(signature, report.signed, ec.ECDSA(hashes.SHA384()))
     except InvalidSignature:
         raise AttestationError(Reason.EVIDENCE_SIGNATURE, "report: not signed by the CEK") from None
 
