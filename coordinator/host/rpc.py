@@ -17,6 +17,7 @@ from grpc import StatusCode
 
 from coordinator.host.limits import PeerGate
 from coordinator.host.metrics import HostMetrics
+from coordinator.host.shortages import HostShort, shortage_of
 from trusted.errors import ProtocolError, Reason
 
 REASON_METADATA = "cloister-reason"
@@ -27,6 +28,7 @@ _STATUS = {
     Reason.NO_AGGREGATOR: StatusCode.UNAVAILABLE,
     Reason.UNREACHABLE: StatusCode.UNAVAILABLE,
     Reason.STORE_AWAY: StatusCode.UNAVAILABLE,
+    Reason.HOST_SHORT: StatusCode.UNAVAILABLE,
     Reason.RUN_UNKNOWN: StatusCode.NOT_FOUND,
     Reason.BLOB_UNKNOWN: StatusCode.NOT_FOUND,
     Reason.BLOB_OFFSET: StatusCode.OUT_OF_RANGE,
@@ -67,18 +69,31 @@ class Reception:
         try:
             with self._gate.enter(context.peer()):
                 yield
-        except ProtocolError as refusal:
-            code = _STATUS.get(refusal.reason, StatusCode.FAILED_PRECONDITION)
-            self._metrics.refusals.labels(refusal.reason.code).inc()
-            await context.abort(code, str(refusal), ((REASON_METADATA, str(refusal.reason.value)),))
         except (asyncio.CancelledError, GeneratorExit):
             code = StatusCode.CANCELLED
             raise
-        except Exception:
-            code = StatusCode.INTERNAL
-            _log.exception("rpc-failed", extra={"outcome": method})
-            await context.abort(code, "the host failed; its log has a line for this")
+        except Exception as error:
+            refusal = self._refusal(error)
+            if refusal is None:
+                code = StatusCode.INTERNAL
+                _log.exception("rpc-failed", extra={"outcome": method})
+                await context.abort(code, "the host failed; its log has a line for this")
+            else:
+                code = _STATUS.get(refusal.reason, StatusCode.FAILED_PRECONDITION)
+                await context.abort(code, str(refusal), ((REASON_METADATA, str(refusal.reason.value)),))
         finally:
             self._open_calls -= 1
             self._idle.set()
             self._metrics.rpc_seconds.labels(method, code.name).observe(time.monotonic() - started)
+
+    def _refusal(self, error: Exception) -> ProtocolError | None:
+        """What a caller is told of ``error``, counted; None where it is this host's own fault."""
+        shortage = shortage_of(error)
+        if shortage is not None:  # it costs this call alone
+            self._metrics.shortages.labels(shortage.value).inc()
+            _log.warning("host-short", extra={"outcome": shortage.value})
+            error = HostShort(shortage)
+        if not isinstance(error, ProtocolError):
+            return None
+        self._metrics.refusals.labels(error.reason.code).inc()
+        return error

@@ -18,6 +18,7 @@ from coordinator.host.events import PublicEvent, public_event
 from coordinator.host.limits import Limits
 from coordinator.host.metrics import HostMetrics
 from coordinator.host.run_status import RunState, RunStatus
+from coordinator.host.shortages import HostShort
 from coordinator.host.state import EventSource, HostState
 from trusted.errors import ProtocolError, Reason, RunError
 
@@ -31,12 +32,16 @@ class RunBook:
 
     def __init__(self, state: HostState, metrics: HostMetrics, limits: Limits, clock: Clock) -> None:
         self._state = state
-        self._metrics = metrics
+        self.metrics = metrics
         self._limits = limits
         self._clock = clock
         self._statuses: dict[bytes, RunStatus] = {}
         self._folded: dict[bytes, int] = {}  # the number of the last event that a status holds
         self._news: dict[bytes, asyncio.Event] = {}
+
+    def now(self) -> datetime:
+        """The time by this host's clock, for people to read: nothing waits for it."""
+        return self._clock()
 
     async def load(self) -> None:
         """Take up every run that the state knows; to be called once, before anything else."""
@@ -86,13 +91,17 @@ class RunBook:
         """Store an event, fold it, log it and wake the watchers; nothing of that if its ``source`` was heard before."""
         if not await self._state.append_event(plan, event.encode(), source):
             return
-        self._metrics.observe_event(event)
+        self.metrics.observe_event(event)
         _log.info(event.name, extra={key: value for key, value in event.fields.items() if key != "event"})
         await self.learn(plan)
 
     async def note(self, plan: bytes, event: str, **fields: Any) -> None:
-        """Record what the host itself saw."""
-        await self.record(plan, public_event({"event": event, **fields}, plan=plan, now=self._clock()))
+        """Record what the host itself saw. On a full disk it is only logged: what was seen goes on."""
+        try:
+            await self.record(plan, public_event({"event": event, **fields}, plan=plan, now=self._clock()))
+        except HostShort as lacking:
+            self.metrics.shortages.labels(lacking.shortage.value).inc()
+            _log.warning(event, extra={"plan": plan.hex(), "reason": lacking.reason.code, "outcome": "not stored"})
 
     async def carried(self, plan: bytes, *, bytes_in: int = 0, bytes_out: int = 0) -> None:
         """Add what a stream carried between workers and this host. A count that cannot be stored ends no stream."""
@@ -112,7 +121,7 @@ class RunBook:
     def sessions(self, plan: bytes, count: int) -> None:
         """Show how many workers' streams are open."""
         self._change(plan, {"sessions": count})
-        self._metrics.sessions.labels(plan.hex()[:12]).set(count)
+        self.metrics.sessions.labels(plan.hex()[:12]).set(count)
 
     def _change(self, plan: bytes, values: Mapping[str, Any]) -> None:
         if plan in self._statuses:
@@ -121,7 +130,7 @@ class RunBook:
     def _count_states(self) -> None:
         states = [status.state for status in self._statuses.values()]
         for state in RunState:
-            self._metrics.runs.labels(state.value).set(states.count(state))
+            self.metrics.runs.labels(state.value).set(states.count(state))
 
     async def watch(self, plan: bytes, after: int) -> AsyncIterator[tuple[int, str]]:
         """Every event behind number ``after``, those to come included, until the caller stops.

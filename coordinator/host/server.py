@@ -101,7 +101,7 @@ class Host:
         desk = OrderDesk(state, book, aggregators, self._verify)
         reception = Reception(PeerGate(limits.streams_per_peer), self.metrics)
 
-        door = DoorServer(aggregators, spool, book, desk, self._clock)
+        door = DoorServer(aggregators, spool, book, desk)
         if isinstance(spool, SharedSpool):
             follower = Follower(state, book, desk, spool, aggregators)
             stack.push_async_callback(_cancel, asyncio.create_task(follower.follow()))
