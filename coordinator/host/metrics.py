@@ -45,6 +45,7 @@ class HostMetrics:
         self.rpc_seconds = Histogram(
             "cloister_rpc_duration_seconds", "Length of calls.", ["method", "code"], registry=registry
         )
+        self.open_calls = Gauge("cloister_open_calls", "Calls under way.", registry=registry)
         self.refusals = Counter("cloister_refusals", "Calls that the host refused.", ["reason"], registry=registry)
         self.shortages = Counter(
             "cloister_host_shortages", "Times that the host lacked something.", ["what"], registry=registry

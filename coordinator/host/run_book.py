@@ -22,6 +22,8 @@ from coordinator.host.shortages import HostShort
 from coordinator.host.state import EventSource, HostState
 from trusted.errors import ProtocolError, Reason, RunError
 
+_WATCH_PAGE = 16  # events of up to 64 KiB that a watcher who reads slowly may hold
+
 Clock = Callable[[], datetime]
 
 _log = logging.getLogger(__name__)
@@ -37,6 +39,7 @@ class RunBook:
         self._clock = clock
         self._statuses: dict[bytes, RunStatus] = {}
         self._folded: dict[bytes, int] = {}  # the number of the last event that a status holds
+        self._over = False
         self._news: dict[bytes, asyncio.Event] = {}
 
     def now(self) -> datetime:
@@ -63,6 +66,12 @@ class RunBook:
             if news is not None:
                 news.set()
 
+    def end_watches(self) -> None:
+        """This host stops: let every watcher go."""
+        self._over = True
+        for news in self._news.values():
+            news.set()
+
     def status(self, plan: bytes) -> RunStatus:
         """How the run of ``plan`` stands.
 
@@ -73,6 +82,10 @@ class RunBook:
         if status is None:
             raise RunError(Reason.RUN_UNKNOWN, "run: this host knows no run of this plan")
         return status
+
+    def knows(self, plan: bytes) -> bool:
+        """Whether this host has a run of ``plan``."""
+        return plan in self._statuses
 
     def statuses(self) -> list[RunStatus]:
         """Every run, in the order of plan digests."""
@@ -135,14 +148,19 @@ class RunBook:
     async def watch(self, plan: bytes, after: int) -> AsyncIterator[tuple[int, str]]:
         """Every event behind number ``after``, those to come included, until the caller stops.
 
+        Who saw more than this host has, because an older copy of its state was put back, sees what comes next.
+
         Raises:
-            RunError: this host knows no such run.
+            RunError: this host knows no such run, or it stops.
         """
         await self.learn(plan)
         self.status(plan)
+        after = min(after, self._folded.get(plan, 0))
         while True:
+            if self._over:
+                raise RunError(Reason.UNREACHABLE, "host: it stops; ask again from the number of the last event")
             news = self._news.setdefault(plan, asyncio.Event())  # taken before reading, so that none falls between
-            page = await self._state.events(plan, after)
+            page = await self._state.events(plan, after, _WATCH_PAGE)
             for after, text in page:
                 yield after, text
             if not page:
