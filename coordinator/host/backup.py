@@ -1,13 +1,13 @@
 """A copy of a host's state, also while it runs. Trust zone: host.
 
-A plain copy of a live folder is not safe: the database and its write-ahead log would be of two moments. Here the order is
+A plain copy of a live folder is not safe: the database and its write-ahead log would be of two moments. The order here:
 
 1. the database, by SQLite's own online backup: one moment of it, M;
 2. the TLS folder, so that workers find the CA that they pin;
-3. the blobs that the database named at M, each as far as it says. They only ever grow, and at M at least so much was there.
+3. the blobs that the database named at M, each as far as it says. They only ever grow, and at M so much was there.
 
-A blob that was discarded after M is left out, with its row. So the copy is what a host that stopped at M would have left;
-put back in its place it serves the run on, and what came after M is unknown to it. Aggregator and workers see for
+A blob that was discarded after M is left out, with its row. So the copy is what a host that stopped at M would have
+left; put back in its place it serves the run on, and what came after M is unknown to it. Aggregator and workers see for
 themselves that it is an older state, and decide what that means.
 """
 
@@ -70,7 +70,7 @@ def back_up(state: Path, to: Path) -> Copied:
 def _copy_all(state: Path, draft: Path) -> Copied:
     blobs, size_bytes, left_out = 0, 0, 0
     with naming_trouble(), closing(sqlite3.connect(draft / DATABASE, isolation_level=None)) as copy:
-        with closing(sqlite3.connect(f"file:{_quoted(state / DATABASE)}?mode=ro", uri=True)) as live:
+        with closing(sqlite3.connect(f"file:{_quoted(state / DATABASE)}?mode=rw", uri=True)) as live:
             live.backup(copy, pages=_PAGES_A_STEP)
         copy.execute("PRAGMA journal_mode = DELETE")  # one file
         require_sound(copy, draft / DATABASE)
@@ -115,7 +115,7 @@ def _copy_blob(source: Path, target: Path, size_bytes: int) -> bool:
 
 
 def _quoted(path: Path) -> str:
-    return path.resolve().as_uri().removeprefix("file://")
+    return path.absolute().as_uri().removeprefix("file://")
 
 
 def _sync_folder(folder: Path) -> None:

@@ -3,21 +3,26 @@
 from __future__ import annotations
 
 import json
+import os
 import random
 import shutil
 import signal
+import subprocess
+import sys
 import threading
 import time
 from collections.abc import Callable
 from pathlib import Path
 from secrets import token_bytes
+from typing import Any
 
 import pytest
 from typer.testing import CliRunner
 
-from console.main import app
+from console.commands.coordinator import app
 from coordinator.door import DoorKind
 from coordinator.host.backup import back_up
+from protos.generate import ROOT
 from tests.host.conftest import PLAN, DoorPeer
 from tests.host.processes import HostProcess
 from tests.host.test_blobs import MIB, refused, wait_for
@@ -57,11 +62,9 @@ def test_a_run_goes_on_from_an_older_copy_that_was_made_while_the_host_ran(
     assert peer.write(b"m" * 16, 0, early, last=True) is DoorKind.STORED
     tell(peer, 1)
     ca, token = host.ca, peer.token
-    done = CliRunner().invoke(
-        app, ["coordinator", "backup", "--state", str(host.state), "--to", str(tmp_path / "copy"), "--json"]
-    )
+    done = CliRunner().invoke(app, ["backup", "--state", str(host.state), "--to", str(tmp_path / "copy"), "--json"])
     assert done.exit_code == 0, done.output
-    assert json.loads(done.stdout)["blobs"] == 2
+    assert json.loads(done.stdout)["data"]["blobs"] == 2
     after = upload(peer, dialer, late)
     for number in (2, 3):
         tell(peer, number)
@@ -78,8 +81,9 @@ def test_a_run_goes_on_from_an_older_copy_that_was_made_while_the_host_ran(
     assert upload(peer, dialer, late, after) == after  # announced anew, sent anew
     assert peer.read(after, 0, 10) == late[:10]
     ahead = again.client().watch(PLAN, 100)  # somebody who saw more than this host remembers
-    got: list[int] = []
-    threading.Thread(target=lambda: got.append(next(ahead).fields["round"]), daemon=True).start()
+    missed: list[Reason] = []
+    ahead_of_it = threading.Thread(target=lambda: missed.append(refused(lambda: next(ahead))))
+    ahead_of_it.start()
     time.sleep(0.5)
     for number in (2, 3, 4):
         tell(peer, number)
@@ -90,6 +94,8 @@ def test_a_run_goes_on_from_an_older_copy_that_was_made_while_the_host_ran(
         if event.fields["event"] == "round-opened":
             rounds.append(event.fields["round"])
     assert rounds == [1, 2, 3, 4]
+    ahead_of_it.join(10)
+    assert missed == [Reason.MALFORMED]  # it is told what comes next, and says that the host lost events
     assert again.end() == 0
     assert not [line for line in host.log() if line["event"] == "rpc-failed"]
 
@@ -144,13 +150,20 @@ def test_a_backup_is_whole_or_not_there(start_process: Start, tmp_path: Path) ->
     target = host.disk.folder / "copy"
     ballast = host.disk.folder / "ballast"
     ballast.write_bytes(bytes(6 * MIB))
-    with pytest.raises(RunError) as caught:
-        back_up(host.state, target)
-    assert caught.value.reason is Reason.HOST_SHORT
+    code = "from console.commands.coordinator import app; app()"  # SQLite looks the path up: it has to be inside
+    command = [*host.disk.inside, sys.executable, "-P", "-c", code, "backup", "--json"]
+    command += ["--state", str(host.folder / "state"), "--to", str(host.folder / "copy")]
+
+    def run() -> dict[str, Any]:
+        done = subprocess.run(command, capture_output=True, env=os.environ | {"PYTHONPATH": str(ROOT)}, timeout=60)
+        return json.loads(done.stdout)  # type: ignore[no-any-return]
+
+    assert "RUN-720" in str(run()["error"])
     assert not target.exists()
     assert not target.with_name("copy.draft").exists()
     ballast.unlink()
-    assert back_up(host.state, target).size_bytes == 6 * MIB
+    assert run()["data"]["bytes"] == 6 * MIB
+    assert sum(file.stat().st_size for file in (target / "blobs").glob("*/*")) == 6 * MIB
     for state, to in ((host.state, target), (tmp_path / "none", tmp_path / "new")):
         with pytest.raises(RunError) as caught:
             back_up(state, to)
