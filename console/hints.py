@@ -58,6 +58,8 @@ _BY_REASON: Mapping[Reason, str] = MappingProxyType(
         Reason.NON_FINITE: "The tensors hold NaN or infinity. Check the model, or lower the learning rate.",
         Reason.NO_AGGREGATOR: "Start an aggregator for this plan: `cloister aggregator`.",
         Reason.STORE_AWAY: "Check that the host's database and blob store run and let it in.",
+        Reason.HOST_SHORT: "Free what the host's machine is short of; docs/operations.md shows how to see it.",
+        Reason.STORE_DAMAGED: "Put back a backup of the host's state folder: docs/operations.md, Backup.",
         Reason.UNREACHABLE: "Check the address, the proxy and that the coordinator runs.",
         Reason.BUNDLE_DIGEST: "The app is not the one in the plan. Use the bundle that `cloister plan new` wrote.",
         Reason.TEE_DEVICE_MISSING: "Use a confidential machine, or the software TEE with a development charter.",

@@ -30,6 +30,7 @@ _WAITS = {
     Reason.NO_AGGREGATOR.code: "The host has no aggregator for this plan yet",
     Reason.UNREACHABLE.code: "The coordinator cannot be reached",
     Reason.STORE_AWAY.code: "The coordinator cannot reach its database or blob store",
+    Reason.HOST_SHORT.code: "The coordinator is short of disk, descriptors or memory",
 }
 
 

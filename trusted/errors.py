@@ -128,6 +128,8 @@ class Reason(IntEnum):
     BLOB_UNKNOWN = 709
     AGGREGATOR_TAKEN = 710
     STORE_AWAY = 711
+    HOST_SHORT = 720
+    STORE_DAMAGED = 721
 
     # 8xx: the member's app and data, inside the worker
     BUNDLE_DIGEST = 801

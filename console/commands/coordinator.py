@@ -85,3 +85,18 @@ def serve(
             log_to(log)
             asyncio.run(serve(config, say_ready))
         report.say("Stopped.")
+
+
+@app.command(epilog="Example: cloister coordinator backup --state ./host --to /backup/host-monday")
+def backup(
+    to: Annotated[Path, typer.Option(help="A new folder for the copy.")],
+    state: Annotated[Path, typer.Option(help="The host's state folder; the host may be running.")] = Path("host"),
+    json_output: JsonOption = False,
+) -> None:
+    """Copy a host's state. To go back, stop the host, move its folder aside, put the copy there, and start it."""
+    with reporting(json_output) as report:
+        from coordinator.host.backup import back_up
+
+        copied = back_up(state, to.resolve())
+        report.data |= {"to": str(to), "blobs": copied.blobs, "bytes": copied.size_bytes, "left_out": copied.left_out}
+        report.say(f"Copied the database, the TLS folder and {copied.blobs} blobs ({copied.size_bytes} bytes) to {to}.")

@@ -11,6 +11,7 @@ from __future__ import annotations
 import asyncio
 from asyncio import StreamWriter
 from collections import deque
+from collections.abc import Callable
 from dataclasses import dataclass
 
 from coordinator.door import DoorKind, encode_message
@@ -24,8 +25,9 @@ _WELCOME = "cloister/welcome/v1"
 class Session:
     """One worker's stream. Frames are opaque; of the aggregator's the label is looked at, to see that it admitted."""
 
-    def __init__(self, number: int, limits: Limits) -> None:
+    def __init__(self, number: int, limits: Limits, on_admitted: Callable[[], None] = lambda: None) -> None:
         self.number = number
+        self._on_admitted = on_admitted
         self.admitted = False
         self.received_bytes = 0
         self.sent_bytes = 0
@@ -42,15 +44,20 @@ class Session:
         """No more frames are taken from either side."""
         return self._over
 
-    def count_received(self) -> None:
+    def count_received(self, size_bytes: int) -> None:
         """Count one frame of the worker.
 
         Raises:
-            ChannelError: too many for a worker that is not admitted.
+            ChannelError: too many, or too much, for a worker that is not admitted.
         """
         self._received_frames += 1
-        if not self.admitted and self._received_frames > self._limits.frames_before_admission:
+        self.received_bytes += size_bytes
+        if self.admitted:
+            return
+        if self._received_frames > self._limits.frames_before_admission:
             raise ChannelError(Reason.QUOTA, "session: too many frames before admission")
+        if self.received_bytes > self._limits.bytes_before_admission:
+            raise ChannelError(Reason.QUOTA, "session: too many bytes before admission")
 
     def deliver(self, frame: bytes) -> None:
         """Queue one frame for the worker; a worker that does not read loses its session."""
@@ -59,7 +66,9 @@ class Session:
         if len(self._queue) >= self._limits.queued_frames or self._queued_bytes > self._limits.queued_bytes:
             self.end(Reason.QUOTA)
             return
-        self.admitted = self.admitted or _is_welcome(frame)
+        if not self.admitted and _is_welcome(frame):
+            self.admitted = True
+            self._on_admitted()
         self._queue.append(frame)
         self._queued_bytes += len(frame)
         self._news.set()
@@ -167,15 +176,17 @@ class Aggregators:
             raise RunError(Reason.AGGREGATOR_TAKEN, "door: this data connection belongs to no control connection")
         return aggregator
 
-    def open_session(self, aggregator: Aggregator) -> Session:
+    def open_session(self, aggregator: Aggregator, on_admitted: Callable[[], None] = lambda: None) -> Session:
         """A new session, announced to the aggregator. Its number is never used again.
+
+        ``on_admitted`` is called when the aggregator welcomes the worker.
 
         Raises:
             RunError: the aggregator has as many as it may.
         """
         if len(aggregator.sessions) >= self._limits.sessions_per_plan:
             raise RunError(Reason.QUOTA, "plan: as many sessions as limits.sessions_per_plan allows")
-        session = Session(self._next_session, self._limits)
+        session = Session(self._next_session, self._limits, on_admitted)
         self._next_session += 1
         aggregator.sessions[session.number] = session
         aggregator.post(DoorKind.ATTACHED, session.number)
@@ -186,6 +197,12 @@ class Aggregators:
         session.end(None)
         if aggregator.sessions.pop(session.number, None) is not None:
             aggregator.post(DoorKind.DETACHED, session.number)
+
+    def send_workers_away(self) -> None:
+        """This host stops: end every session, so that workers go to another host or come back when it is up again."""
+        for aggregator in self._by_plan.values():
+            for session in list(aggregator.sessions.values()):
+                session.end(Reason.UNREACHABLE)
 
     def remove(self, aggregator: Aggregator) -> None:
         """The control connection is over: so are its sessions and its data connections."""

@@ -15,7 +15,7 @@ import grpc
 from coordinator.host.broadcast import Broadcast, next_stretch
 from coordinator.host.limits import CHUNK_BYTES, Limits
 from coordinator.host.metrics import HostMetrics
-from coordinator.host.rpc import Context, Reception
+from coordinator.host.rpc import Context, Reception, claimed_plan
 from coordinator.host.run_book import RunBook
 from coordinator.host.spool import BlobName, Spool, SpooledBlob
 from coordinator.host.turns import Turn, Turns
@@ -34,8 +34,9 @@ class BlobsService:
         self._reception = reception
         self._metrics = metrics
         self._limits = limits
-        self._uploads = Turns(limits.uploads, limits.stall_s, waited=metrics.upload_wait_seconds.inc)
-        self._downloads = Turns(limits.downloads, limits.stall_s)
+        floor, waited = limits.crawl_bytes, metrics.upload_wait_seconds.inc
+        self._uploads = Turns(limits.uploads, limits.stall_s, waited=waited, floor_bytes=floor)
+        self._downloads = Turns(limits.downloads, limits.stall_s, floor_bytes=floor)
         self._broadcast = Broadcast(spool)
 
     def handler(self) -> Any:
@@ -49,11 +50,15 @@ class BlobsService:
     async def Put(self, requests: AsyncIterator[PutChunk], context: Context) -> Any:
         """Take an upload from the offset that its first message names. Answers how far the blob now is."""
         async with self._reception.serve(context, "Blobs.Put"):
-            async with self._uploads.turn() as turn:
+            claimed = claimed_plan(context)  # for whose turn its first message waits
+            async with self._uploads.turn(claimed if self._book.knows(claimed) else b"") as turn:
                 first = await turn.move(anext(requests, None))
                 if first is None:
                     raise RunError(Reason.MALFORMED, "Put: the first message names the blob")
                 name = BlobName(first.plan, first.blob)
+                if claimed not in (b"", name.plan):
+                    raise RunError(Reason.MALFORMED, "Put: the metadata names another plan than the blob")
+                turn.plan = name.plan
                 blob = await self._spool.locate(name)
                 blob = await self._take_in(name, first, requests, turn) or blob
             await self._spool.settle(name, blob)
@@ -89,7 +94,10 @@ class BlobsService:
             await self._spool.bring(name, blob, offset + 1)
             sent = 0
             try:
-                async with self._downloads.turn() as turn, aclosing(self._follow(blob, request, turn)) as messages:
+                async with (
+                    self._downloads.turn(name.plan) as turn,
+                    aclosing(self._follow(blob, request, turn)) as messages,
+                ):
                     async for message, size in messages:
                         await turn.move(context.write(message), size)
                         sent += size

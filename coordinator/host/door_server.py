@@ -13,6 +13,7 @@ import socket
 from asyncio import StreamReader, StreamWriter
 from collections.abc import Awaitable, Callable
 from contextlib import suppress
+from itertools import count
 from pathlib import Path
 
 from coordinator.door import (
@@ -35,9 +36,11 @@ from coordinator.door import (
 from coordinator.door_socket import tune
 from coordinator.host.aggregators import Aggregator, Aggregators
 from coordinator.host.door_data import DataDoor, read_exactly
-from coordinator.host.events import decode_event
-from coordinator.host.run_book import Clock, RunBook
+from coordinator.host.events import PublicEvent, decode_event
+from coordinator.host.later import Later, Told
+from coordinator.host.run_book import RunBook
 from coordinator.host.runs import OrderDesk
+from coordinator.host.shortages import HostShort, Shortage, shortage_of
 from coordinator.host.spool import BlobName, Spool
 from coordinator.host.state import EventSource
 from trusted.errors import ProtocolError, Reason, WireError
@@ -45,6 +48,9 @@ from trusted.errors import ProtocolError, Reason, WireError
 _REGISTRATION_S = 10.0
 _CLOSE_S = 2.0
 _DATA_CONNECTIONS = 8
+_MAX_CONNECTIONS = 4096  # each may wait _REGISTRATION_S before it says who it is
+_ACCEPT_AGAIN_S = 0.25  # what waits to be accepted is still there when descriptors are
+_MESSAGES_IN_A_ROW = 64  # of one connection, before the others have the loop
 
 _log = logging.getLogger(__name__)
 
@@ -90,12 +96,13 @@ def _ready(sock: socket.socket) -> socket.socket:
 class DoorServer:
     """Accepts aggregators and serves both of their connections."""
 
-    def __init__(self, aggregators: Aggregators, spool: Spool, book: RunBook, desk: OrderDesk, clock: Clock) -> None:
+    def __init__(self, aggregators: Aggregators, spool: Spool, book: RunBook, desk: OrderDesk) -> None:
         self._aggregators = aggregators
         self._spool = spool
         self._book = book
         self._desk = desk
-        self._clock = clock
+        self._metrics = book.metrics
+        self._later: dict[Aggregator, Later] = {}
         self._data = DataDoor(spool)
         self._tasks: set[asyncio.Task[None]] = set()
         spool.on_complete = self._announce_arrival
@@ -112,7 +119,9 @@ class DoorServer:
         loop = asyncio.get_running_loop()
         try:
             while True:
-                sock, _ = await loop.sock_accept(listener)
+                sock = await self._accept(listener)
+                if sock is None:
+                    continue
                 task = loop.create_task(self._serve_connection(sock))
                 self._tasks.add(task)
                 task.add_done_callback(self._tasks.discard)
@@ -120,6 +129,25 @@ class DoorServer:
             for task in self._tasks:
                 task.cancel()
             await asyncio.gather(*self._tasks, return_exceptions=True)
+
+    async def _accept(self, listener: socket.socket) -> socket.socket | None:
+        """The next connection; None, after a moment, where none can be had. No failure of one ends the door."""
+        try:
+            sock, _ = await asyncio.get_running_loop().sock_accept(listener)
+        except OSError as error:
+            shortage = shortage_of(error)
+            if shortage is not None:
+                self._short(shortage)
+            _log.warning("door-not-accepting", extra={"outcome": shortage.value if shortage else "network"})
+            await asyncio.sleep(_ACCEPT_AGAIN_S)
+            return None
+        if len(self._tasks) >= _MAX_CONNECTIONS:
+            sock.close()
+            return None
+        return sock
+
+    def _short(self, shortage: Shortage) -> None:
+        self._metrics.shortages.labels(shortage.value).inc()
 
     async def _serve_connection(self, sock: socket.socket) -> None:
         with sock:
@@ -135,8 +163,13 @@ class DoorServer:
             except ProtocolError as refusal:
                 _log.warning("door-refused", extra={"reason": refusal.reason.code})
                 await _send_reason(sock, refusal.reason)
-            except (OSError, EOFError, TimeoutError):
-                _log.info("door-hung-up")
+            except (OSError, EOFError, TimeoutError, MemoryError) as error:
+                shortage = shortage_of(error)
+                if shortage is None:
+                    _log.info("door-hung-up")
+                else:  # this connection pays for it alone
+                    self._short(shortage)
+                    _log.warning("door-cut", extra={"outcome": shortage.value})
 
     async def _serve_control(self, sock: socket.socket, registration: Registration) -> None:
         reader, writer = await asyncio.open_connection(sock=sock, limit=2 * MAX_CONTROL_BODY)
@@ -151,23 +184,28 @@ class DoorServer:
             await _close(writer)
 
     async def _serve_aggregator(self, reader: StreamReader, aggregator: Aggregator) -> None:
+        later = self._later[aggregator] = Later(aggregator.writer.close, self._short)
         try:
             aggregator.post(DoorKind.REGISTERED)
             await self._book.aggregator(aggregator.plan, present=True)
             await self._desk.repeat_for(aggregator)
             await self._read_control(reader, aggregator)
         finally:
+            del self._later[aggregator]
+            await later.end()
             self._aggregators.remove(aggregator)
             await self._book.aggregator(aggregator.plan, present=False)
 
     async def _read_control(self, reader: StreamReader, aggregator: Aggregator) -> None:
-        while True:
+        for number in count(1):
             header = await reader.readexactly(HEADER_BYTES)
             kind, channel, size = decode_header(header)
             act = self._on_control.get(kind)
             if act is None:
                 raise WireError(Reason.UNEXPECTED_MESSAGE, f"door: {kind.name} is not for the host's control")
             await act(aggregator, DoorMessage(kind, channel, await reader.readexactly(size)))
+            if number % _MESSAGES_IN_A_ROW == 0:
+                await asyncio.sleep(0)  # what is buffered already suspends nothing
 
     async def _on_frame(self, aggregator: Aggregator, message: DoorMessage) -> None:
         session = aggregator.sessions.get(message.channel)
@@ -182,10 +220,16 @@ class DoorServer:
 
     async def _on_expect(self, aggregator: Aggregator, message: DoorMessage) -> None:
         announcement = Announcement.decode(message.body)
+        told = Told(lambda: self._expect(aggregator, announcement), len(message.body), announcement.blob)
+        await self._later[aggregator].do(told)
+
+    async def _expect(self, aggregator: Aggregator, announcement: Announcement) -> None:
         name = BlobName(aggregator.plan, announcement.blob)
         try:
             blob = await self._spool.expect(name, announcement.size_bytes)
             await self._spool.settle(name, blob)
+        except HostShort:
+            raise  # it passes: the announcement waits
         except ProtocolError as refusal:
             await self._book.note(aggregator.plan, "blob-declined", reason=refusal.reason.code)
             aggregator.post(DoorKind.DECLINED, 0, Decline(name.blob, refusal.reason).encode())
@@ -194,15 +238,24 @@ class DoorServer:
             aggregator.post(DoorKind.ARRIVED, 0, name.blob)
 
     async def _on_event(self, aggregator: Aggregator, message: DoorMessage) -> None:
-        event = decode_event(message.body, plan=aggregator.plan, now=self._clock())
-        if not message.channel:
-            await self._book.record(aggregator.plan, event)
-            return
-        await self._book.record(aggregator.plan, event, EventSource(aggregator.token, message.channel))
-        aggregator.post(DoorKind.RECORDED, message.channel)
+        source = EventSource(aggregator.token, message.channel) if message.channel else None
+        event = decode_event(message.body, plan=aggregator.plan, now=self._book.now())
+        told = Told(lambda: self._record(aggregator, event, source), len(message.body))
+        await self._later[aggregator].do(told)
+
+    async def _record(self, aggregator: Aggregator, event: PublicEvent, source: EventSource | None) -> None:
+        await self._book.record(aggregator.plan, event, source)
+        if source is not None:
+            aggregator.post(DoorKind.RECORDED, source.sequence)
 
     async def _on_discard(self, aggregator: Aggregator, message: DoorMessage) -> None:
-        await self._spool.discard(BlobName(aggregator.plan, decode_blob(message.body)))
+        blob = decode_blob(message.body)
+        self._later[aggregator].drop(blob)
+        try:
+            await self._spool.discard(BlobName(aggregator.plan, blob))
+        except HostShort as lacking:  # its file is gone, which is what makes room
+            self._short(lacking.shortage)
+            _log.warning("blob-not-forgotten", extra={"reason": lacking.reason.code})
 
     def _announce_arrival(self, name: BlobName) -> None:
         with suppress(ProtocolError):  # an aggregator that comes back announces what it waits for, and hears then

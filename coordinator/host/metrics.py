@@ -5,19 +5,24 @@ Labels stay few and public: never a member's norm, loss or metric; a plan shows 
 
 from __future__ import annotations
 
+import time
 from collections.abc import Mapping
 from pathlib import Path
+from socketserver import ThreadingMixIn
 from threading import Thread
-from wsgiref.simple_server import WSGIServer
+from typing import Any
+from wsgiref.simple_server import WSGIRequestHandler, WSGIServer, make_server
 
-from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, Info, start_http_server
+from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, Info, make_wsgi_app
 
 from coordinator.host.collateral import CollateralDates
 from coordinator.host.events import PublicEvent
 from coordinator.host.round_stages import round_seconds, told_stages
+from coordinator.host.shortages import Shortage, shortage_of
 
 VERSION = "0.1.0"
 _STAGE_SECONDS = (0.001, 0.005, 0.02, 0.1, 0.5, 1, 2, 5, 10, 30, 60, 300, 1800)
+_ACCEPT_AGAIN_S = 0.25
 _ROUND_SECONDS = (0.1, 0.5, 1, 2, 5, 10, 30, 60, 120, 300, 600, 1800, 3600)
 _PARTICIPANTS = {"counted": "included", "refused": "rejected", "failed": "failed", "gone": "dropped", "lost": "lost"}
 
@@ -40,7 +45,13 @@ class HostMetrics:
         self.rpc_seconds = Histogram(
             "cloister_rpc_duration_seconds", "Length of calls.", ["method", "code"], registry=registry
         )
+        self.open_calls = Gauge("cloister_open_calls", "Calls under way.", registry=registry)
         self.refusals = Counter("cloister_refusals", "Calls that the host refused.", ["reason"], registry=registry)
+        self.shortages = Counter(
+            "cloister_host_shortages", "Times that the host lacked something.", ["what"], registry=registry
+        )
+        for what in Shortage:
+            self.shortages.labels(what.value)
         self.dropped_fields = Counter(
             "cloister_egress_blocked", "Event fields that may not be shown.", ["rule"], registry=registry
         )
@@ -94,6 +105,34 @@ class HostMetrics:
             self._round_seconds.observe(whole)
 
 
+class _MetricsServer(ThreadingMixIn, WSGIServer):
+    """Without descriptors to accept with, it waits a moment in place of asking again and again."""
+
+    daemon_threads = True
+
+    def get_request(self) -> tuple[Any, Any]:
+        """One connection."""
+        try:
+            return super().get_request()
+        except OSError as error:
+            if shortage_of(error) is not None:
+                time.sleep(_ACCEPT_AGAIN_S)
+            raise
+
+
+class _Silent(WSGIRequestHandler):
+    """One scraper."""
+
+    timeout = 30.0  # one that says nothing
+
+    def log_message(self, format: str, *args: Any) -> None:
+        """Nothing: logs go through one allow-list."""
+
+
 def serve_metrics(metrics: HostMetrics, port: int) -> tuple[WSGIServer, Thread]:
     """Answer ``GET /metrics`` on loopback; whoever is to scrape from elsewhere puts a proxy in front."""
-    return start_http_server(port, addr="127.0.0.1", registry=metrics.registry)
+    application = make_wsgi_app(metrics.registry)
+    server = make_server("127.0.0.1", port, application, server_class=_MetricsServer, handler_class=_Silent)
+    thread = Thread(target=server.serve_forever, name="metrics", daemon=True)
+    thread.start()
+    return server, thread

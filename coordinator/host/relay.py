@@ -10,10 +10,10 @@ import asyncio
 from collections.abc import AsyncIterator
 from typing import Any
 
-from coordinator.door import PLAN_BYTES, DoorKind
+from coordinator.door import DoorKind
 from coordinator.host.aggregators import Aggregator, Aggregators, Session
 from coordinator.host.limits import MAX_FRAME_BYTES, Limits
-from coordinator.host.rpc import PLAN_METADATA, Context, Reception
+from coordinator.host.rpc import Context, Reception, plan_of, write_in_time
 from coordinator.host.run_book import RunBook
 from protos.v1 import cloister_pb2
 from trusted.errors import ProtocolError, Reason, RunError
@@ -31,19 +31,25 @@ class RelayService:
     async def Attach(self, requests: AsyncIterator[Any], context: Context) -> None:
         """Relay until the worker, the aggregator or a limit ends the stream."""
         async with self._reception.serve(context, "Relay.Attach"):
-            aggregator = self._aggregators.find(_plan_of(context))
-            session = self._aggregators.open_session(aggregator)
+            aggregator = self._aggregators.find(plan_of(context))
+            with self._reception.gate.attach(context.peer()) as admitted:
+                session = self._aggregators.open_session(aggregator, admitted)
+                await self._carry(requests, context, aggregator, session)
+
+    async def _carry(
+        self, requests: AsyncIterator[Any], context: Context, aggregator: Aggregator, session: Session
+    ) -> None:
+        self._show(aggregator)
+        deadline = asyncio.get_running_loop().call_later(self._limits.handshake_s, _end_if_not_admitted, session)
+        upward = asyncio.create_task(self._carry_up(requests, aggregator, session))
+        try:
+            await self._carry_down(context, aggregator, session)
+        finally:
+            deadline.cancel()
+            upward.cancel()
+            self._aggregators.close_session(aggregator, session)
             self._show(aggregator)
-            deadline = asyncio.get_running_loop().call_later(self._limits.handshake_s, _end_if_not_admitted, session)
-            upward = asyncio.create_task(self._carry_up(requests, aggregator, session))
-            try:
-                await self._carry_down(context, aggregator, session)
-            finally:
-                deadline.cancel()
-                upward.cancel()
-                self._aggregators.close_session(aggregator, session)
-                self._show(aggregator)
-                await self._book.carried(aggregator.plan, bytes_in=session.received_bytes, bytes_out=session.sent_bytes)
+            await self._book.carried(aggregator.plan, bytes_in=session.received_bytes, bytes_out=session.sent_bytes)
 
     async def _carry_up(self, requests: AsyncIterator[Any], aggregator: Aggregator, session: Session) -> None:
         """Worker → aggregator. However it ends, the session ends with it."""
@@ -52,10 +58,9 @@ class RelayService:
             async for frame in requests:
                 if session.is_over:
                     return
-                session.count_received()
                 if len(frame.data) > MAX_FRAME_BYTES:
                     raise RunError(Reason.TOO_LARGE, f"frame: at most {MAX_FRAME_BYTES} bytes")
-                session.received_bytes += len(frame.data)
+                session.count_received(len(frame.data))
                 await aggregator.send(DoorKind.FRAME, session.number, frame.data)
         except ProtocolError as refusal:
             reason = refusal.reason
@@ -65,7 +70,7 @@ class RelayService:
     async def _carry_down(self, context: Context, aggregator: Aggregator, session: Session) -> None:
         """Aggregator → worker."""
         while (frame := await session.next_frame()) is not None:
-            await context.write(cloister_pb2.Frame(data=frame))
+            await write_in_time(context, cloister_pb2.Frame(data=frame), self._limits.stall_s)
             session.sent_bytes += len(frame)
 
     def _show(self, aggregator: Aggregator) -> None:
@@ -75,14 +80,3 @@ class RelayService:
 def _end_if_not_admitted(session: Session) -> None:
     if not session.admitted:
         session.end(Reason.HANDSHAKE_TIMEOUT)
-
-
-def _plan_of(context: Context) -> bytes:
-    metadata = dict(context.invocation_metadata() or ())
-    try:
-        plan = bytes.fromhex(str(metadata.get(PLAN_METADATA, "")))
-    except ValueError:
-        plan = b""
-    if len(plan) != PLAN_BYTES:
-        raise RunError(Reason.MALFORMED, f"metadata {PLAN_METADATA}: the plan digest, {PLAN_BYTES} bytes in hex")
-    return plan

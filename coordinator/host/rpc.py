@@ -15,18 +15,22 @@ from typing import Any
 import grpc
 from grpc import StatusCode
 
-from coordinator.host.limits import PeerGate
+from coordinator.door import PLAN_BYTES
 from coordinator.host.metrics import HostMetrics
-from trusted.errors import ProtocolError, Reason
+from coordinator.host.peers import PeerGate
+from coordinator.host.shortages import HostShort, shortage_of
+from trusted.errors import ProtocolError, Reason, RunError
 
 REASON_METADATA = "cloister-reason"
 PLAN_METADATA = "cloister-plan"
+_SAY_S = 2.0
 Context = grpc.aio.ServicerContext[Any, Any]
 
 _STATUS = {
     Reason.NO_AGGREGATOR: StatusCode.UNAVAILABLE,
     Reason.UNREACHABLE: StatusCode.UNAVAILABLE,
     Reason.STORE_AWAY: StatusCode.UNAVAILABLE,
+    Reason.HOST_SHORT: StatusCode.UNAVAILABLE,
     Reason.RUN_UNKNOWN: StatusCode.NOT_FOUND,
     Reason.BLOB_UNKNOWN: StatusCode.NOT_FOUND,
     Reason.BLOB_OFFSET: StatusCode.OUT_OF_RANGE,
@@ -46,7 +50,7 @@ class Reception:
     """Receives calls: one stream counted for its peer, refusals answered, everything timed."""
 
     def __init__(self, gate: PeerGate, metrics: HostMetrics) -> None:
-        self._gate = gate
+        self.gate = gate
         self._metrics = metrics
         self._open_calls = 0
         self._idle = asyncio.Event()
@@ -63,22 +67,88 @@ class Reception:
     async def serve(self, context: Context, method: str) -> AsyncIterator[None]:
         """Around the body of ``method``. A ``ProtocolError`` becomes its status, all else INTERNAL without words."""
         started, code = time.monotonic(), StatusCode.OK
-        self._open_calls += 1
+        self._count_open(+1)
         try:
-            with self._gate.enter(context.peer()):
+            with self.gate.enter(context.peer()):
                 yield
-        except ProtocolError as refusal:
-            code = _STATUS.get(refusal.reason, StatusCode.FAILED_PRECONDITION)
-            self._metrics.refusals.labels(refusal.reason.code).inc()
-            await context.abort(code, str(refusal), ((REASON_METADATA, str(refusal.reason.value)),))
         except (asyncio.CancelledError, GeneratorExit):
             code = StatusCode.CANCELLED
             raise
-        except Exception:
-            code = StatusCode.INTERNAL
-            _log.exception("rpc-failed", extra={"outcome": method})
-            await context.abort(code, "the host failed; its log has a line for this")
+        except Exception as error:
+            refusal = self._refusal(error)
+            if refusal is None:
+                code = StatusCode.INTERNAL
+                _log.exception("rpc-failed", extra={"outcome": method})
+                await _say(context, code, "the host failed; its log has a line for this")
+            else:
+                code = _STATUS.get(refusal.reason, StatusCode.FAILED_PRECONDITION)
+                await _say(context, code, str(refusal), (REASON_METADATA, str(refusal.reason.value)))
         finally:
-            self._open_calls -= 1
+            self._count_open(-1)
             self._idle.set()
             self._metrics.rpc_seconds.labels(method, code.name).observe(time.monotonic() - started)
+
+    def _count_open(self, change: int) -> None:
+        self._open_calls += change
+        self._metrics.open_calls.set(self._open_calls)
+
+    def _refusal(self, error: Exception) -> ProtocolError | None:
+        """What a caller is told of ``error``, counted; None where it is this host's own fault."""
+        shortage = shortage_of(error)
+        if shortage is not None:  # it costs this call alone
+            self._metrics.shortages.labels(shortage.value).inc()
+            _log.warning("host-short", extra={"outcome": shortage.value})
+            error = HostShort(shortage)
+        if not isinstance(error, ProtocolError):
+            return None
+        self._metrics.refusals.labels(error.reason.code).inc()
+        return error
+
+
+async def _say(context: Context, code: StatusCode, text: str, *trailers: tuple[str, str]) -> None:
+    """End the call with a status. One whose peer reads nothing is cut: its status would wait behind what it was sent.
+
+    Raises:
+        asyncio.CancelledError: that is how gRPC's call is let go, with all that it holds.
+        Exception: gRPC's own, which ends the call.
+    """
+    try:
+        async with asyncio.timeout(_SAY_S):
+            await context.abort(code, text, trailers)
+    except TimeoutError:
+        raise asyncio.CancelledError from None
+
+
+async def write_in_time(context: Context, message: Any, stall_s: float) -> None:
+    """Send ``message``; a reader that takes none for ``stall_s`` seconds has its stream ended, and pins no memory.
+
+    Raises:
+        RunError: UNREACHABLE.
+    """
+    try:
+        async with asyncio.timeout(stall_s):
+            await context.write(message)
+    except TimeoutError:
+        raise RunError(Reason.UNREACHABLE, "stream: its reader stands still; come back when it reads") from None
+
+
+def claimed_plan(context: Context) -> bytes:
+    """The plan digest in a call's metadata; empty where it names none, or what is no digest."""
+    metadata = dict(context.invocation_metadata() or ())
+    try:
+        plan = bytes.fromhex(str(metadata.get(PLAN_METADATA, "")))
+    except ValueError:
+        return b""
+    return plan if len(plan) == PLAN_BYTES else b""
+
+
+def plan_of(context: Context) -> bytes:
+    """The plan digest that a call's metadata has to name.
+
+    Raises:
+        RunError: it names none.
+    """
+    plan = claimed_plan(context)
+    if not plan:
+        raise RunError(Reason.MALFORMED, f"metadata {PLAN_METADATA}: the plan digest, {PLAN_BYTES} bytes in hex")
+    return plan

@@ -18,8 +18,11 @@ from coordinator.host.events import PublicEvent, public_event
 from coordinator.host.limits import Limits
 from coordinator.host.metrics import HostMetrics
 from coordinator.host.run_status import RunState, RunStatus
+from coordinator.host.shortages import HostShort
 from coordinator.host.state import EventSource, HostState
 from trusted.errors import ProtocolError, Reason, RunError
+
+_WATCH_PAGE = 16  # events of up to 64 KiB that a watcher who reads slowly may hold
 
 Clock = Callable[[], datetime]
 
@@ -31,12 +34,17 @@ class RunBook:
 
     def __init__(self, state: HostState, metrics: HostMetrics, limits: Limits, clock: Clock) -> None:
         self._state = state
-        self._metrics = metrics
+        self.metrics = metrics
         self._limits = limits
         self._clock = clock
         self._statuses: dict[bytes, RunStatus] = {}
         self._folded: dict[bytes, int] = {}  # the number of the last event that a status holds
+        self._over = False
         self._news: dict[bytes, asyncio.Event] = {}
+
+    def now(self) -> datetime:
+        """The time by this host's clock, for people to read: nothing waits for it."""
+        return self._clock()
 
     async def load(self) -> None:
         """Take up every run that the state knows; to be called once, before anything else."""
@@ -58,6 +66,12 @@ class RunBook:
             if news is not None:
                 news.set()
 
+    def end_watches(self) -> None:
+        """This host stops: let every watcher go."""
+        self._over = True
+        for news in self._news.values():
+            news.set()
+
     def status(self, plan: bytes) -> RunStatus:
         """How the run of ``plan`` stands.
 
@@ -68,6 +82,10 @@ class RunBook:
         if status is None:
             raise RunError(Reason.RUN_UNKNOWN, "run: this host knows no run of this plan")
         return status
+
+    def knows(self, plan: bytes) -> bool:
+        """Whether this host has a run of ``plan``."""
+        return plan in self._statuses
 
     def statuses(self) -> list[RunStatus]:
         """Every run, in the order of plan digests."""
@@ -86,13 +104,17 @@ class RunBook:
         """Store an event, fold it, log it and wake the watchers; nothing of that if its ``source`` was heard before."""
         if not await self._state.append_event(plan, event.encode(), source):
             return
-        self._metrics.observe_event(event)
+        self.metrics.observe_event(event)
         _log.info(event.name, extra={key: value for key, value in event.fields.items() if key != "event"})
         await self.learn(plan)
 
     async def note(self, plan: bytes, event: str, **fields: Any) -> None:
-        """Record what the host itself saw."""
-        await self.record(plan, public_event({"event": event, **fields}, plan=plan, now=self._clock()))
+        """Record what the host itself saw. On a full disk it is only logged: what was seen goes on."""
+        try:
+            await self.record(plan, public_event({"event": event, **fields}, plan=plan, now=self._clock()))
+        except HostShort as lacking:
+            self.metrics.shortages.labels(lacking.shortage.value).inc()
+            _log.warning(event, extra={"plan": plan.hex(), "reason": lacking.reason.code, "outcome": "not stored"})
 
     async def carried(self, plan: bytes, *, bytes_in: int = 0, bytes_out: int = 0) -> None:
         """Add what a stream carried between workers and this host. A count that cannot be stored ends no stream."""
@@ -112,7 +134,7 @@ class RunBook:
     def sessions(self, plan: bytes, count: int) -> None:
         """Show how many workers' streams are open."""
         self._change(plan, {"sessions": count})
-        self._metrics.sessions.labels(plan.hex()[:12]).set(count)
+        self.metrics.sessions.labels(plan.hex()[:12]).set(count)
 
     def _change(self, plan: bytes, values: Mapping[str, Any]) -> None:
         if plan in self._statuses:
@@ -121,19 +143,24 @@ class RunBook:
     def _count_states(self) -> None:
         states = [status.state for status in self._statuses.values()]
         for state in RunState:
-            self._metrics.runs.labels(state.value).set(states.count(state))
+            self.metrics.runs.labels(state.value).set(states.count(state))
 
     async def watch(self, plan: bytes, after: int) -> AsyncIterator[tuple[int, str]]:
         """Every event behind number ``after``, those to come included, until the caller stops.
 
+        Who saw more than this host has, because an older copy of its state was put back, sees what comes next.
+
         Raises:
-            RunError: this host knows no such run.
+            RunError: this host knows no such run, or it stops.
         """
         await self.learn(plan)
         self.status(plan)
+        after = min(after, self._folded.get(plan, 0))
         while True:
+            if self._over:
+                raise RunError(Reason.UNREACHABLE, "host: it stops; ask again from the number of the last event")
             news = self._news.setdefault(plan, asyncio.Event())  # taken before reading, so that none falls between
-            page = await self._state.events(plan, after)
+            page = await self._state.events(plan, after, _WATCH_PAGE)
             for after, text in page:
                 yield after, text
             if not page:

@@ -13,7 +13,7 @@ from typing import Any
 from coordinator.door import DoorKind
 from coordinator.host.aggregators import Aggregator, Aggregators
 from coordinator.host.limits import MAX_ORDER_BYTES
-from coordinator.host.rpc import Context, Reception
+from coordinator.host.rpc import Context, Reception, write_in_time
 from coordinator.host.run_book import Clock, RunBook
 from coordinator.host.state import HostState, StoredOrder
 from protos.v1 import cloister_pb2
@@ -75,10 +75,11 @@ class OrderDesk:
 class RunsService:
     """The gRPC servicer."""
 
-    def __init__(self, desk: OrderDesk, book: RunBook, reception: Reception, clock: Clock) -> None:
+    def __init__(self, desk: OrderDesk, book: RunBook, reception: Reception, clock: Clock, stall_s: float) -> None:
         self._desk = desk
         self._book = book
         self._reception = reception
+        self._stall_s = stall_s
         self._clock = clock
 
     async def Submit(self, request: Any, context: Context) -> Any:
@@ -102,5 +103,6 @@ class RunsService:
     async def Watch(self, request: Any, context: Context) -> None:
         """Every event behind a number, as it comes, until the caller hangs up."""
         async with self._reception.serve(context, "Runs.Watch"):
-            async for number, text in self._book.watch(request.plan, request.after):
-                await context.write(cloister_pb2.Event(number=number, json=text))
+            with self._reception.gate.watch(context.peer()):
+                async for number, text in self._book.watch(request.plan, request.after):
+                    await write_in_time(context, cloister_pb2.Event(number=number, json=text), self._stall_s)

@@ -24,8 +24,9 @@ from coordinator.host.collateral_service import CollateralService
 from coordinator.host.config import PLAINTEXT, HostConfig
 from coordinator.host.door_server import DoorServer, listen
 from coordinator.host.following import Follower
-from coordinator.host.limits import MAX_MESSAGE_BYTES, PeerGate
+from coordinator.host.limits import MAX_MESSAGE_BYTES, Limits
 from coordinator.host.metrics import HostMetrics, serve_metrics
+from coordinator.host.peers import PeerGate
 from coordinator.host.relay import RelayService
 from coordinator.host.rpc import Reception
 from coordinator.host.run_book import Clock, RunBook
@@ -38,7 +39,7 @@ from trusted.documents.charter import verify_charter
 from trusted.documents.order import verify_order
 from trusted.errors import Reason, RunError
 
-_GRACE_S = 5.0
+_GRACE_S = 5.0  # for calls that were cut to put down what they hold
 _SERVICES = tuple(f"cloister.v1.{name}" for name in ("Relay", "Blobs", "Runs", "Collateral"))
 _OPTIONS = (
     ("grpc.max_receive_message_length", MAX_MESSAGE_BYTES + (64 << 10)),
@@ -99,31 +100,46 @@ class Host:
         await book.load()
         aggregators = Aggregators(limits)
         desk = OrderDesk(state, book, aggregators, self._verify)
-        reception = Reception(PeerGate(limits.streams_per_peer), self.metrics)
+        reception = Reception(PeerGate(limits), self.metrics)
 
-        door = DoorServer(aggregators, spool, book, desk, self._clock)
+        door = DoorServer(aggregators, spool, book, desk)
         if isinstance(spool, SharedSpool):
             follower = Follower(state, book, desk, spool, aggregators)
             stack.push_async_callback(_cancel, asyncio.create_task(follower.follow()))
         listener = stack.enter_context(_open_door(config.door))
         stack.push_async_callback(_cancel, asyncio.create_task(door.serve(listener)))
 
-        server = grpc.aio.server(options=_OPTIONS)
+        server = grpc.aio.server(options=(*_OPTIONS, *_bounds(limits)), maximum_concurrent_rpcs=limits.calls)
         cloister_pb2_grpc.add_RelayServicer_to_server(RelayService(aggregators, book, reception, limits), server)
         blobs = BlobsService(spool, book, reception, self.metrics, limits)
         server.add_generic_rpc_handlers((blobs.handler(),))
-        runs = RunsService(desk, book, reception, self._clock)
+        runs = RunsService(desk, book, reception, self._clock, limits.stall_s)
         cloister_pb2_grpc.add_RunsServicer_to_server(runs, server)
         collateral = CollateralService(config.collateral_store, reception)
         cloister_pb2_grpc.add_CollateralServicer_to_server(collateral, server)
         stack.push_async_callback(reception.idle, _GRACE_S)
-        port = await _open_port(server, config.listen, identity, stack)
+
+        def drain() -> None:
+            aggregators.send_workers_away()
+            book.end_watches()
+
+        port = await _open_port(server, config.listen, identity, stack, Ending(drain, limits.drain_s))
         if config.metrics_port is not None:
             http, thread = serve_metrics(self.metrics, config.metrics_port)
             stack.callback(thread.join)
             stack.callback(http.shutdown)
         self.ready = HostReady(port, str(config.door), ca_path)
         _log.info("host-ready", extra={"port": port, "door": str(config.door)})
+
+
+def _bounds(limits: Limits) -> tuple[tuple[str, int], ...]:
+    """What gRPC itself refuses, before this process's Python hears of it."""
+    return (
+        ("grpc.max_concurrent_streams", limits.streams_per_connection),
+        ("grpc.max_allowed_incoming_connections", limits.connections),
+        ("grpc.server_handshake_timeout_ms", round(limits.connect_s * 1000)),
+        ("grpc.max_connection_idle_ms", round(limits.idle_s * 1000)),
+    )
 
 
 def _open_door(address: Address) -> socket.socket:
@@ -139,10 +155,22 @@ def _open_door(address: Address) -> socket.socket:
         raise RunError(Reason.UNREACHABLE, f"host.door: cannot bind ({error.strerror or error}); {why}") from None
 
 
+@dataclass(frozen=True, slots=True)
+class Ending:
+    """How calls end when the host stops: ``drain`` ends those that have no end, transfers have ``drain_s`` seconds."""
+
+    drain: Callable[[], None]
+    drain_s: float
+
+
 async def _open_port(
-    server: grpc.aio.Server, address: str, identity: ServerIdentity | None, stack: AsyncExitStack
+    server: grpc.aio.Server, address: str, identity: ServerIdentity | None, stack: AsyncExitStack, ending: Ending
 ) -> int:
-    """Add health and reflection, bind, start; when ``stack`` unwinds, say NOT_SERVING, then let calls end."""
+    """Add health and reflection, bind, start.
+
+    When ``stack`` unwinds: say NOT_SERVING, take no new calls, tell workers and watchers to go on elsewhere or later,
+    and let transfers come to their end.
+    """
     checks = health.aio.HealthServicer()  # type: ignore[attr-defined]  # its stubs leave aio out
     health_pb2_grpc.add_HealthServicer_to_server(checks, server)
     reflection.enable_server_reflection((*_SERVICES, health.SERVICE_NAME, reflection.SERVICE_NAME), server)
@@ -159,11 +187,18 @@ async def _open_port(
             Reason.UNREACHABLE, "host.listen: cannot bind; is the port taken, or the address not this machine's?"
         )
     await server.start()
-    stack.push_async_callback(server.stop, _GRACE_S)
+    stack.push_async_callback(_stop, server, ending)
     stack.push_async_callback(checks.enter_graceful_shutdown)
     for name in ("", *_SERVICES):
         await checks.set(name, health_pb2.HealthCheckResponse.SERVING)
     return port
+
+
+async def _stop(server: grpc.aio.Server, ending: Ending) -> None:
+    stopping = asyncio.create_task(server.stop(ending.drain_s))
+    await asyncio.sleep(0)  # from here on nobody new comes in
+    ending.drain()
+    await stopping
 
 
 def _identity(config: HostConfig, now: datetime) -> tuple[ServerIdentity | None, Path | None]:

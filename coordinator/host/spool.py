@@ -23,6 +23,7 @@ from typing import BinaryIO
 from coordinator.door import BLOB_BYTES, PLAN_BYTES
 from coordinator.host.file_pool import FilePool
 from coordinator.host.limits import Limits
+from coordinator.host.shortages import HostShort, naming_shortages
 from coordinator.host.state import HostState, Origin, StoredBlob
 from trusted.errors import BlobError, Reason, RunError
 
@@ -104,10 +105,11 @@ class SpooledBlob:
         """The file, for reading.
 
         Raises:
-            RunError: nothing has arrived yet, or the blob was discarded.
+            RunError: nothing has arrived yet, the blob was discarded, or no more files may be opened.
         """
         try:
-            return self.path.open("rb", buffering=0)
+            with naming_shortages():
+                return self.path.open("rb", buffering=0)
         except FileNotFoundError:
             raise _unknown() from None
 
@@ -123,6 +125,7 @@ class Spool:
         self._pool = FilePool(folder.parent / "blob-pool", limits.pool_bytes)
         self._disk = ThreadPoolExecutor(max_workers=_DISK_THREADS, thread_name_prefix="spool")
         self._blobs: dict[BlobName, SpooledBlob] = {}
+        self._owed: set[BlobName] = set()  # discarded while the disk was too full to forget them
         self.reserved_bytes = 0  # of the quota
         self.on_complete: Callable[[BlobName], None] = lambda name: None
 
@@ -167,11 +170,15 @@ class Spool:
         """
 
     async def settle(self, name: BlobName, blob: SpooledBlob) -> None:
-        """Return when a blob that is complete here can be had from every replica. An upload is answered behind this.
+        """Return when a blob that is complete here can be had from every replica, and after a restart.
+
+        An upload is answered behind this.
 
         Raises:
-            RunError: they cannot have it now; ask again.
+            RunError: they cannot have it now, or a full disk keeps this host from remembering it; ask again.
         """
+        if blob.is_complete:
+            self.remember(name)
 
     async def expect(self, name: BlobName, size_bytes: int) -> SpooledBlob:
         """Allow an upload of exactly ``size_bytes`` under ``name``. The same announcement again changes nothing.
@@ -205,11 +212,17 @@ class Spool:
         return blob
 
     def remember(self, name: BlobName) -> None:
-        """Write down how far a blob is: an upload that is cut now continues here after a crash, too."""
+        """Write down how far a blob is: an upload that is cut now continues here after a crash, too.
+
+        Raises:
+            RunError: HOST_SHORT: it could not be written down, and is tried again when the blob is asked for.
+        """
         blob = self._blobs.get(name)
         if blob is not None and blob.remembered_bytes != blob.received_bytes:
+            self._state.note_received(_stored(name, blob, blob.received_bytes))
             blob.remembered_bytes = blob.received_bytes
-            self._state.note_received(_stored(name, blob))
+            if blob.is_complete:
+                self._arrived(name, blob)
 
     async def write(self, name: BlobName, offset: int, data: Buffer, *, last: bool) -> SpooledBlob:
         """Add what the aggregator writes; the first write makes the blob, the ``last`` one fixes its size.
@@ -226,17 +239,31 @@ class Spool:
         if last and blob.total_bytes is None:
             if end != blob.received_bytes:
                 raise RunError(Reason.RUN_STATE, "blob: bytes stand behind what is called the last one")
+            done = StoredBlob(name.plan, name.blob, blob.origin, end, blob.shared, end)
+            await self._state.finish_blob(done)  # before the end counts: it is refused, and said again, if this fails
             blob.total_bytes = end
             blob.remembered_bytes = end
-            await self._state.finish_blob(_stored(name, blob))
             blob.moved()
         return blob
 
     async def discard(self, name: BlobName) -> None:
-        """Delete a blob, whether or not it exists. Its readers and writers are told that it is unknown."""
-        if name in self._blobs:
-            await self._state.delete_blob(name.plan, name.blob)
-            self.forget(name)
+        """Delete a blob, whether or not it exists. Its readers and writers are told that it is unknown.
+
+        On a full disk the file goes first, which makes the room to forget its name; what cannot be forgotten yet is
+        forgotten with the next blob that is discarded.
+        """
+        if name not in self._blobs:
+            return
+        self._owed.add(name)
+        for owed in list(self._owed):
+            try:
+                await self._state.delete_blob(owed.plan, owed.blob)
+            except HostShort:
+                self.forget(owed)
+                self._pool.empty()
+                continue
+            self._owed.discard(owed)
+            self.forget(owed)
 
     def forget(self, name: BlobName) -> None:
         """Delete what is here of a blob."""
@@ -284,17 +311,16 @@ class Spool:
                 blob.received_bytes += arrived
                 if blob.total_bytes is None:
                     self.reserved_bytes += arrived
-                if blob.is_complete or blob.received_bytes - blob.remembered_bytes >= _REMEMBER_BYTES:
-                    self.remember(name)
                 blob.moved()
-                if blob.is_complete:
-                    self._arrived(name, blob)
+                if blob.is_complete or blob.received_bytes - blob.remembered_bytes >= _REMEMBER_BYTES:
+                    self.remember(name)  # a full disk refuses here: the bytes stay, and nobody is told of the end yet
 
     def _arrived(self, name: BlobName, blob: SpooledBlob) -> None:
-        """The last byte is on this disk."""
+        """The last byte is on this disk, and known to be."""
         self.on_complete(name)
 
     async def _add(self, name: BlobName, origin: Origin, total_bytes: int | None) -> SpooledBlob:
+        self._owed.discard(name)  # announced anew
         standing = await self._state.add_blob(StoredBlob(name.plan, name.blob, origin, total_bytes))
         again = origin is standing.origin is Origin.AGGREGATOR  # it is the same one that writes, and may write again
         if not again and (standing.origin, standing.total_bytes) != (origin, total_bytes):
@@ -305,7 +331,8 @@ class Spool:
         """The blob of this row, whose file may be there already."""
         name = BlobName(stored.plan, stored.blob)
         path = self._path(name)
-        path.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
+        with naming_shortages():
+            path.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
         return self._blobs.get(name) or self._hold(name, self._found(path, stored))
 
     def _hold(self, name: BlobName, blob: SpooledBlob) -> SpooledBlob:
@@ -354,20 +381,22 @@ def _behind(pieces: Sequence[Buffer], skipped: int) -> list[memoryview]:
 
 def _write_at(path: Path, offset: int, pieces: Sequence[memoryview]) -> None:
     """Write all of ``pieces`` or raise; what a failed call left behind does not count and is written again."""
-    descriptor = os.open(path, os.O_WRONLY | os.O_CREAT, 0o600)
     try:
-        while pieces:
-            written = os.pwritev(descriptor, pieces[:_PIECES_A_WRITE], offset)
-            offset += written
-            pieces = _behind(pieces, written)
-    except OSError:
-        raise RunError(Reason.QUOTA, "spool: the disk refuses more bytes") from None
-    finally:
-        os.close(descriptor)
+        with naming_shortages():
+            descriptor = os.open(path, os.O_WRONLY | os.O_CREAT, 0o600)
+            try:
+                while pieces:
+                    written = os.pwritev(descriptor, pieces[:_PIECES_A_WRITE], offset)
+                    offset += written
+                    pieces = _behind(pieces, written)
+            finally:
+                os.close(descriptor)
+    except OSError as error:
+        raise RunError(Reason.STORE_AWAY, f"spool: the disk refuses to write ({error.strerror}); look at it") from None
 
 
-def _stored(name: BlobName, blob: SpooledBlob) -> StoredBlob:
-    return StoredBlob(name.plan, name.blob, blob.origin, blob.total_bytes, blob.shared, blob.remembered_bytes)
+def _stored(name: BlobName, blob: SpooledBlob, received_bytes: int) -> StoredBlob:
+    return StoredBlob(name.plan, name.blob, blob.origin, blob.total_bytes, blob.shared, received_bytes)
 
 
 def _unknown() -> RunError:

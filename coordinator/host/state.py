@@ -95,8 +95,8 @@ class Change:
 class HostState(Protocol):
     """The host's memory. It survives a restart.
 
-    Every method raises :class:`RunError` (STORE_AWAY) when the database cannot be reached; what it was to write is then
-    unwritten, or written once.
+    Every method raises :class:`RunError` (STORE_AWAY) when the database cannot be reached, or HOST_SHORT when its disk
+    is full; what it was to write is then unwritten, or written once.
     """
 
     async def close(self) -> None:

@@ -1,7 +1,8 @@
 """The state of one host in one SQLite file: the default. Trust zone: host.
 
-Calls take microseconds (WAL, no fsync for each commit) and are made on the event loop's thread. A migration is one more
-entry in ``_MIGRATIONS``, which ``user_version`` counts.
+Calls take microseconds (WAL, no fsync for each commit) and are made on the event loop's thread. What was answered
+survives the end of this process at any instant; the end of the machine may cost the last moments. A migration is one
+more entry in ``_MIGRATIONS``, which ``user_version`` counts.
 """
 
 from __future__ import annotations
@@ -10,7 +11,9 @@ import sqlite3
 from collections.abc import AsyncIterator, Iterator
 from contextlib import contextmanager
 from pathlib import Path
+from typing import Any
 
+from coordinator.host.sqlite_trouble import naming_trouble, require_sound
 from coordinator.host.state import Change, EventSource, Origin, StoredBlob, StoredOrder, StoredRun
 from trusted.errors import Reason, RunError
 
@@ -48,13 +51,25 @@ class SqliteState:
     """Implements :class:`coordinator.host.state.HostState` for one process."""
 
     def __init__(self, path: Path) -> None:
-        self._db = sqlite3.connect(path, isolation_level=None)
-        for pragma in ("journal_mode = WAL", "synchronous = NORMAL", "secure_delete = ON", "foreign_keys = ON"):
-            self._db.execute(f"PRAGMA {pragma}")
-        self._migrate()
+        """Open the file, or make it.
+
+        Raises:
+            RunError: STORE_DAMAGED: it is cut short or overwritten; HOST_SHORT; STORE_AWAY; UNSUPPORTED_VERSION.
+        """
+        with naming_trouble():
+            self._db = sqlite3.connect(path, isolation_level=None)
+        try:
+            with naming_trouble():
+                require_sound(self._db, path)
+                for pragma in ("journal_mode = WAL", "synchronous = NORMAL", "secure_delete = ON", "foreign_keys = ON"):
+                    self._db.execute(f"PRAGMA {pragma}")
+                self._migrate()
+        except BaseException:
+            self._db.close()
+            raise
 
     async def close(self) -> None:
-        """Fold the write-ahead log into the file."""
+        """Fold the write-ahead log into the file; on a full disk it stays beside it."""
         self._db.close()
 
     async def changes(self) -> AsyncIterator[Change]:
@@ -72,19 +87,30 @@ class SqliteState:
 
     @contextmanager
     def _transaction(self) -> Iterator[sqlite3.Connection]:
-        self._db.execute("BEGIN IMMEDIATE")
-        try:
-            yield self._db
-        except BaseException:
-            self._db.execute("ROLLBACK")
-            raise
-        self._db.execute("COMMIT")
+        with naming_trouble():
+            self._db.execute("BEGIN IMMEDIATE")
+            try:
+                yield self._db
+                self._db.execute("COMMIT")
+            except BaseException:
+                if self._db.in_transaction:  # a full disk may have ended it already
+                    self._db.execute("ROLLBACK")
+                raise
+
+    def _rows(self, sql: str, values: tuple[Any, ...] = ()) -> list[Any]:
+        with naming_trouble():
+            return self._db.execute(sql, values).fetchall()
+
+    def _change(self, sql: str, values: tuple[Any, ...]) -> int:
+        """How many rows changed."""
+        with naming_trouble():
+            return self._db.execute(sql, values).rowcount
 
     # blobs
 
     async def blobs(self) -> list[StoredBlob]:
         """Every blob."""
-        rows = self._db.execute(f"SELECT {_BLOB} FROM blobs")  # noqa: S608
+        rows = self._rows(f"SELECT {_BLOB} FROM blobs")  # noqa: S608
         return [_blob(row) for row in rows]
 
     async def blob(self, plan: bytes, blob: bytes) -> StoredBlob | None:
@@ -92,15 +118,12 @@ class SqliteState:
         return self._find(plan, blob)
 
     def _find(self, plan: bytes, blob: bytes) -> StoredBlob | None:
-        row = self._db.execute(
-            f"SELECT {_BLOB} FROM blobs WHERE plan = ? AND blob = ?",  # noqa: S608
-            (plan, blob),
-        ).fetchone()
-        return None if row is None else _blob(row)
+        rows = self._rows(f"SELECT {_BLOB} FROM blobs WHERE plan = ? AND blob = ?", (plan, blob))  # noqa: S608
+        return _blob(rows[0]) if rows else None
 
     async def add_blob(self, blob: StoredBlob) -> StoredBlob:
         """Remember ``blob`` unless its name is known; the one that stands."""
-        self._db.execute(
+        self._change(
             f"INSERT INTO blobs ({_BLOB}) VALUES (?, ?, ?, ?, ?, ?) ON CONFLICT DO NOTHING",  # noqa: S608
             (blob.plan, blob.blob, blob.origin.value, blob.total_bytes, blob.shared, blob.received_bytes),
         )
@@ -108,23 +131,22 @@ class SqliteState:
 
     async def finish_blob(self, blob: StoredBlob) -> bool:
         """Note the size of ``blob`` and whether it is shared; False if it is not known."""
-        changed = self._db.execute(
+        changed = self._change(
             "UPDATE blobs SET total_bytes = ?, shared = ?, received_bytes = ? WHERE plan = ? AND blob = ?",
             (blob.total_bytes, blob.shared, blob.received_bytes, blob.plan, blob.blob),
         )
-        return changed.rowcount > 0
+        return changed > 0
 
     def note_received(self, blob: StoredBlob) -> None:
         """Note how far ``blob`` is; this file and the blobs' own lie on one disk."""
-        self._db.execute(
+        self._change(
             "UPDATE blobs SET received_bytes = ? WHERE plan = ? AND blob = ?",
             (blob.received_bytes, blob.plan, blob.blob),
         )
 
     async def delete_blob(self, plan: bytes, blob: bytes) -> bool:
         """Forget a blob; its row is overwritten on disk (secure_delete). False if it is not known."""
-        gone = self._db.execute("DELETE FROM blobs WHERE plan = ? AND blob = ?", (plan, blob))
-        return gone.rowcount > 0
+        return self._change("DELETE FROM blobs WHERE plan = ? AND blob = ?", (plan, blob)) > 0
 
     # events
 
@@ -145,16 +167,16 @@ class SqliteState:
 
     async def events(self, plan: bytes, after: int, limit: int = 256) -> list[tuple[int, str]]:
         """At most ``limit`` events (number, JSON) behind number ``after``, in order."""
-        return self._db.execute(
+        return self._rows(
             "SELECT number, json FROM events WHERE plan = ? AND number > ? ORDER BY number LIMIT ?",
             (plan, min(after, _LARGEST), limit),
-        ).fetchall()
+        )
 
     # runs and orders
 
     async def runs(self) -> list[StoredRun]:
         """Every run, in the order of its plan digest."""
-        rows = self._db.execute(
+        rows = self._rows(
             "SELECT runs.plan, bytes_in, bytes_out, started.envelope, stopped.envelope FROM runs"
             " LEFT JOIN orders started ON started.nonce = start_nonce"
             " LEFT JOIN orders stopped ON stopped.nonce = stop_nonce ORDER BY runs.plan"
@@ -163,7 +185,7 @@ class SqliteState:
 
     async def add_bytes(self, plan: bytes, bytes_in: int, bytes_out: int) -> None:
         """Add what a finished stream carried to and from the host."""
-        self._db.execute(
+        self._change(
             "UPDATE runs SET bytes_in = bytes_in + ?, bytes_out = bytes_out + ? WHERE plan = ?",
             (bytes_in, bytes_out, plan),
         )

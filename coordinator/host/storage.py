@@ -14,10 +14,14 @@ from coordinator.host.objects import FolderObjects, ObjectStore
 from coordinator.host.places import BlobPlace, Database
 from coordinator.host.shared_spool import SharedSpool
 from coordinator.host.spool import Spool
+from coordinator.host.sqlite_trouble import damaged
 from coordinator.host.staged import StagedUploads
 from coordinator.host.state import HostState
 from coordinator.host.state_sqlite import SqliteState
 from trusted.errors import Reason, RunError
+
+DATABASE = "host.sqlite"  # in the state folder
+BLOBS = "blobs"
 
 
 @dataclass(frozen=True, slots=True)
@@ -36,7 +40,7 @@ async def open_storage(config: HostConfig, stack: AsyncExitStack) -> Storage:
     """
     state = await open_state(config)
     stack.push_async_callback(state.close)
-    folder = config.state / "blobs"
+    folder = config.state / BLOBS
     if config.blobs is None:
         spool = Spool(folder, state, config.limits)
     else:
@@ -52,11 +56,26 @@ async def open_state(config: HostConfig) -> HostState:
     """The configured state: PostgreSQL, or SQLite in the state folder.
 
     Raises:
-        RunError: STORE_AWAY, or UNSUPPORTED_VERSION.
+        RunError: STORE_AWAY, STORE_DAMAGED, HOST_SHORT or UNSUPPORTED_VERSION.
     """
     if config.database is None:
-        return SqliteState(config.state / "host.sqlite")
+        path = config.state / DATABASE
+        _require_its_database(path, config.state / BLOBS)
+        return SqliteState(path)
     return await _open_postgres(config.database, config.state)
+
+
+def _require_its_database(path: Path, blobs: Path) -> None:
+    """Refuse blobs without the database that names them: with an empty one, every one of them would be swept away.
+
+    Raises:
+        RunError: STORE_DAMAGED.
+    """
+    there = path.exists()
+    if there and not path.stat().st_size:
+        raise damaged(f"{path.name} is empty")
+    if not there and any(blobs.glob("*/*")):
+        raise damaged(f"{path.name} is gone, and the blobs are still there")
 
 
 async def examine_database(database: Database) -> int:

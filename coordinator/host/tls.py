@@ -18,6 +18,9 @@ from cryptography.hazmat.primitives import hashes, serialization
 from cryptography.hazmat.primitives.asymmetric import ec
 from cryptography.x509.oid import ExtendedKeyUsageOID, NameOID
 
+from coordinator.host.shortages import naming_shortages
+from trusted.errors import Reason, RunError
+
 _CA_DAYS = 3650
 _SERVER_DAYS = 397
 _RENEW_BEFORE = timedelta(days=30)
@@ -39,25 +42,39 @@ class ServerIdentity:
 def server_identity(folder: Path, names: Sequence[str], now: datetime) -> ServerIdentity:
     """The identity kept in ``folder``, made or renewed when it is absent, ends in 30 days or has other names.
 
-    A renewal keeps the CA, so that workers need not be told.
+    A renewal keeps the CA, so that workers need not be told. So does one after a start under a wrong clock.
+
+    Raises:
+        RunError: STORE_DAMAGED: the CA cannot be read; HOST_SHORT: a full disk; CERT_EXPIRED, CERT_NOT_YET_VALID: the
+            CA is of another time than this machine's clock.
     """
-    folder.mkdir(mode=0o700, parents=True, exist_ok=True)
-    ca_key, ca = _load_or_make_ca(folder, now)
-    key_path, chain_path = folder / "server.key", folder / "server.pem"
-    if not (key_path.exists() and chain_path.exists() and _is_good(chain_path.read_bytes(), names, now)):
-        key, certificate = _issue(ca_key, ca, names, now)
-        _write_private(key_path, _key_pem(key))
-        chain_path.write_bytes(_pem(certificate) + _pem(ca))
+    with naming_shortages():
+        folder.mkdir(mode=0o700, parents=True, exist_ok=True)
+        ca_key, ca = _load_or_make_ca(folder, now)
+        _require_valid(ca, now)
+        key_path, chain_path = folder / "server.key", folder / "server.pem"
+        if not _is_good(key_path, chain_path, names, now):
+            key, certificate = _issue(ca_key, ca, names, now)
+            chain_path.unlink(missing_ok=True)  # a key without its certificate is made anew, never paired with another
+            _write_private(key_path, _key_pem(key))
+            _write_private(chain_path, _pem(certificate) + _pem(ca))
     return ServerIdentity(key_path.read_bytes(), chain_path.read_bytes(), (folder / "ca.pem").read_bytes())
 
 
 def _load_or_make_ca(folder: Path, now: datetime) -> tuple[ec.EllipticCurvePrivateKey, x509.Certificate]:
     key_path, path = folder / "ca.key", folder / "ca.pem"
-    if key_path.exists() and path.exists():
-        key = serialization.load_pem_private_key(key_path.read_bytes(), password=None)
-        if not isinstance(key, ec.EllipticCurvePrivateKey):
-            raise ValueError(f"{key_path}: not the key that this host made")
-        return key, x509.load_pem_x509_certificate(path.read_bytes())
+    if path.exists():  # written last: workers may pin it from then on
+        try:
+            key = serialization.load_pem_private_key(key_path.read_bytes(), password=None)
+            certificate = x509.load_pem_x509_certificate(path.read_bytes())
+        except (FileNotFoundError, ValueError, TypeError):
+            key = None
+        if not isinstance(key, ec.EllipticCurvePrivateKey) or key.public_key() != certificate.public_key():
+            advice = "put the tls folder of a backup back, or delete it and give every site the new ca.pem"
+            raise RunError(
+                Reason.STORE_DAMAGED, f"tls: ca.key and ca.pem are not the pair that this host made; {advice}"
+            )
+        return key, certificate
     key = ec.generate_private_key(ec.SECP256R1())
     name = _name("Cloister host CA")
     usage = x509.KeyUsage(False, False, False, False, False, True, True, False, False)
@@ -69,8 +86,23 @@ def _load_or_make_ca(folder: Path, now: datetime) -> tuple[ec.EllipticCurvePriva
         .sign(key, hashes.SHA256())
     )
     _write_private(key_path, _key_pem(key))
-    path.write_bytes(_pem(certificate))
+    _write_private(path, _pem(certificate))
     return key, certificate
+
+
+def _require_valid(ca: x509.Certificate, now: datetime) -> None:
+    """Refuse a CA that no site accepts now.
+
+    Raises:
+        RunError: CERT_EXPIRED or CERT_NOT_YET_VALID.
+    """
+    advice = "set this machine's clock; if it is right, delete the tls folder and give every site the new ca.pem"
+    if now < ca.not_valid_before_utc:
+        raise RunError(
+            Reason.CERT_NOT_YET_VALID, f"tls/ca.pem: it was made later than this machine's clock says; {advice}"
+        )
+    if now > ca.not_valid_after_utc:
+        raise RunError(Reason.CERT_EXPIRED, f"tls/ca.pem: it has ended by this machine's clock; {advice}")
 
 
 def _issue(
@@ -105,10 +137,16 @@ def _builder(
     )
 
 
-def _is_good(chain: bytes, names: Sequence[str], now: datetime) -> bool:
-    certificate = x509.load_pem_x509_certificates(chain)[0]
-    alternative = certificate.extensions.get_extension_for_class(x509.SubjectAlternativeName).value
-    return now + _RENEW_BEFORE < certificate.not_valid_after_utc and set(alternative) == set(map(_general_name, names))
+def _is_good(key_path: Path, chain_path: Path, names: Sequence[str], now: datetime) -> bool:
+    """Whether both are there and whole, belong together, and serve ``names`` for a while from now on."""
+    try:
+        leaf = x509.load_pem_x509_certificates(chain_path.read_bytes())[0]
+        key = serialization.load_pem_private_key(key_path.read_bytes(), password=None)
+        alternative = leaf.extensions.get_extension_for_class(x509.SubjectAlternativeName).value
+    except (FileNotFoundError, ValueError, x509.ExtensionNotFound):
+        return False
+    lasts = leaf.not_valid_before_utc <= now < leaf.not_valid_after_utc - _RENEW_BEFORE
+    return lasts and key.public_key() == leaf.public_key() and set(alternative) == set(map(_general_name, names))
 
 
 def _general_name(name: str) -> x509.GeneralName:
@@ -132,7 +170,15 @@ def _key_pem(key: ec.EllipticCurvePrivateKey) -> bytes:
 
 
 def _write_private(path: Path, data: bytes) -> None:
-    path.unlink(missing_ok=True)
-    descriptor = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600)
-    with os.fdopen(descriptor, "wb") as file:
-        file.write(data)
+    """Put ``data`` at ``path``, all of it or, where the disk is full or the power goes, nothing."""
+    draft = path.with_name(path.name + ".draft")
+    draft.unlink(missing_ok=True)
+    try:
+        with os.fdopen(os.open(draft, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600), "wb") as file:
+            file.write(data)
+            file.flush()
+            os.fsync(file.fileno())
+        draft.rename(path)
+    except OSError:
+        draft.unlink(missing_ok=True)
+        raise

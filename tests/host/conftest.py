@@ -12,7 +12,7 @@ from dataclasses import replace
 from datetime import datetime
 from pathlib import Path
 from secrets import token_bytes
-from typing import Any, TypeVar
+from typing import TYPE_CHECKING, Any, TypeVar
 
 import pytest
 
@@ -39,6 +39,9 @@ from tests.world import NOW, World, envelope
 from trusted.documents import order as orders
 from trusted.documents.order import Action, Order, verify_order
 from worker.dialer import Dialer, Patience
+
+if TYPE_CHECKING:
+    from tests.host.processes import HostProcess
 
 PLAN = b"\x11" * 32
 OTHER_PLAN = b"\x22" * 32
@@ -220,3 +223,24 @@ def s3(tmp_path_factory: pytest.TempPathFactory) -> Iterator[s3_server.Server]:
         pytest.skip("no S3 server is installed: make .venv/s3/.locked")
     with s3_server.running(tmp_path_factory.mktemp("s3")) as server:
         yield server
+
+
+@pytest.fixture
+def start_process(world: World, tmp_path: Path) -> Iterator[Callable[..., HostProcess]]:
+    """Makes a host process on one folder, which is gone afterwards."""
+    from tests.host.processes import HostProcess, SmallDisk
+
+    made: list[HostProcess | SmallDisk] = []
+
+    def make(disk_bytes: int = 0, **settings: Any) -> HostProcess:
+        folder = tmp_path / "host"
+        disk = SmallDisk(folder, disk_bytes) if disk_bytes else None
+        if disk is not None:
+            made.append(disk)
+        host = HostProcess(folder, world, disk, **settings)
+        made.append(host)
+        return host.start()
+
+    yield make
+    for thing in reversed(made):
+        thing.close()

@@ -21,8 +21,9 @@ from grpc_reflection.v1alpha import reflection_pb2, reflection_pb2_grpc
 
 from console.client import HostClient
 from coordinator.host.config import HostConfig
-from coordinator.host.limits import PeerGate
+from coordinator.host.limits import Limits
 from coordinator.host.metrics import HostMetrics, serve_metrics
+from coordinator.host.peers import PeerGate
 from coordinator.host.server import order_verifier
 from coordinator.host.tls import server_identity
 from protos.generate import ROOT, generate
@@ -43,7 +44,7 @@ def load(tmp_path: Path, value: Any) -> HostConfig:
 def test_a_configuration_is_read_with_defaults_and_paths_beside_it(tmp_path: Path) -> None:
     config = load(tmp_path, CONFIG | {"limits": {"runs": 5, "stall_s": 1.5}, "names": ["a.example"]})
     assert (config.state, config.charter) == (tmp_path / "state", tmp_path / "charter.json")
-    assert (config.limits.runs, config.limits.stall_s, config.limits.streams_per_peer) == (5, 1.5, 64)
+    assert (config.limits.runs, config.limits.stall_s, config.limits.streams_per_connection) == (5, 1.5, 64)
     assert config.names == ("a.example",)
     assert load(tmp_path, CONFIG).names == ("localhost", "127.0.0.1", "::1")
 
@@ -134,7 +135,7 @@ def test_metrics_are_served_on_loopback() -> None:
 
 
 def test_a_peer_gate_counts_addresses_and_forgets_them() -> None:
-    gate = PeerGate(1)
+    gate = PeerGate(Limits(streams_per_peer=1))
     with gate.enter("ipv4:10.0.0.1:5"), gate.enter("ipv4:10.0.0.2:5"):
         with pytest.raises(RunError) as caught, gate.enter("ipv4:10.0.0.1:6"):
             pass
