@@ -96,7 +96,12 @@ async def _open_postgres(database: Database, folder: Path) -> HostState:
         from coordinator.host.state_postgres import PostgresState
     except ImportError:
         raise _not_installed("postgres") from None
-    return await PostgresState.open(database, StagedUploads(folder / "staged.sqlite"))
+    staged = StagedUploads(folder / "staged.sqlite")
+    try:
+        return await PostgresState.open(database, staged)
+    except BaseException:
+        staged.close()
+        raise
 
 
 def open_objects(place: BlobPlace) -> ObjectStore:

@@ -51,7 +51,7 @@ _LOCATION = (
 )
 _FIRST_PRODUCTS = (MILAN, GENOA)  # the ones that wrote version 2 reports
 _CACHED_AUTHORITIES = 32
-_CACHED_CHIPS = 1024  # a few kilobytes each; more than a charter has members
+_CACHED_CHIPS = 1024  # a few kilobytes each; as many as a charter may have members
 
 
 @dataclass(frozen=True, slots=True)
