@@ -27,6 +27,8 @@ class Session:
 
     def __init__(self, number: int, limits: Limits, on_admitted: Callable[[], None] = lambda: None) -> None:
         self.number = number
+        self.overrun = False
+        self.writing: asyncio.Future[None] | None = None  # the frame that is on its way to the worker
         self._on_admitted = on_admitted
         self.admitted = False
         self.received_bytes = 0
@@ -65,6 +67,9 @@ class Session:
             return
         if len(self._queue) >= self._limits.queued_frames or self._queued_bytes > self._limits.queued_bytes:
             self.end(Reason.QUOTA)
+            self.overrun = True
+            if self.writing is not None:  # which may stand still for long
+                self.writing.cancel()
             return
         if not self.admitted and _is_welcome(frame):
             self.admitted = True

@@ -70,7 +70,14 @@ class RelayService:
     async def _carry_down(self, context: Context, aggregator: Aggregator, session: Session) -> None:
         """Aggregator → worker."""
         while (frame := await session.next_frame()) is not None:
-            await write_in_time(context, cloister_pb2.Frame(data=frame), self._limits.stall_s)
+            write = write_in_time(context, cloister_pb2.Frame(data=frame), self._limits.stall_s)
+            session.writing = asyncio.ensure_future(write)
+            try:
+                await session.writing
+            except asyncio.CancelledError:
+                if not session.overrun:
+                    raise
+                raise RunError(Reason.QUOTA, "session: its worker does not read") from None
             session.sent_bytes += len(frame)
 
     def _show(self, aggregator: Aggregator) -> None:

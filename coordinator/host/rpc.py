@@ -23,7 +23,7 @@ from trusted.errors import ProtocolError, Reason, RunError
 
 REASON_METADATA = "cloister-reason"
 PLAN_METADATA = "cloister-plan"
-_SAY_S = 2.0
+_SAY_S = 5.0
 Context = grpc.aio.ServicerContext[Any, Any]
 
 _STATUS = {
