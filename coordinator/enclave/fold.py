@@ -8,7 +8,7 @@ tells nothing. 5. Lanes take turns in pieces; no piece is another lane's, so the
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from itertools import islice
 
@@ -72,11 +72,14 @@ class Opened:
         except BlobError as error:
             raise ContributionLost(contribution.member, error) from error
 
-    def open_each(self, pieces: Sequence[Piece], out: Vector) -> Iterator[tuple[Piece, Vector]]:
+    def open_each(
+        self, pieces: Sequence[Piece], out: Vector, *, bounded: bool = True
+    ) -> Iterator[tuple[Piece, Vector]]:
         """Read ``pieces``, which follow each other, at once; each is opened into the start of ``out`` when it is due.
 
-        What is given is float32[piece.elements], finite, and good until the next.
+        What is given is float32[piece.elements], good until the next; finite, unless it need not be ``bounded``.
         """
+        open_into = self._opener.open_into if bounded else self._opener.open_unbounded_into
         given, first = self.contribution, pieces[0].offset
         try:
             begin, size = given.header.prefix_bytes + first, sum(piece.sealed_bytes for piece in pieces)
@@ -84,7 +87,7 @@ class Opened:
             for piece in pieces:
                 begin = piece.offset - first
                 opened = out[: piece.elements]
-                self._opener.open_into(piece, sealed[begin : begin + piece.sealed_bytes], opened)
+                open_into(piece, sealed[begin : begin + piece.sealed_bytes], opened)
                 yield piece, opened
         except BlobError as error:
             raise ContributionLost(self.contribution.member, error) from error
@@ -128,27 +131,48 @@ def weighted_mean(
         for pieces in reads[lane::lanes]:
             if failures:  # of another lane: this result is lost already
                 return
-            summed[: len(pieces)] = 0.0
             try:
-                for stream, share in streams:
-                    for row, (_, update) in zip(summed, stream.open_each(pieces, opened), strict=False):
-                        _add_weighted(row, update, share, weighted)
+                for place, (stream, share) in enumerate(streams):
+                    for row, (_, update) in zip(summed, stream.open_each(pieces, opened, bounded=False), strict=False):
+                        _add_weighted(row, update, share, weighted, first=place == 0)
                 for row, piece in zip(summed, pieces, strict=False):
                     _advance(model, row[: piece.elements], out, piece)
-            except (ContributionLost, BlobError) as error:
+            except BlobError as error:
+                failures.append(error)
+                _require_finite(streams, pieces, opened)
+                raise
+            except ContributionLost as error:
                 failures.append(error)
                 raise
 
     jobs.each_lane(fold_lane)
 
 
-def _add_weighted(total: NDArray[np.float64], update: Vector, share: float, room: NDArray[np.float64]) -> None:
-    """``total`` += ``share`` · ``update``, float64, in blocks that stay in the cache."""
+def _require_finite(streams: Iterable[tuple[Opened, float]], pieces: Sequence[Piece], room: Vector) -> None:
+    """Find whose ``pieces`` are not finite.
+
+    In float64 a mean of finite float32 is finite, and of anything else it is not: so the fold looks at the result,
+    and at each update only if that is wrong.
+
+    Raises:
+        ContributionLost: whose, by member id the first.
+    """
+    for stream, _ in streams:
+        for _ in stream.open_each(pieces, room):
+            pass
+
+
+def _add_weighted(
+    total: NDArray[np.float64], update: Vector, share: float, room: NDArray[np.float64], *, first: bool
+) -> None:
+    """``total`` (0, if ``first``) += ``share`` · ``update``, float64, in blocks that stay in the cache."""
     for start in range(0, len(update), _BLOCK):
         block = update[start : start + _BLOCK]
-        weighted = room[: len(block)]
-        np.multiply(block, share, out=weighted, dtype=np.float64)
-        total[start : start + len(block)] += weighted
+        weighted, target = room[: len(block)], total[start : start + len(block)]
+        np.copyto(weighted, block)
+        with np.errstate(invalid="ignore"):
+            np.multiply(weighted, share, out=weighted)
+            np.add(0.0 if first else target, weighted, out=target)
 
 
 def _advance(model: Vector, update: NDArray[np.float64], out: Vector, piece: Piece) -> None:
