@@ -264,7 +264,10 @@ class Dialer:
         Raises:
             ProtocolError: the host has no such blob, or stays out of reach.
         """
-        cut = _ANY_CUT if header is None else Cut(header.prefix_bytes, _PIECES_A_MESSAGE * header.segment_bytes)
+        cut = _ANY_CUT
+        if header is not None:
+            pieces_bytes = _PIECES_A_MESSAGE * header.segment_bytes
+            cut = Cut(header.prefix_bytes + pieces_bytes, pieces_bytes)
         return get_blob(self._channel, self._name(blob), offset, cut=cut, patience=self._patience)
 
     def _name(self, blob: bytes) -> Any:

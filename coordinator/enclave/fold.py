@@ -9,6 +9,7 @@ tells nothing. 5. Lanes take turns in pieces; no piece is another lane's, so the
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from itertools import islice
 
@@ -20,6 +21,7 @@ from coordinator.enclave.ports import HostStore, read_exactly
 from trusted.blob import BlobHeader, BlobOpener, ContentKey, Piece
 from trusted.encoding import Vector
 from trusted.errors import BlobError, Reason
+from trusted.floe import Buffer
 
 _BLOCK = 1 << 16  # measured: half again as fast as whole pieces
 _PIECES_A_READ = 3  # within the 4 MiB that the door gives at once
@@ -56,6 +58,8 @@ class ContributionLost(Exception):
 class Opened:
     """A contribution whose header and signature were found good; its pieces are opened as they are asked for.
 
+    One that is read at once is found good, or not, together with its pieces: asking the host costs more than those.
+
     Raises, in its method and when it is made:
         ContributionLost: the host does not hold it as it was sealed, or it is not finite.
     """
@@ -63,14 +67,11 @@ class Opened:
     def __init__(self, contribution: Contribution, store: HostStore) -> None:
         self.contribution = contribution
         self._store = store
+        self._opener: BlobOpener | None = None
         header = contribution.header
-        try:
-            prefix = read_exactly(store, contribution.blob, 0, header.prefix_bytes)
-            self._opener = BlobOpener.begin(
-                prefix, expected=header, key=contribution.key, verify_key=contribution.verify_key
-            )
-        except BlobError as error:
-            raise ContributionLost(contribution.member, error) from error
+        if header.elements > _PIECES_A_READ * header.encoding.piece_elements:
+            with self._lost():
+                self._opener = self._begin(read_exactly(store, contribution.blob, 0, header.prefix_bytes))
 
     def open_each(
         self, pieces: Sequence[Piece], out: Vector, *, bounded: bool = True
@@ -79,16 +80,32 @@ class Opened:
 
         What is given is float32[piece.elements], good until the next; finite, unless it need not be ``bounded``.
         """
-        open_into = self._opener.open_into if bounded else self._opener.open_unbounded_into
         given, first = self.contribution, pieces[0].offset
-        try:
-            begin, size = given.header.prefix_bytes + first, sum(piece.sealed_bytes for piece in pieces)
-            sealed = memoryview(read_exactly(self._store, given.blob, begin, size))
+        with self._lost():
+            prefix, size = given.header.prefix_bytes, sum(piece.sealed_bytes for piece in pieces)
+            opener = self._opener
+            if opener is None:  # the pieces are all that there are
+                whole = memoryview(self._store.read(given.blob, 0, prefix + size))
+                opener, sealed = self._begin(whole), whole[prefix:]  # a wrong header says more than a wrong size
+            else:
+                sealed = memoryview(read_exactly(self._store, given.blob, prefix + first, size))
+            if len(sealed) != size:
+                raise BlobError(Reason.BLOB_TRUNCATED, "blob: the host does not hold all of it")
+            open_into = opener.open_into if bounded else opener.open_unbounded_into
             for piece in pieces:
                 begin = piece.offset - first
                 opened = out[: piece.elements]
                 open_into(piece, sealed[begin : begin + piece.sealed_bytes], opened)
                 yield piece, opened
+
+    def _begin(self, prefix: Buffer) -> BlobOpener:
+        given = self.contribution
+        return BlobOpener.begin(prefix, expected=given.header, key=given.key, verify_key=given.verify_key)
+
+    @contextmanager
+    def _lost(self) -> Iterator[None]:
+        try:
+            yield
         except BlobError as error:
             raise ContributionLost(self.contribution.member, error) from error
 
