@@ -186,8 +186,8 @@ def _add_weighted(
     for start in range(0, len(update), _BLOCK):
         block = update[start : start + _BLOCK]
         weighted, target = room[: len(block)], total[start : start + len(block)]
-        np.copyto(weighted, block)
-        with np.errstate(invalid="ignore"):
+        with np.errstate(invalid="ignore"):  # NaN and infinity show in the result
+            np.copyto(weighted, block)
             np.multiply(weighted, share, out=weighted)
             np.add(0.0 if first else target, weighted, out=target)
 
