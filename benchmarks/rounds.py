@@ -50,6 +50,7 @@ def measure_rounds(spec: Deployment, repeats: int) -> dict[str, Any]:
         "aggregator_peak_mb": max(run["peak_mb"]["aggregator"] for run in sealed),
         "host_peak_mb": max(run["peak_mb"]["host"] for run in sealed),
         "stages_s": _stages(sealed),
+        "costs": _costs(sealed),
     }
 
 
@@ -71,6 +72,15 @@ def deploy(spec: Deployment) -> dict[str, Any]:
 def _stages(runs: list[dict[str, Any]]) -> dict[str, float]:
     told = [stages for run in runs for stages in run["stages"]]
     return {name: statistics.median(stages[name] for stages in told) for name in _STAGES}
+
+
+def _costs(runs: list[dict[str, Any]]) -> dict[str, dict[str, float]]:
+    """Of a warm round, by kind of process: seconds on a core, page faults, wake-ups; the median of ``runs``."""
+    kinds = runs[0]["costs"]
+    return {
+        kind: {name: statistics.median(run["costs"][kind][name] for run in runs) for name in cost}
+        for kind, cost in kinds.items()
+    }
 
 
 def _add_options(parser: argparse.ArgumentParser) -> None:
@@ -103,6 +113,8 @@ def _run(options: argparse.Namespace) -> Outcome:
     data = {"benchmark": BENCHMARK.name, "machine": found_on, "spec": asdict(spec), **found}
     rows: list[tuple[str, ...]] = [("what", "figure"), *((name, f"{found[name]:.3f}") for name in _SHOWN)]
     rows += [(f"stage {name}", f"{seconds:.3f}") for name, seconds in found["stages_s"].items()]
+    for kind, cost in found["costs"].items():
+        rows.append((f"processor, {kind}", f"{cost['user_s'] + cost['system_s']:.3f}"))
     return Outcome(data, table(rows))
 
 

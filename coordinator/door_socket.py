@@ -160,7 +160,7 @@ class DoorConnection:
 
     def _fill(self, view: memoryview) -> None:
         while len(view):
-            count = self._sock.recv_into(view)
+            count = self._sock.recv_into(view, 0, socket.MSG_WAITALL)
             if count == 0:
                 raise ConnectionError("door: the peer hung up in the middle of a message")
             view = view[count:]

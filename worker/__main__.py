@@ -35,6 +35,7 @@ _PASSING = frozenset(
     {
         Reason.UNREACHABLE,
         Reason.STORE_AWAY,
+        Reason.HOST_SHORT,
         Reason.NO_AGGREGATOR,
         Reason.QUOTA,
         Reason.PEER_REFUSED,

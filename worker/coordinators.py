@@ -17,7 +17,7 @@ from worker.dialer import Dialer, FrameStream, Patience, Progress, Sealed
 _ALONE = Patience()
 _AMONG_OTHERS = Patience(attempts=3)
 _TURNS = 4  # how often a transfer asks each of several replicas that say they are away
-_AWAY = frozenset({Reason.UNREACHABLE, Reason.STORE_AWAY})
+_AWAY = frozenset({Reason.UNREACHABLE, Reason.STORE_AWAY, Reason.HOST_SHORT})
 
 
 def _silent(sent_bytes: int) -> None:

@@ -202,6 +202,7 @@ class Dialer:
         patience: Patience = _PATIENT,
     ) -> None:
         self._plan = plan_digest
+        self._metadata = (("cloister-plan", plan_digest.hex()),)  # hosts share their turns out by plan
         self._patience = patience
         self._channel = HostAddress(target, ca_pem, proxy).open()
         self._relay = cloister_pb2_grpc.RelayStub(self._channel)
@@ -248,7 +249,7 @@ class Dialer:
                     received = _require_size(state, len(whole))
                 if received < len(whole):
                     messages = _until_fault(self._chunks(blob, whole, received, progress), faults)
-                    received = _require_size(self._put(messages), len(whole))
+                    received = _require_size(self._put(messages, metadata=self._metadata), len(whole))
                 if received == len(whole):
                     progress(received)
                     return
@@ -264,7 +265,10 @@ class Dialer:
         Raises:
             ProtocolError: the host has no such blob, or stays out of reach.
         """
-        cut = _ANY_CUT if header is None else Cut(header.prefix_bytes, _PIECES_A_MESSAGE * header.segment_bytes)
+        cut = _ANY_CUT
+        if header is not None:
+            pieces_bytes = _PIECES_A_MESSAGE * header.segment_bytes
+            cut = Cut(header.prefix_bytes + pieces_bytes, pieces_bytes)
         return get_blob(self._channel, self._name(blob), offset, cut=cut, patience=self._patience)
 
     def _name(self, blob: bytes) -> Any:

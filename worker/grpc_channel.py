@@ -26,7 +26,7 @@ _OPTIONS = (
     ("grpc.initial_reconnect_backoff_ms", 500),
     ("grpc.max_reconnect_backoff_ms", 15_000),
 )
-_PASSING = frozenset({Reason.UNREACHABLE.value, Reason.STORE_AWAY.value})
+_PASSING = frozenset({Reason.UNREACHABLE.value, Reason.STORE_AWAY.value, Reason.HOST_SHORT.value})
 _PLAINTEXT = "http://"
 _LOOPBACK = ("127.0.0.1", "[::1]", "localhost")
 _CUT = frozenset({grpc.StatusCode.UNAVAILABLE, grpc.StatusCode.CANCELLED, grpc.StatusCode.UNKNOWN})

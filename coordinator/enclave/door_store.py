@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import threading
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Iterator
+from contextlib import contextmanager
 
 from coordinator.door import MAX_DATA_CHUNK, Announcement, BlobRange, BlobWrite, DoorKind
 from coordinator.door_socket import DoorConnection
@@ -45,16 +46,20 @@ class DoorStore:
         return buffer[:size]
 
     def write(self, blob: bytes, size_bytes: int, pieces: Iterable[Buffer]) -> None:
-        """Store a blob piece by piece; the host answers each."""
-        offset = 0
-        for piece in pieces:
-            view = memoryview(piece)
-            for start in range(0, len(view), MAX_DATA_CHUNK):
-                part = view[start : start + MAX_DATA_CHUNK]
-                offset += len(part)
-                write = BlobWrite(blob, offset - len(part), offset == size_bytes)
-                if self._ask(DoorKind.WRITE, write.encode(), part)[0] is not DoorKind.STORED:
-                    raise WireError(Reason.UNEXPECTED_MESSAGE, "door: the host did not store a piece")
+        """Store a blob piece by piece; the host answers each, and the next is made meanwhile."""
+        offset, answered = 0, True
+        with self._lost_on_error():  # also of who makes the pieces: an answer may be on its way
+            for piece in pieces:
+                view = memoryview(piece)
+                for start in range(0, len(view), MAX_DATA_CHUNK):
+                    if not answered:
+                        self._require_stored()
+                    part = view[start : start + MAX_DATA_CHUNK]
+                    offset += len(part)
+                    write, answered = BlobWrite(blob, offset - len(part), offset == size_bytes), False
+                    self._say(DoorKind.WRITE, write.encode(), part)
+            if not answered:
+                self._require_stored()
 
     def discard(self, blob: bytes) -> None:
         """Let the host forget a blob."""
@@ -65,17 +70,36 @@ class DoorStore:
         for connection in self._all:
             connection.close()
 
+    def _require_stored(self) -> None:
+        if self._hear()[0] is not DoorKind.STORED:
+            raise WireError(Reason.UNEXPECTED_MESSAGE, "door: the host did not store a piece")
+
     def _ask(self, kind: DoorKind, *body: Buffer) -> tuple[DoorKind, int, memoryview]:
+        with self._lost_on_error():
+            self._say(kind, *body)
+            return self._hear()
+
+    def _say(self, kind: DoorKind, *body: Buffer) -> None:
+        """Ask something. Who asks hears the answer before it asks again, and works under :meth:`_lost_on_error`."""
         data: _Data | None = getattr(self._mine, "data", None)
         if data is None:
             data = self._mine.data = _Data(self._open_data())
             self._all.append(data.connection)
-        try:
-            data.connection.send(kind, 0, *(memoryview(part) for part in body))
-            answer, size = data.connection.receive_into(data.buffer)
-        except BaseException:
-            self._mine.data = None  # what is on its way belongs to another question
-            data.connection.close()
-            self._all.remove(data.connection)
-            raise
+        data.connection.send(kind, 0, *(memoryview(part) for part in body))
+
+    def _hear(self) -> tuple[DoorKind, int, memoryview]:
+        data: _Data = self._mine.data
+        answer, size = data.connection.receive_into(data.buffer)
         return answer, size, data.buffer
+
+    @contextmanager
+    def _lost_on_error(self) -> Iterator[None]:
+        try:
+            yield
+        except BaseException:
+            data: _Data | None = getattr(self._mine, "data", None)
+            if data is not None:
+                self._mine.data = None  # what is on its way belongs to another question
+                data.connection.close()
+                self._all.remove(data.connection)
+            raise

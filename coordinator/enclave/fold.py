@@ -8,7 +8,8 @@ tells nothing. 5. Lanes take turns in pieces; no piece is another lane's, so the
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from itertools import islice
 
@@ -20,6 +21,7 @@ from coordinator.enclave.ports import HostStore, read_exactly
 from trusted.blob import BlobHeader, BlobOpener, ContentKey, Piece
 from trusted.encoding import Vector
 from trusted.errors import BlobError, Reason
+from trusted.floe import Buffer
 from trusted.wire import sha256
 
 _BLOCK = 1 << 16  # measured: half again as fast as whole pieces
@@ -61,6 +63,8 @@ class ContributionLost(Exception):
 class Opened:
     """A contribution whose header and signature were found good; its pieces are opened as they are asked for.
 
+    One that is read at once is found good, or not, together with its pieces: asking the host costs more than those.
+
     Raises, in its method and when it is made:
         ContributionLost: the host does not hold it as it was sealed, or it is not finite.
     """
@@ -68,31 +72,48 @@ class Opened:
     def __init__(self, contribution: Contribution, store: HostStore) -> None:
         self.contribution = contribution
         self._store = store
+        self._opener: BlobOpener | None = None
         header = contribution.header
-        try:
-            prefix = read_exactly(store, contribution.blob, 0, header.prefix_bytes)
-            self._opener = BlobOpener.begin(
-                prefix, expected=header, key=contribution.key, verify_key=contribution.verify_key
-            )
-            if contribution.prefix_sha256 not in (None, sha256(bytes(prefix))):
-                raise BlobError(Reason.BLOB_HEADER, "blob: another one than its sender named")
-        except BlobError as error:
-            raise ContributionLost(contribution.member, error) from error
+        if header.elements > _PIECES_A_READ * header.encoding.piece_elements:
+            with self._lost():
+                self._opener = self._begin(read_exactly(store, contribution.blob, 0, header.prefix_bytes))
 
-    def open_each(self, pieces: Sequence[Piece], out: Vector) -> Iterator[tuple[Piece, Vector]]:
+    def open_each(
+        self, pieces: Sequence[Piece], out: Vector, *, bounded: bool = True
+    ) -> Iterator[tuple[Piece, Vector]]:
         """Read ``pieces``, which follow each other, at once; each is opened into the start of ``out`` when it is due.
 
-        What is given is float32[piece.elements], finite, and good until the next.
+        What is given is float32[piece.elements], good until the next; finite, unless it need not be ``bounded``.
         """
         given, first = self.contribution, pieces[0].offset
-        try:
-            begin, size = given.header.prefix_bytes + first, sum(piece.sealed_bytes for piece in pieces)
-            sealed = memoryview(read_exactly(self._store, given.blob, begin, size))
+        with self._lost():
+            prefix, size = given.header.prefix_bytes, sum(piece.sealed_bytes for piece in pieces)
+            opener = self._opener
+            if opener is None:  # the pieces are all that there are
+                whole = memoryview(self._store.read(given.blob, 0, prefix + size))
+                opener, sealed = self._begin(whole), whole[prefix:]  # a wrong header says more than a wrong size
+            else:
+                sealed = memoryview(read_exactly(self._store, given.blob, prefix + first, size))
+            if len(sealed) != size:
+                raise BlobError(Reason.BLOB_TRUNCATED, "blob: the host does not hold all of it")
+            open_into = opener.open_into if bounded else opener.open_unbounded_into
             for piece in pieces:
                 begin = piece.offset - first
                 opened = out[: piece.elements]
-                self._opener.open_into(piece, sealed[begin : begin + piece.sealed_bytes], opened)
+                open_into(piece, sealed[begin : begin + piece.sealed_bytes], opened)
                 yield piece, opened
+
+    def _begin(self, prefix: Buffer) -> BlobOpener:
+        given = self.contribution
+        opener = BlobOpener.begin(prefix, expected=given.header, key=given.key, verify_key=given.verify_key)
+        if given.prefix_sha256 not in (None, sha256(bytes(prefix[: given.header.prefix_bytes]))):
+            raise BlobError(Reason.BLOB_HEADER, "blob: another one than its sender named")
+        return opener
+
+    @contextmanager
+    def _lost(self) -> Iterator[None]:
+        try:
+            yield
         except BlobError as error:
             raise ContributionLost(self.contribution.member, error) from error
 
@@ -135,27 +156,48 @@ def weighted_mean(
         for pieces in reads[lane::lanes]:
             if failures:  # of another lane: this result is lost already
                 return
-            summed[: len(pieces)] = 0.0
             try:
-                for stream, share in streams:
-                    for row, (_, update) in zip(summed, stream.open_each(pieces, opened), strict=False):
-                        _add_weighted(row, update, share, weighted)
+                for place, (stream, share) in enumerate(streams):
+                    for row, (_, update) in zip(summed, stream.open_each(pieces, opened, bounded=False), strict=False):
+                        _add_weighted(row, update, share, weighted, first=place == 0)
                 for row, piece in zip(summed, pieces, strict=False):
                     _advance(model, row[: piece.elements], out, piece)
-            except (ContributionLost, BlobError) as error:
+            except BlobError as error:
+                failures.append(error)
+                _require_finite(streams, pieces, opened)
+                raise
+            except ContributionLost as error:
                 failures.append(error)
                 raise
 
     jobs.each_lane(fold_lane)
 
 
-def _add_weighted(total: NDArray[np.float64], update: Vector, share: float, room: NDArray[np.float64]) -> None:
-    """``total`` += ``share`` · ``update``, float64, in blocks that stay in the cache."""
+def _require_finite(streams: Iterable[tuple[Opened, float]], pieces: Sequence[Piece], room: Vector) -> None:
+    """Find whose ``pieces`` are not finite.
+
+    In float64 a mean of finite float32 is finite, and of anything else it is not: so the fold looks at the result,
+    and at each update only if that is wrong.
+
+    Raises:
+        ContributionLost: whose, by member id the first.
+    """
+    for stream, _ in streams:
+        for _ in stream.open_each(pieces, room):
+            pass
+
+
+def _add_weighted(
+    total: NDArray[np.float64], update: Vector, share: float, room: NDArray[np.float64], *, first: bool
+) -> None:
+    """``total`` (0, if ``first``) += ``share`` · ``update``, float64, in blocks that stay in the cache."""
     for start in range(0, len(update), _BLOCK):
         block = update[start : start + _BLOCK]
-        weighted = room[: len(block)]
-        np.multiply(block, share, out=weighted, dtype=np.float64)
-        total[start : start + len(block)] += weighted
+        weighted, target = room[: len(block)], total[start : start + len(block)]
+        with np.errstate(invalid="ignore"):  # NaN and infinity show in the result
+            np.copyto(weighted, block)
+            np.multiply(weighted, share, out=weighted)
+            np.add(0.0 if first else target, weighted, out=target)
 
 
 def _advance(model: Vector, update: NDArray[np.float64], out: Vector, piece: Piece) -> None:

@@ -310,10 +310,11 @@ def test_members_are_admitted_and_answered_while_the_fold_is_at_work(world):
 # --- lanes ------------------------------------------------------------------------------------------------------------
 
 
-def sent(store: MemoryStore, member: str, seed: int, encoding: Encoding) -> Contribution:
-    """A large update of a member, whose numbers differ by ten orders of magnitude."""
+def sent(store: MemoryStore, member: str, seed: int, encoding: Encoding, odd: tuple[float, ...] = ()) -> Contribution:
+    """A large update of a member, whose numbers differ by ten orders of magnitude; ``odd`` ones stand at its end."""
     rng = np.random.default_rng(seed)
     vector = rng.standard_normal(BIG, dtype=np.float32) * np.float32(10.0) ** rng.integers(-5, 5, BIG, dtype=np.int8)
+    vector[len(vector) - len(odd) :] = odd
     header = BlobHeader(BlobKind.UPDATE, bytes(32), 1, member, bytes(32), BIG, encoding)
     key, signer, name = ContentKey.generate(), Ed25519PrivateKey.generate(), member.encode().ljust(16, b".")
     sealed = seal_vector(header, vector.astype(np.float32), key=key, signing_key=signer)
@@ -350,3 +351,23 @@ def test_a_bad_piece_of_any_lane_names_its_member(lanes, place):
         folded(updates, store, lanes)
     assert caught.value.member == "b"
     assert isinstance(caught.value.error, BlobError)
+
+
+@pytest.mark.parametrize("lanes", [1, 3])
+@pytest.mark.parametrize("values", [(np.nan, 0.0), (np.inf, -np.inf), (0.0, -np.inf)])
+def test_an_update_that_is_not_finite_names_its_member_though_the_fold_looks_at_sums(values, lanes):
+    store, encoding = MemoryStore(), Encoding.FLOAT32
+    updates = [sent(store, name, 0, encoding, (value,)) for name, value in zip(("a", "b"), values, strict=True)]
+    with pytest.raises(ContributionLost) as caught:
+        folded([*updates, sent(store, "c", 1, encoding)], store, lanes)
+    assert caught.value.member == ("a" if values[0] else "b")
+    assert caught.value.error.reason is Reason.NON_FINITE
+
+
+def test_a_sum_beyond_float32_is_nobodys_fault():
+    store = MemoryStore()
+    updates = [sent(store, name, 0, Encoding.FLOAT32, (3.4e38,)) for name in ("a", "b")]
+    model, out = np.full(BIG, 3e38, dtype=np.float32), np.empty(BIG, dtype=np.float32)
+    with pytest.raises(BlobError) as caught:
+        weighted_mean(updates, store, model=model, out=out, jobs=Lanes(2))
+    assert caught.value.reason is Reason.NON_FINITE

@@ -238,3 +238,30 @@ def test_the_quota_shows_in_the_metrics(host: RunningHost) -> None:
     dialer.put_blob(blob, bytes(1000))
     assert peer.next(DoorKind.ARRIVED).body == blob
     assert host.metric("cloister_payload_bytes_total", direction="in", kind="blob") == 1000
+
+
+class Stretches:
+    """A blob that is made when it is sent, a mebibyte at a time; at ``fails_at`` its maker has a fault."""
+
+    def __init__(self, data: bytes, fails_at: int | None = None) -> None:
+        self._data, self._fails_at = data, fails_at
+
+    def __len__(self) -> int:
+        return len(self._data)
+
+    def stretches(self, offset: int = 0) -> Iterator[memoryview]:
+        for start in range(offset, len(self._data), MIB):
+            if start == self._fails_at:
+                raise ZeroDivisionError
+            yield memoryview(self._data)[start : start + MIB]
+
+
+def test_what_fails_while_it_is_sealed_is_raised_at_its_sender_and_the_upload_goes_on_later(host: RunningHost) -> None:
+    peer, dialer, data = host.door(), host.dialer(), token_bytes(5 * MIB + 17)
+    blob = peer.expect(len(data))
+    wait_for(dialer, blob)
+    with pytest.raises(ZeroDivisionError):
+        dialer.put_blob(blob, Stretches(data, fails_at=4 * MIB))
+    wait_for(dialer, blob, 4 * MIB)
+    dialer.put_blob(blob, Stretches(data))
+    assert b"".join(dialer.get_blob(blob)) == data

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 from enum import Enum
+from functools import lru_cache
 from secrets import token_bytes
 
 from trusted import floe
@@ -16,6 +17,7 @@ KEY_BYTES = floe.KEY_BYTES
 PIECE_BYTES = 1 << 20  # what a reader may ask for at a time; a sealed piece is at most this and 32 bytes
 MAX_HEADER_BYTES = 1024
 SIGNATURE_BYTES = 64
+_HEADERS_KEPT = 1024  # every size and place in a blob is asked of its header, many times a round
 
 
 class BlobKind(Enum):
@@ -64,17 +66,7 @@ class BlobHeader:
 
     def encode(self) -> bytes:
         """Canonical bytes."""
-        return encode_json(
-            {
-                "kind": self.kind.value,
-                "plan": self.plan.hex(),
-                "round": self.round,
-                "sender": self.sender,
-                "layout": self.layout.hex(),
-                "encoding": self.encoding.value,
-                "elements": self.elements,
-            }
-        )
+        return _encoded(self)
 
     @classmethod
     def decode(cls, data: bytes) -> BlobHeader:
@@ -125,6 +117,21 @@ class BlobHeader:
         for name, reason in _HEADER_REASONS.items():
             if getattr(self, name) != getattr(expected, name):
                 raise BlobError(reason, f"header.{name}: not the one that was announced")
+
+
+@lru_cache(maxsize=_HEADERS_KEPT)
+def _encoded(header: BlobHeader) -> bytes:
+    return encode_json(
+        {
+            "kind": header.kind.value,
+            "plan": header.plan.hex(),
+            "round": header.round,
+            "sender": header.sender,
+            "layout": header.layout.hex(),
+            "encoding": header.encoding.value,
+            "elements": header.elements,
+        }
+    )
 
 
 _HEADER_REASONS = {

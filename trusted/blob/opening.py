@@ -56,6 +56,16 @@ class BlobOpener:
         Raises:
             BlobError: not that piece, whole and unaltered; or not finite. ``out`` then holds nothing to be used.
         """
+        self.open_unbounded_into(piece, sealed, out)
+        if not np.isfinite(out).all():
+            raise BlobError(Reason.NON_FINITE, "blob: NaN or infinity")
+
+    def open_unbounded_into(self, piece: Piece, sealed: Buffer, out: Vector) -> None:
+        """As :meth:`open_into`, for who looks for NaN and infinity in what becomes of it.
+
+        Raises:
+            BlobError: not that piece, whole and unaltered. ``out`` then holds nothing to be used.
+        """
         if memoryview(sealed).nbytes != piece.sealed_bytes:
             raise BlobError(Reason.BLOB_TRUNCATED, "blob: a piece is not as long as its header says")
         direct = self.header.encoding is Encoding.FLOAT32
@@ -64,9 +74,8 @@ class BlobOpener:
             self._floe.open_into(piece.position, sealed, data.data, last=piece.last)
         except InvalidTag:
             raise _altered() from None
-        finite = bool(np.isfinite(out).all()) if direct else self.header.encoding.decode_into(data, out)
-        if not finite:
-            raise BlobError(Reason.NON_FINITE, "blob: NaN or infinity")
+        if not direct:
+            self.header.encoding.decode_into(data, out)
 
     def open_plaintext(self, piece: Piece, sealed: Buffer) -> bytes:
         """The encoded bytes of ``piece``, whatever numbers they spell, or :class:`BlobError`."""

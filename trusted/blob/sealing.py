@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator
+from itertools import islice
 
 import numpy as np
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
@@ -11,6 +12,8 @@ from trusted.blob.header import BlobHeader, ContentKey, Piece, context_of, signe
 from trusted.encoding import Encoding, Vector
 from trusted.floe import Floe
 from trusted.wire import length_prefixed
+
+_PIECES_A_PART = 3  # within the 4 MiB that the door takes at once
 
 
 class BlobSealer:
@@ -40,13 +43,17 @@ class BlobSealer:
 
 def seal_vector(
     header: BlobHeader, vector: Vector, *, key: ContentKey, signing_key: Ed25519PrivateKey
-) -> Iterator[bytes | memoryview]:
-    """The parts of the sealed blob of ``vector``, float32[header.elements], in order; each is good until the next."""
-    sealer = BlobSealer(header, key, signing_key)
-    yield sealer.prefix
-    out = memoryview(bytearray(header.segment_bytes))
-    for piece in header.pieces():
-        yield sealer.seal_into(piece, vector, out)
+) -> Iterator[memoryview]:
+    """The sealed blob of ``vector``, float32[header.elements], about 3 MiB at a time; each is good until the next."""
+    sealer, pieces = BlobSealer(header, key, signing_key), header.pieces()
+    end = len(sealer.prefix)
+    room = memoryview(bytearray(min(header.sealed_bytes, end + _PIECES_A_PART * header.segment_bytes)))
+    room[:end] = sealer.prefix
+    while taken := tuple(islice(pieces, _PIECES_A_PART)):
+        for piece in taken:
+            end += len(sealer.seal_into(piece, vector, room[end:]))
+        yield room[:end]
+        end = 0
 
 
 def seal(
