@@ -66,6 +66,7 @@ class Host(Net):
             if opened:
                 self.say(connection, site.participant.ready(has_initial=site.has_initial))
             for message in received.messages:
+                self.messages.setdefault(connection, {})[message["type"]] = message
                 self.act(connection, site.participant.take(message, self.now))
         except ProtocolError as error:
             site.error = error
