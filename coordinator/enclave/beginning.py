@@ -2,7 +2,8 @@
 
 Rules: nothing happens before a quorum of witnesses has promised itself. If none of them knows a log, the run begins;
 else it goes on from the newest that any of them cosigned, and from nothing else. What the host gives is checked against
-that; while it gives something else the run waits, and says why (docs/protocol.md §13.2).
+that; while it gives something else the run waits, and says why (docs/protocol.md §13.2). A witness may lie about what
+it cosigned: where the others are a quorum, the newest of theirs is asked for next.
 """
 
 from __future__ import annotations
@@ -17,7 +18,7 @@ from coordinator.enclave.journal import Journal, Log
 from coordinator.enclave.record import SECRET_BYTES, RecoveryKey
 from coordinator.enclave.resuming import Resumed, resume
 from coordinator.enclave.sampling import commitment
-from coordinator.enclave.witnesses import Remembered, refusal_event
+from coordinator.enclave.witnesses import Memories, Remembered, refusal_event
 from trusted.errors import LedgerError, ProtocolError, Reason
 from trusted.ledger import leaves
 
@@ -34,6 +35,7 @@ class Beginning:
     _asking: bool = False
     _ask_at: datetime | None = None
     _refused: Reason | None = field(default=None)
+    _refused_since: datetime | None = None
 
     def proceed(self, now: datetime) -> None:
         """Ask the witnesses, and then the host, as soon as that can be."""
@@ -44,14 +46,14 @@ class Beginning:
             course.wait_for(set(course.plan.cohort.members) - set(course.witnesses.promised), "witnesses")
             return
         try:
-            remembered = course.witnesses.remembered()
+            memories = course.witnesses.memories()
         except LedgerError as error:
             self._refuse(error, now)
             return
-        if remembered is None:
-            self._begin(now)
+        if memories.choices:
+            self._ask_host(memories, now)
         else:
-            self._ask_host(remembered, now)
+            self._begin(now)
 
     def _begin(self, now: datetime) -> None:
         course, quorum = self.course, self.course.witnesses.quorum
@@ -63,22 +65,41 @@ class Beginning:
         course.journal.append(genesis)
         self.began(now)
 
-    def _ask_host(self, remembered: Remembered, now: datetime) -> None:
+    def _ask_host(self, memories: Memories, now: datetime) -> None:
         self._asking = True
         exchanged, store = self.course.exchanged, self.course.store
+        newest, waited = memories.choices[0].head, self._has_waited(now)
+        choices = [choice for choice in memories.choices if choice.head == newest or choice.is_firm or waited]
 
-        def answered(found: Resumed | ProtocolError, later: datetime) -> None:
+        def ask() -> tuple[Remembered, Resumed] | ProtocolError:
+            refused: ProtocolError | None = None
+            for choice in choices:
+                found = resume(exchanged, store, choice)
+                if isinstance(found, Resumed):
+                    return choice, found
+                refused = refused or found
+            return refused or LedgerError(Reason.STATE_MISSING, "recovery: nothing to go on from")
+
+        def answered(found: tuple[Remembered, Resumed] | ProtocolError, later: datetime) -> None:
             self._asking = False
-            if isinstance(found, ProtocolError):
-                self._refuse(found, later)
-            else:
-                self._go_on(found, remembered, later)
+            if not isinstance(found, ProtocolError):
+                self._go_on(found[1], found[0], later)
+                return
+            self._refuse(found, later)
+            if waited and memories.blank:
+                self._begin(later)
 
-        self.course.jobs.submit(lambda: resume(exchanged, store, remembered), answered, now)
+        self.course.jobs.submit(ask, answered, now)
+
+    def _has_waited(self, now: datetime) -> bool:
+        """Whether the host had one lease to find the right disk: who remembers less may only have forgotten."""
+        lease = timedelta(seconds=self.course.plan.deadlines.lease_s)
+        return self._refused_since is not None and now - self._refused_since >= lease
 
     def _refuse(self, error: ProtocolError, now: datetime) -> None:
         """Say it once for each reason, and ask again later: the host may find the right disk."""
         self._ask_at = now + _AGAIN
+        self._refused_since = self._refused_since or now
         if error.reason is not self._refused:
             self._refused = error.reason
             self.course.admissions.effects.append(refusal_event(error))

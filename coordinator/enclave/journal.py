@@ -155,11 +155,13 @@ class Journal:
         """Count a cosignature of ``peer``. One for a checkpoint that is certified already changes nothing.
 
         Raises:
-            LedgerError: LEDGER_SIGNATURE: it is none of its member's worker.
+            LedgerError: LEDGER_SIGNATURE: it is none of its member's worker. LEDGER_PROOF: for what was never proposed.
         """
         size = fields.integer("size", low=1, high=MAX_SIZE)
         signature = fields.octets("signature", _COSIGNATURE_BYTES)
         proposed = self._proposed.get(size)
+        if proposed is None and size > self.certified.size:
+            raise LedgerError(Reason.LEDGER_PROOF, "cosigned.size: no checkpoint of this size was proposed")
         if proposed is None or peer.member in proposed.cosigned:
             return
         key = witness_key(self._origin, peer.member, peer.worker_key)

@@ -23,7 +23,7 @@ from trusted.ledger import leaves
 from trusted.ledger.checkpoint import TreeHead
 from trusted.ledger.leaves import Leaf
 from trusted.ledger.merkle import Tree
-from trusted.ledger.recovery import require_state
+from trusted.ledger.recovery import require_known, require_state
 from trusted.ledger.segments import MAX_SEGMENT_BYTES, read_log
 
 _READ_BYTES = 4 << 20
@@ -65,6 +65,7 @@ def resume(exchanged: Exchanged, store: HostStore, remembered: Remembered) -> Re
     try:
         log = read_log(plan, head, lambda name: read_whole(store, name, MAX_SEGMENT_BYTES))
         last, tree = leaves.parse(log.leaves[-1]), log.tree()
+        require_known(remembered.candidate, tree, remembered.quorum)
         blob = last.blob if isinstance(last, leaves.State) else b""
         sealed = read_whole(store, blob, MAX_SEALED_BYTES) or None if blob else None
         leaf = require_state(head, tree, log.leaves[-1], sealed)

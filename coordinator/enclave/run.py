@@ -161,7 +161,10 @@ class Run:
 
     def _began(self, now: datetime) -> None:
         for member in sorted(self._witnesses.promised):
-            self._welcome(member)
+            try:
+                self._welcome(member)
+            except ProtocolError as error:
+                self._admissions.refuse_member(member, error.reason)
         self.proceed(now)
 
     def _begin_with(self, member: str, model: GlobalModel, now: datetime) -> None:

@@ -2,14 +2,16 @@
 
 Trust zone: aggregator TEE. No I/O, no clock. Rules: every session begins with a promise to this aggregator's epoch. A
 worker that is promised to a later one moves this aggregator beyond it, and everybody promises anew. What witnesses
-remember counts once a quorum has promised (docs/protocol.md §12.4).
+remember counts once a quorum has promised (docs/protocol.md §12.4). A member may lie: its word moves this aggregator
+once a lease and not far, and what it claims to remember is one candidate among others.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections import Counter
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field, replace
-from datetime import datetime
+from datetime import datetime, timedelta
 
 from coordinator.enclave.admissions import Admissions
 from coordinator.enclave.effects import Emit
@@ -17,11 +19,12 @@ from coordinator.enclave.record import SECRET_BYTES, RecoveryKey
 from trusted.channel.aggregator import AdmittedPeer
 from trusted.errors import LedgerError, ProtocolError, Reason
 from trusted.ledger.checkpoint import Quorum, TreeHead, origin_of
-from trusted.ledger.recovery import newest
+from trusted.ledger.recovery import Candidate, candidates
 from trusted.ledger.witness import MAX_EPOCH, MAX_RECORD_BYTES, Epoch, WitnessRecord, begin
 from trusted.wire import Fields
 
 _NO_LOG_KEY = bytes(32)
+_LEAP = 1024  # epochs that one member's word may skip: numbers are finite, and a lie must not use them up
 
 
 @dataclass(frozen=True, slots=True)
@@ -35,10 +38,28 @@ class Promise:
 
 @dataclass(frozen=True, slots=True)
 class Remembered:
-    """The newest log that any of a quorum of witnesses cosigned, and the secret of its run."""
+    """A log that a quorum of witnesses may go on from, and a secret that one of them says is its run's.
 
-    head: TreeHead
+    ``is_firm``: that quorum remembers, all of it; else some of it may only have forgotten.
+    """
+
+    candidate: Candidate
     key: RecoveryKey
+    quorum: Quorum
+    is_firm: bool
+
+    @property
+    def head(self) -> TreeHead:
+        """Where that log ends."""
+        return self.candidate.head
+
+
+@dataclass(frozen=True, slots=True)
+class Memories:
+    """What a quorum of witnesses knows: logs, the newest first. ``blank`` are a quorum that knows of none."""
+
+    choices: tuple[Remembered, ...]
+    blank: bool
 
 
 @dataclass(slots=True)
@@ -50,6 +71,8 @@ class Witnesses:
     quorum: Quorum = field(init=False)
     epoch: Epoch = field(init=False)
     _promises: dict[str, Promise] = field(default_factory=dict)
+    _claims: dict[str, int] = field(default_factory=dict)
+    _moved_at: dict[str, datetime] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
         members = self.admissions.federation.plan.document.cohort.members
@@ -68,10 +91,29 @@ class Witnesses:
         return max(0, self.quorum.needed - len(self.promised))
 
     def greet(self, member: str, promised: Epoch | None, now: datetime) -> None:
-        """``member`` begins a session, and has ``promised`` itself before: perhaps to somebody else."""
-        if promised is not None and promised != self.epoch and promised.number >= self.epoch.number:
-            self._begin_epoch(promised.number + 1, now)
+        """``member`` begins a session, and has ``promised`` itself before: perhaps to somebody else.
+
+        Raises:
+            LedgerError: LEDGER_EPOCH: it moves this aggregator more often, or farther, than one member's word may.
+        """
+        if promised is not None:
+            self._claims[member] = promised.number
+            if promised != self.epoch and promised.number >= self.epoch.number:
+                self._require_may_move(member, promised.number, now)
+                self._begin_epoch(promised.number + 1, now)
         self._ask(member)
+
+    def _require_may_move(self, member: str, number: int, now: datetime) -> None:
+        """An honest worker moves an aggregator when it comes from another one; who makes up epochs gets nowhere."""
+        lease = timedelta(seconds=self.admissions.federation.plan.document.deadlines.lease_s)
+        moved = self._moved_at.get(member)
+        if moved is not None and now - moved < lease:
+            raise LedgerError(Reason.LEDGER_EPOCH, "ready.promised: moved this aggregator within a lease already")
+        claims = sorted(self._claims.values(), reverse=True)
+        agreed = claims[self.quorum.needed - 1] if len(claims) >= self.quorum.needed else 0
+        if number > max(self.epoch.number, agreed) + _LEAP or number >= MAX_EPOCH:
+            raise LedgerError(Reason.LEDGER_EPOCH, "ready.promised: far beyond this aggregator, and no quorum says so")
+        self._moved_at[member] = now
 
     def take(self, peer: AdmittedPeer, fields: Fields) -> bool:
         """Hear what ``peer`` remembers; whether it is of this epoch.
@@ -85,27 +127,51 @@ class Witnesses:
         connection = self.admissions.members.get(peer.member)
         if number != self.epoch.number or connection is None:
             return False  # it answers an epoch that is over, and has been asked again
-        if record is not None and (record.promised != self.epoch or record.origin != self._origin):
-            raise LedgerError(Reason.LEDGER_EPOCH, "promised.record: of another epoch or log")
         secret = None if key is None else RecoveryKey(_octets(key, SECRET_BYTES))
+        if record is not None:
+            self._require_believable(record, secret)
         self._promises[peer.member] = Promise(connection, record, secret)
         return True
 
-    def remembered(self) -> Remembered | None:
-        """What to go on from; None where a quorum knows of no log, and a run begins.
+    def _require_believable(self, record: WitnessRecord, secret: RecoveryKey | None) -> None:
+        """Refuse what no worker remembers; the rest is true, or a candidate that the host will have nothing for."""
+        if record.promised != self.epoch or record.origin != self._origin:
+            raise LedgerError(Reason.LEDGER_EPOCH, "promised.record: of another epoch or log")
+        if record.pending is not None and record.pending.epoch.number > self.epoch.number:
+            raise LedgerError(Reason.LEDGER_EPOCH, "promised.record: cosigned in an epoch that is still to come")
+        if record.pending is None and record.certified.size:
+            raise LedgerError(Reason.LEDGER_PROOF, "promised.record: certified, and never cosigned")
+        plan = self.admissions.federation.plan.digest
+        known = None if secret is None else secret.log_key(plan).public_key().public_bytes_raw()
+        if known != record.log_public_key:
+            raise LedgerError(Reason.LEDGER_SIGNATURE, "promised.recovery_key: not that of the log in the record")
+
+    def memories(self) -> Memories:
+        """What there is to go on from; no choice where a quorum knows of no log, and a run begins.
 
         Raises:
             LedgerError: no quorum yet; or they remember two logs that cannot both be true.
         """
         heard = {member: said.record or self._blank() for member, said in self.promised.items()}
-        head = newest(heard, self.epoch, self.quorum)
-        if not head.size:
-            return None
-        for said in self.promised.values():
+        choices: list[Remembered] = []
+        blank = False
+        for candidate in candidates(heard, self.epoch, self.quorum):
+            blank = blank or not candidate.head.size
+            is_firm = candidate.remembering >= self.quorum.needed
+            choices += [Remembered(candidate, key, self.quorum, is_firm) for key in self._keys_of(candidate)]
+        return Memories(tuple(choices), blank)
+
+    def _keys_of(self, candidate: Candidate) -> Iterator[RecoveryKey]:
+        """The recovery keys of those who cosigned its head, each once, by how many of them say so."""
+        told: Counter[bytes] = Counter()
+        for member in candidate.known:
+            said = self.promised[member]
             pending = None if said.record is None else said.record.pending
-            if pending is not None and pending.head == head and said.recovery_key is not None:
-                return Remembered(head, said.recovery_key)
-        raise LedgerError(Reason.STATE_MISSING, "recovery: a witness remembers the log, and none its key")
+            if pending is None or said.recovery_key is None:
+                continue
+            if (pending.epoch.number, pending.head) == (candidate.epoch, candidate.head):
+                told[said.recovery_key.secret] += 1
+        return (RecoveryKey(secret) for secret, _ in told.most_common())
 
     def _begin_epoch(self, number: int, now: datetime) -> None:
         self.epoch = replace(self.epoch, number=number)

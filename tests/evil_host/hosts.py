@@ -64,8 +64,9 @@ class Host(Net):
             for reply in received.replies:
                 self.up(connection, reply)
             if opened:
-                self.say(connection, {"type": "ready", "has_initial": site.has_initial})
+                self.say(connection, site.participant.ready(has_initial=site.has_initial))
             for message in received.messages:
+                self.messages.setdefault(connection, {})[message["type"]] = message
                 self.act(connection, site.participant.take(message, self.now))
         except ProtocolError as error:
             site.error = error

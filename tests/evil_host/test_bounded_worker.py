@@ -29,7 +29,7 @@ def asked(host: Host, message: dict[str, object]) -> Reason:
 def changed(host: Host, **changes: object) -> dict[str, Any]:
     """The open round's task for the victim, with some of it changed."""
     upload = {"blob": host.sites[VICTIM].tasks[-1].upload.hex(), "bytes": _upload_bytes(host)}
-    return host.aggregator._run._task | {"upload": upload} | changes
+    return host.messages[VICTIM]["task"] | {"upload": upload} | changes
 
 
 def _upload_bytes(host: Host) -> int:

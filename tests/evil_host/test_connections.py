@@ -35,15 +35,19 @@ def test_a_member_that_joins_again_under_its_old_connection_number_is_admitted(h
 
 
 def test_another_member_under_a_taken_connection_number_gets_its_own_session_only(host: Host) -> None:
-    """The number of one member is given to another: the first is gone, and nothing meant for it goes to the second."""
-    upload = host.sites[3].tasks[-1].upload
+    """The number of one member is given to another: the first is gone, and nothing meant for it goes to the second.
+
+    The update of this new start of a worker has a name of its own, that of no other start and no other member.
+    """
+    uploads = {site.tasks[-1].upload for site in host.sites.values()}
     site = SimpleSite(host.world, "site-3")
     site.automatic = False
     host.sites[VICTIM] = site
     host.perform(host.aggregator.attach(VICTIM, host.now))
     host.up(VICTIM, site.channel.begin())
     assert host.closed == {3: Reason.SUPERSEDED}
-    assert [task.upload for task in site.tasks] == [upload]
+    assert [task.round for task in site.tasks] == [1]
+    assert site.tasks[0].upload not in uploads
     assert set(host.aggregator._admissions.members) == {"site-1", "site-2", "site-3"}
 
 

@@ -35,7 +35,8 @@ def outsider(host: Host) -> int:
 
 def update(blob: bytes, **changes: object) -> dict[str, object]:
     key = ContentKey.generate().secret.hex()
-    return {"type": "update", "round": 1, "blob": blob.hex(), "key": key, "weight": 1, "metrics": {}} | changes
+    message = {"type": "update", "round": 1, "blob": blob.hex(), "key": key, "weight": 1, "metrics": {}}
+    return message | {"prefix_sha256": "00" * 32} | changes
 
 
 def finish(host: Host) -> list[set[str]]:
@@ -58,7 +59,7 @@ def test_a_member_that_was_not_sampled_cannot_contribute(sampled: Host) -> None:
 def test_a_member_that_was_not_sampled_gets_no_model_by_saying_ready_again(sampled: Host) -> None:
     connection = outsider(sampled)
     for _ in range(3):
-        sampled.say(connection, {"type": "ready", "has_initial": True})
+        sampled.say(connection, {"type": "ready", "has_initial": True, "promised": None})
     assert sampled.sites[connection].tasks == []
     assert connection not in sampled.closed
 
@@ -91,6 +92,8 @@ def test_a_key_that_opens_nothing_costs_its_own_contribution(world: World) -> No
         ({"round": 0}, Reason.MALFORMED),
         ({"key": "00" * 31}, Reason.MALFORMED),
         ({"key": "AA" * 32}, Reason.MALFORMED),
+        ({"prefix_sha256": "00" * 31}, Reason.MALFORMED),
+        ({"prefix_sha256": None}, Reason.WRONG_TYPE),
         ({"also": 1}, Reason.UNKNOWN_FIELD),
         ({"metrics": []}, Reason.WRONG_TYPE),
     ],

@@ -7,6 +7,7 @@ from datetime import timedelta
 
 import pytest
 
+from softtee.chip import Chip, SoftwareRoot
 from tests.evil_host.hosts import VICTIM, Host, counted, everybody_but, finished, flip, joined
 from tests.world import SimpleSite, World
 from trusted.channel.aggregator import HANDSHAKE_LIMIT
@@ -14,9 +15,10 @@ from trusted.channel.refusal import refusal
 from trusted.errors import Reason
 from trusted.wire import MAX_RECORD_BYTES, pack
 
-HELLO, JOIN, READY = ("up", 0), ("up", 1), ("up", 2)
-OFFER, WELCOME, TASK = ("down", 0), ("down", 1), ("down", 2)
-ALL = (HELLO, JOIN, READY, OFFER, WELCOME, TASK)
+HELLO, JOIN, READY, PROMISED, UPDATE, COSIGNED = (("up", place) for place in range(6))
+OFFER, WELCOME, EPOCH, TASK, WITNESS, RECEIPT = (("down", place) for place in range(6))
+RECORDS = (READY, PROMISED, UPDATE, COSIGNED, EPOCH, TASK, WITNESS, RECEIPT)
+ALL = (HELLO, JOIN, OFFER, WELCOME, *RECORDS)
 
 Alter = Callable[[bytes], list[bytes]]
 
@@ -49,10 +51,9 @@ def require_only_the_victim_lost(host: Host, reason: Reason) -> None:
     [
         (HELLO, Reason.UNEXPECTED_MESSAGE),
         (JOIN, Reason.UNEXPECTED_MESSAGE),
-        (READY, Reason.RECORD),
         (OFFER, Reason.UNEXPECTED_MESSAGE),
         (WELCOME, Reason.UNEXPECTED_MESSAGE),
-        (TASK, Reason.RECORD),
+        *((place, Reason.RECORD) for place in RECORDS),
     ],
 )
 def test_a_frame_replayed_in_its_own_session_ends_that_session_only(
@@ -78,10 +79,9 @@ def test_a_record_after_a_dropped_one_is_refused(world: World) -> None:
     [
         (HELLO, Reason.WRONG_PLAN),
         (JOIN, Reason.OPEN_FAILED),
-        (READY, Reason.RECORD),
         (OFFER, Reason.REPORT_DATA),
         (WELCOME, Reason.OPEN_FAILED),
-        (TASK, Reason.RECORD),
+        *((place, Reason.RECORD) for place in RECORDS),
     ],
 )
 def test_a_flipped_bit_in_a_frame_ends_that_session_only(world: World, place: tuple[str, int], reason: Reason) -> None:
@@ -114,9 +114,9 @@ def test_an_oversized_frame_is_refused_before_it_is_parsed(world: World, place: 
     [
         (HELLO, Reason.REPORT_DATA),
         (JOIN, Reason.OPEN_FAILED),
-        (READY, Reason.RECORD),
         (OFFER, Reason.REPORT_DATA),
         (WELCOME, Reason.OPEN_FAILED),
+        *((place, Reason.RECORD) for place in RECORDS if place not in (UPDATE, COSIGNED, RECEIPT)),
     ],
 )
 def test_a_frame_of_another_members_session_is_refused(world: World, place: tuple[str, int], reason: Reason) -> None:
@@ -138,11 +138,11 @@ def test_a_frame_of_another_members_session_is_refused(world: World, place: tupl
 
 def test_a_task_of_another_members_session_is_refused(world: World) -> None:
     host = Host(world)
-    host.attack_down = lambda connection, frame: (
-        [] if (connection, len(host.sent_down[connection])) == (VICTIM, 3) else [frame]
-    )
+    place = TASK[1]
+    host.attack_down = lambda connection, frame: [
+        host.sent_down[3][place] if (connection, len(host.sent_down[connection]) - 1) == (VICTIM, place) else frame
+    ]
     joined(host, automatic=False)
-    host.down(VICTIM, host.sent_down[3][2])
     assert (host.sites[VICTIM].tasks, host.closed) == ([], {VICTIM: Reason.PEER_REFUSED})
     require_the_others_finish(host)
 
@@ -156,12 +156,15 @@ def require_the_others_finish(host: Host) -> None:
     assert counted(finished(host)) == [{host.sites[connection].member for connection in left}] * 2
 
 
-def test_sessions_crossed_for_good_are_both_closed_and_the_others_finish(world: World) -> None:
-    """From the middle of a round on, the host crosses connections 3 and 4 in both directions."""
+def test_sessions_crossed_for_good_are_both_closed_and_the_others_finish(
+    software_root: SoftwareRoot, chip: Chip
+) -> None:
+    """From the middle of a round on, the host crosses connections 3 and 4 of five in both directions."""
+    world = World(software_root, chip, members=("site-1", "site-2", "site-3", "site-4", "site-5"))
     host = joined(Host(world), automatic=False)
     said = {"type": "progress", "round": 1, "stage": "train", "percent": 1}
     frames = {connection: host.sites[connection].channel.session.send(said) for connection in (3, 4)}
-    host.attack_down = lambda connection, frame: [frame] if connection in (1, 2) else []
+    host.attack_down = lambda connection, frame: [frame] if connection in (1, 2, 5) else []
     host.perform(host.aggregator.receive(3, frames[4], host.now))
     host.perform(host.aggregator.receive(4, frames[3], host.now))
     assert host.closed == {3: Reason.RECORD, 4: Reason.RECORD}
@@ -209,7 +212,7 @@ def test_a_receipt_of_an_earlier_round_cannot_stand_for_a_later_one(world: World
     host = joined(Host(world), automatic=False)
     for connection in host.sites:
         host.contribute(connection, host.sites[connection].tasks[-1])
-    receipt = host.sent_down[VICTIM][3]
+    receipt = host.sent_down[VICTIM][RECEIPT[1]]
     assert host.sites[VICTIM].receipts == [None]
     host.down(VICTIM, receipt)
     assert host.sites[VICTIM].receipts == [None]

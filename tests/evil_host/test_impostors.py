@@ -204,7 +204,10 @@ def test_an_aggregator_launched_for_another_plan_is_refused(world: World) -> Non
 
 
 def test_living_workers_do_not_repeat_rounds_for_a_restarted_aggregator(world: World) -> None:
-    """A host that starts a run again from its beginning, to take differences, gets no second update of a round."""
+    """A host that starts a run again from its beginning, to take differences, gets no second update of a round.
+
+    The workers tell the new aggregator of the run that was; without its state nothing begins, however long it waits.
+    """
     first = joined(Host(world), automatic=False)
     for connection in first.sites:
         first.contribute(connection, first.sites[connection].tasks[-1])
@@ -215,6 +218,9 @@ def test_living_workers_do_not_repeat_rounds_for_a_restarted_aggregator(world: W
         site = SimpleSite(world, old.member, has_initial=index == 0)
         site.participant = old.participant
         second.join(site)
-    assert {second.refused_by(connection) for connection in second.sites} == {Reason.SITE_REFUSES}
+    for _ in range(30):
+        second.pass_time(10)
+    assert {fields["reason"] for fields in second.outcomes("state-refused")} == {Reason.STATE_MISSING.code}
+    assert second.outcomes("round-opened") == []
     assert second.outcomes("contribution") == []
     assert second.outcomes("round-committed") == []

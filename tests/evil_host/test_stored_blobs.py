@@ -25,7 +25,7 @@ from trusted.blob import BlobHeader, ContentKey, open_blob, seal
 from trusted.channel.transcript import AGGREGATOR, WORKER
 from trusted.errors import ProtocolError, Reason
 from trusted.release import Release, release_name, sign_release, verify_release
-from trusted.wire import pack, unpack
+from trusted.wire import pack, sha256, unpack
 
 RELEASE = "cloister/signed-release/v1"
 
@@ -173,17 +173,18 @@ def test_an_update_whose_header_has_no_believable_size_is_refused(world: World, 
 
 
 class Chatty(MemoryStore):
-    """A host that answers a read with more than was asked for."""
+    """A host that answers a read with more than was asked for, once it is ``chatty``."""
+
+    chatty = False
 
     def read(self, blob: bytes, offset: int, size_bytes: int) -> bytes:
-        return super().read(blob, offset, size_bytes) + b"more"
+        return super().read(blob, offset, size_bytes) + (b"more" if self.chatty else b"")
 
 
 def test_an_answer_longer_than_the_question_is_refused(world: World) -> None:
-    host = joined(Host(world), automatic=False)
-    reading = host.store
-    host.aggregator._run._store = Chatty()
-    host.aggregator._run._store.blobs = reading.blobs
+    store = Chatty()
+    host = joined(Host(world, store), automatic=False)
+    store.chatty = True
     contribute_all(host, (VICTIM,))
     assert host.sites[VICTIM].receipts == [Reason.BLOB_TRUNCATED]
 
@@ -233,8 +234,15 @@ def test_a_blob_that_vanished_after_it_counted_is_excluded(world: World) -> None
     assert len(host.outcomes("round-committed")) == 1
 
 
-def test_a_two_faced_update_never_reaches_the_model(world: World) -> None:
-    """A dishonest member and its host: finite when it is checked, infinite when it is folded, both authentic."""
+@pytest.mark.parametrize("alike", [True, False], ids=["under one prefix", "under another prefix"])
+def test_a_two_faced_update_never_reaches_the_model(world: World, monkeypatch: pytest.MonkeyPatch, alike: bool) -> None:
+    """A dishonest member and its host: finite when it is checked, infinite when it is folded, both authentic.
+
+    Its update is named by its prefix. Where the faces share it (the member chose what is to be random), the round is
+    abandoned; where they do not, the second face is none of the round's.
+    """
+    if alike:
+        monkeypatch.setattr("trusted.floe.token_bytes", bytes)
     host = joined(Host(world), automatic=False)
     site, task, faces = host.sites[1], host.sites[1].tasks[-1], []
     key = ContentKey.generate()
@@ -244,13 +252,25 @@ def test_a_two_faced_update_never_reaches_the_model(world: World) -> None:
     host.store.blobs[task.upload] = faces[0]
     host.say(
         1,
-        {"type": "update", "round": 1, "blob": task.upload.hex(), "key": key.secret.hex(), "weight": 1, "metrics": {}},
+        {
+            "type": "update",
+            "round": 1,
+            "blob": task.upload.hex(),
+            "key": key.secret.hex(),
+            "prefix_sha256": sha256(faces[0][: task.upload_header.prefix_bytes]).hex(),
+            "weight": 1,
+            "metrics": {},
+        },
     )
+    monkeypatch.undo()
     assert site.receipts == [None]
     contribute_all(host, (2, 3))
     host.store.blobs[task.upload] = faces[1]
     contribute_all(host, (4,))
-    assert host.outcomes("round-committed") == []
+    if not alike:
+        lost = [fields for fields in host.outcomes("contribution") if fields["outcome"] == "lost"]
+        assert lost == [{"round": 1, "member": "site-1", "outcome": "lost", "reason": Reason.BLOB_HEADER.code}]
+    assert len(host.outcomes("round-committed")) == (0 if alike else 1)
     assert [site.tasks[-1].round for site in host.sites.values()] == [2] * 4
     finish_automatically(host, (1, 2, 3, 4))
     assert np.isfinite(open_release(host, finished(host))).all()

@@ -46,7 +46,7 @@ class Store:
         name, key = token_bytes(16), ContentKey.generate()
         parts = seal_vector(header, vector, key=key, signing_key=AGGREGATORS)
         self.blobs[name] = b"".join(bytes(part) for part in parts)
-        return AnnouncedBlob(name, key, header)
+        return AnnouncedBlob(name, key, header, VERIFY)
 
 
 @dataclass
@@ -87,7 +87,7 @@ class Site:
         )
 
     def contribute(self, task: Train) -> SealedUpdate:
-        return self.contributor.contribute(task, VERIFY, lambda stage, percent: None)
+        return self.contributor.contribute(task, lambda stage, percent: None)
 
     def uploaded(self, task: Train, update: SealedUpdate) -> np.ndarray:
         vector = np.empty(task.upload_header.elements, dtype=np.float32)
