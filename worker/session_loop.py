@@ -1,7 +1,9 @@
 """One session with the aggregator, driven to its end: frames in and out, work beside. Trust zone: worker TEE's shell.
 
 Rules: frames are answered at once, also while this site trains, so that a challenge never waits for an epoch. Work runs
-on one thread; its results come back through the same queue as the frames. Everything said is said by this thread.
+on one thread; its results come back through the same queue as the frames. Everything said is said by this thread. A task
+that comes while an earlier one is at work waits for its end, and a later one takes its place: the run may go on without
+a site that is slow, and still want it for the next round.
 """
 
 from __future__ import annotations
@@ -76,7 +78,8 @@ class SessionLoop:
         self._channel = channel
         self._frames = frames
         self._inbox: queue.SimpleQueue[bytes | _Done | _StreamEnded | dict[str, Any]] = queue.SimpleQueue()
-        self._working = False
+        self._work_at: SendInitial | Train | None = None
+        self._work_next: SendInitial | Train | None = None
         self._noted: Proof | None = None
         self._challenge_at = time.monotonic() + site.reattest_s
 
@@ -98,8 +101,8 @@ class SessionLoop:
             if isinstance(item, _StreamEnded):
                 return None
             if isinstance(item, _Done):
-                self._working = False
                 self._say(item.message)
+                self._end_work()
             elif isinstance(item, dict):
                 self._say(item)
             else:
@@ -159,12 +162,20 @@ class SessionLoop:
         elif isinstance(action, Receipt):
             counted = action.reason is None
             self._site.note("receipt", round=action.round, outcome="counted" if counted else "refused")
-        elif self._working:
-            raise ChannelError(Reason.UNEXPECTED_MESSAGE, "task: the work of an earlier one is not done")
-        else:
-            self._working = True
-            threading.Thread(target=self._work, args=(action,), daemon=True).start()
+        elif self._work_at is None:
+            self._begin_work(action)
+        elif action != self._work_at:  # told again, as after an epoch that began: it is at work already
+            self._work_next = action
         return None
+
+    def _begin_work(self, action: SendInitial | Train) -> None:
+        self._work_at = action
+        threading.Thread(target=self._work, args=(action,), daemon=True).start()
+
+    def _end_work(self) -> None:
+        waiting, self._work_at, self._work_next = self._work_next, None, None
+        if waiting is not None:
+            self._begin_work(waiting)
 
     def _work(self, action: SendInitial | Train) -> None:
         contributor = self._site.contributor
