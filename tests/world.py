@@ -37,7 +37,7 @@ from trusted.documents.terms import Aggregation, App, Cohort, DatasetContract, D
 from trusted.errors import ProtocolError, Reason
 from trusted.hpke import SealingKey
 from trusted.wire import sha256
-from worker.memory import Keeper, Memory
+from worker.memory import Included, Keeper, Memory
 from worker.participant import Answer, Closed, Participant, Receipt, SendInitial, Train
 
 NOW = datetime.now(UTC).replace(microsecond=0) + timedelta(minutes=5)  # after the fixtures made their certificates
@@ -211,6 +211,7 @@ class SimpleSite:
         self.participant = world.participant(member)
         self.has_initial = has_initial
         self.receipts: list[Reason | None] = []
+        self.included: list[Included] = []
         self.closed: Closed | None = None
         self.error: ProtocolError | None = None
         self.tasks: list[Train] = []
@@ -303,6 +304,8 @@ class Net:
         site = self.sites[connection]
         if isinstance(action, Answer):
             self.say(connection, action.message)
+        elif isinstance(action, Included):
+            site.included.append(action)
         elif isinstance(action, Receipt):
             site.receipts.append(action.reason)
         elif isinstance(action, Closed):

@@ -17,7 +17,7 @@ import numpy.typing as npt
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 
 from trusted.blob import BlobHeader, ContentKey, SealedVector, open_vector
-from trusted.errors import AppError, BlobError, Reason
+from trusted.errors import AppError, BlobError, LedgerError, Reason
 from trusted.exchange import Exchanged
 from trusted.wire import sha256
 from worker.participant import AnnouncedBlob, SendInitial, Train
@@ -80,6 +80,11 @@ class SealedUpdate:
     metrics: Mapping[str, float]
     seconds: dict[str, float]
 
+    @property
+    def prefix_sha256(self) -> bytes:
+        """By what the log names it."""
+        return sha256(self.sealed.prefix)
+
     def message(self) -> dict[str, Any]:
         """The ``update`` document."""
         return {
@@ -87,7 +92,7 @@ class SealedUpdate:
             "round": self.round,
             "blob": self.blob.hex(),
             "key": self.key.secret.hex(),
-            "prefix_sha256": sha256(self.sealed.prefix).hex(),
+            "prefix_sha256": self.prefix_sha256.hex(),
             "weight": self.weight,
             "metrics": dict(self.metrics),
             "seconds": dict(self.seconds),
@@ -129,6 +134,16 @@ class Contributor:
         update.seconds["seal"] = stream.seconds
         update.seconds["upload"] = max(0.0, time.monotonic() - begun - stream.seconds)
         return update
+
+    def require_own(self, number: int, prefix_sha256: bytes) -> None:
+        """Refuse a log that says of round ``number`` that another update of this site counts than the one it sent.
+
+        Raises:
+            LedgerError: LEDGER_LEAF.
+        """
+        last = self._last
+        if last is not None and last.round == number and last.prefix_sha256 != prefix_sha256:
+            raise LedgerError(Reason.LEDGER_LEAF, "included: not the update that this site sent")
 
     def send_initial(self, order: SendInitial, vector: Vector) -> dict[str, Any]:
         """Seal and upload the initial model; the ``initial`` document that gives its key."""

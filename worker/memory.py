@@ -13,8 +13,9 @@ from typing import Any, Protocol
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 
 from trusted.errors import LedgerError, Reason
+from trusted.ledger import leaves
 from trusted.ledger.checkpoint import TreeHead, origin_of
-from trusted.ledger.merkle import HASH_BYTES, MAX_PROOF_HASHES, MAX_SIZE, Proof
+from trusted.ledger.merkle import HASH_BYTES, MAX_PROOF_HASHES, MAX_SIZE, Proof, leaf_hash, verify_inclusion
 from trusted.ledger.witness import (
     MAX_RECORD_BYTES,
     Epoch,
@@ -42,6 +43,16 @@ class Keeper(Protocol):
 
     def write(self, name: str, content: bytes) -> None:
         """Keep ``content``; once this returns it outlives a power cut."""
+
+
+@dataclass(frozen=True, slots=True)
+class Included:
+    """A contribution stands in the log ``head``, which this worker cosigned, at ``index``."""
+
+    round: int
+    prefix_sha256: bytes
+    index: int
+    head: TreeHead
 
 
 @dataclass(slots=True)
@@ -124,6 +135,24 @@ class Memory:
         self._keep(cosigning.record, epoch, key)
         line = cosigning.checkpoint.cosign(self.member, self.worker_key, time_s=int(now.timestamp()))
         return {"type": "cosigned", "size": cosigning.checkpoint.head.size, "signature": line.signature.hex()}
+
+    def require_included(self, fields: Fields) -> Included:
+        """What ``included`` shows: a contribution of this site's worker, in the log that it cosigned last.
+
+        Raises:
+            LedgerError: LEDGER_PROOF: it is not there. LEDGER_LEAF: it is something else.
+        """
+        data, index = _bounded(fields.octets("leaf"), _MAX_LEAF_BYTES), fields.integer("index", low=0, high=MAX_SIZE)
+        proof = _proof(fields, "proof")
+        pending = None if self._record is None else self._record.pending
+        if pending is None:
+            raise LedgerError(Reason.LEDGER_PROOF, "included: this worker has cosigned nothing")
+        head = pending.head
+        verify_inclusion(proof, index=index, size=head.size, leaf=leaf_hash(data), root=head.root)
+        leaf = leaves.parse(data)
+        if not isinstance(leaf, leaves.Counted) or leaf.member != self.member:
+            raise LedgerError(Reason.LEDGER_LEAF, "included: not a contribution of this site")
+        return Included(leaf.round, leaf.prefix_sha256, index, head)
 
     def _keep(self, record: WitnessRecord | None, promised: Epoch, recovery_key: bytes | None) -> None:
         if (record, promised, recovery_key) == (self._record, self._promised, self._recovery_key):

@@ -16,7 +16,7 @@ from trusted.documents.site_policy import EffectiveRule
 from trusted.errors import ChannelError, DocumentError, Reason, RoundError
 from trusted.exchange import AGGREGATOR, Announcement, Exchanged
 from trusted.wire import Fields, sha256
-from worker.memory import Memory
+from worker.memory import Included, Memory
 
 _ATTEMPTS_PER_ROUND = 3  # an abandoned round is tried again under a new number, at most so often
 
@@ -91,7 +91,8 @@ class Answer:
     message: dict[str, Any] = field(repr=False)
 
 
-Action = SendInitial | Train | Receipt | Answer | Closed
+Action = SendInitial | Train | Receipt | Answer | Included | Closed
+_KINDS = ("epoch", "witness", "included", "send-initial", "task", "receipt", "closed")
 
 
 class Participant:
@@ -114,11 +115,13 @@ class Participant:
             WireError, ChannelError, RoundError: not a message of §5, or more than this site agreed to.
         """
         with Fields(message, "message") as fields:
-            kind = fields.choice("type", ("epoch", "witness", "send-initial", "task", "receipt", "closed"))
+            kind = fields.choice("type", _KINDS)
             if kind == "epoch":
                 return Answer(self._memory.promise(fields))
             if kind == "witness":
                 return Answer(self._memory.witness(fields, now))
+            if kind == "included":
+                return self._memory.require_included(fields)
             if kind in ("send-initial", "task"):
                 self._require_allowed(now)
                 return self._send_initial(fields) if kind == "send-initial" else self._train(fields)

@@ -23,6 +23,7 @@ from trusted.channel.states import State
 from trusted.channel.worker import Membership, WorkerChannel
 from trusted.errors import ChannelError, ProtocolError, Reason
 from worker.contribution import Contributor, Vector
+from worker.memory import Included
 from worker.participant import Answer, Closed, Participant, Receipt, SendInitial, Train
 
 HANDSHAKE_TIMEOUT_S = 130.0
@@ -159,6 +160,9 @@ class SessionLoop:
             return action
         if isinstance(action, Answer):
             self._say(action.message)
+        elif isinstance(action, Included):
+            self._site.contributor.require_own(action.round, action.prefix_sha256)
+            self._site.note("included", round=action.round, index=action.index, log=str(action.head))
         elif isinstance(action, Receipt):
             counted = action.reason is None
             self._site.note("receipt", round=action.round, outcome="counted" if counted else "refused")

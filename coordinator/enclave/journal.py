@@ -45,11 +45,11 @@ class Log:
     stored: TreeHead = EMPTY
     unstored: list[bytes] = field(default_factory=list)
 
-    def append(self, leaf: Leaf) -> None:
-        """Add ``leaf``."""
+    def append(self, leaf: Leaf) -> int:
+        """Add ``leaf``; its index."""
         data = leaves.encode(leaf)
-        self.tree.append(data)
         self.unstored.append(data)
+        return self.tree.append(data)
 
     @property
     def head(self) -> TreeHead:
@@ -103,9 +103,18 @@ class Journal:
     def __post_init__(self) -> None:
         self._log_key = self.key.log_key(self._plan)
 
-    def append(self, leaf: Leaf) -> None:
-        """Note something that happened; the next checkpoint covers it."""
-        self.log.append(leaf)
+    def append(self, leaf: Leaf) -> int:
+        """Note something that happened, and its place in the log; the next checkpoint covers it."""
+        return self.log.append(leaf)
+
+    def prove(self, member: str, leaf: Leaf, index: int) -> None:
+        """Show ``member`` that ``leaf`` is at ``index`` of the log that it was asked to cosign last."""
+        known = self._bases.get(member)
+        if known is None or known[1].size <= index:
+            return  # it came after, and witnesses the leaf with what it cosigns next
+        proof = [node.hex() for node in self.log.tree.inclusion_proof(index, known[1].size)]
+        message = {"type": "included", "leaf": leaves.encode(leaf).hex(), "index": index, "proof": proof}
+        self.admissions.send(member, message)
 
     def commit(
         self, record: RunRecord, now: datetime, *, then: Then | None = None, spent: tuple[bytes, ...] = ()

@@ -48,7 +48,7 @@ class Resumed:
         history = History()
         for leaf in self.said:
             if isinstance(leaf, leaves.Closed):
-                closed[leaf.round] = tuple(entry.member for entry in leaf.counted)
+                closed[leaf.round] = leaf.counted
             elif isinstance(leaf, leaves.Committed):
                 history.contributions.append((leaf.round, closed.get(leaf.round, ())))
         return history

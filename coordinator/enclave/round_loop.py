@@ -38,10 +38,16 @@ class _Folded:
 
 @dataclass(slots=True)
 class _Closing:
-    """A closed round on its way to the model: both must be true."""
+    """A closed round on its way to the model: both must be true. ``places``: of its contributions in the log."""
 
     folded: bool = False
     witnessed: bool = False
+    places: dict[leaves.Counted, int] = field(default_factory=dict)
+
+    @property
+    def is_due(self) -> bool:
+        """Nothing more is waited for."""
+        return self.folded and self.witnessed
 
 
 class RoundLoop:
@@ -63,7 +69,7 @@ class RoundLoop:
     def proceed(self, now: datetime, *, paused: bool = False) -> None:
         """Do whatever can be done now; a loop that is ``paused`` opens no round."""
         if self._busy:
-            if self._closing == _Closing(folded=True):
+            if self._closing.folded:
                 self._course.wait_for(self._course.require_journal().waiting_for_witnesses, "witnesses")
         elif self.current is not None:
             self._wait_on(self.current, now)
@@ -197,9 +203,12 @@ class RoundLoop:
         self._require_stages().mark("collect", now)
         closing = self._closing = _Closing()
         self._busy = True
-        counted = [leaves.Counted(entry.contribution.member, entry.prefix_sha256) for entry in record.counted]
+        counted = [
+            leaves.Counted(closed.number, entry.contribution.member, entry.prefix_sha256) for entry in record.counted
+        ]
+        closing.places = {leaf: journal.append(leaf) for leaf in counted}
         lost = [leaves.Lost(member, reason) for member, reason in sorted(record.lost.items())]
-        journal.append(leaves.Closed(closed.number, tuple(counted), tuple(lost)))
+        journal.append(leaves.Closed(closed.number, tuple(leaf.member for leaf in counted), tuple(lost)))
 
         def witnessed(later: datetime) -> None:
             closing.witnessed = True
@@ -254,7 +263,7 @@ class RoundLoop:
     def _commit_when_due(self, closed: Round, closing: _Closing, now: datetime) -> None:
         """Once it is both folded and witnessed, the new model is in place."""
         course = self._course
-        if closing is not self._closing or closing != _Closing(folded=True, witnessed=True) or self._over:
+        if closing is not self._closing or not closing.is_due or self._over:
             return
         self._closing, self._busy = _Closing(), False
         closed.advance(RoundEvent.FOLDED)
@@ -264,6 +273,8 @@ class RoundLoop:
         course.model = course.require_model().advanced()
         closed.advance(RoundEvent.COMMITTED)
         self._conclude(closed, now)
+        for leaf, index in closing.places.items():
+            course.require_journal().prove(leaf.member, leaf, index)
 
     def _conclude(self, ended: Round, now: datetime) -> None:
         course, journal = self._course, self._course.require_journal()

@@ -376,6 +376,15 @@ def test_models_and_updates_are_nowhere_in_clear_at_the_host(world):
         assert model[:8].tobytes() not in blob
 
 
+def test_every_contributor_is_shown_its_contribution_in_the_log_that_it_cosigned(world):
+    net = begun(world)
+    for site in net.by_member.values():
+        assert [shown.round for shown in site.included] == [1, 2]
+        sent = [uploaded for member, uploaded in net.uploads if member == site.member]
+        assert len(sent) == 2
+        assert site.included[-1].prefix_sha256.hex() == site.kept["prefix_sha256"]
+
+
 def test_what_a_checkpoint_makes_superfluous_is_discarded(world):
     net = begun(world)
     states = [blob for blob in net.store.blobs.values() if b"cloister/run-state/v1" in blob[:64]]

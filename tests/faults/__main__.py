@@ -24,16 +24,20 @@ from tests.faults.running import Ended, Judged, Running
 from tests.faults.schedules import UNDISTURBED, Counted, Schedule, draw
 
 TIMEOUT_S = 90.0
-LOADED = (coordinator.enclave.__main__, coordinator.host.server, worker.__main__, worker.collateral, worker.coordinators)
+LOADED = (
+    coordinator.enclave.__main__,
+    coordinator.host.server,
+    worker.__main__,
+    worker.collateral,
+    worker.coordinators,
+)
 
 
 def count(federation: Federation) -> tuple[Ended, Counted]:
     """An undisturbed run, and what there is to disturb."""
     with Running(federation, UNDISTURBED, count=True) as running:
         ended = running.to_the_end(TIMEOUT_S)
-        points = {
-            name: json.loads((running.site.folder / f"counts-{name}.json").read_text()) for name in running.names
-        }
+        points = {name: json.loads((running.site.folder / f"counts-{name}.json").read_text()) for name in running.names}
     messages = {(Link.NETWORK, way): 60 for way in Way} | {(Link.DOOR, way): 130 for way in Way}
     return ended, Counted(points, messages, len(ended.events))
 
@@ -82,8 +86,17 @@ def main(arguments: list[str]) -> int:
     began = time.monotonic()
     federation = Federation.found()
     expected, counted = count(federation)
-    print(json.dumps({"undisturbed_s": round(expected.seconds, 2), "moments": len(counted.moments()),
-                      "left": expected.left, "descriptors": expected.host_descriptors}), flush=True)
+    print(
+        json.dumps(
+            {
+                "undisturbed_s": round(expected.seconds, 2),
+                "moments": len(counted.moments()),
+                "left": expected.left,
+                "descriptors": expected.host_descriptors,
+            }
+        ),
+        flush=True,
+    )
     failed = 0
     for number in range(options.first, options.first + options.schedules):
         if options.until_s and time.monotonic() - began > options.until_s:

@@ -266,7 +266,9 @@ class Running:
     def _left(self) -> dict[str, int]:
         """What lies in the folders at the end: sealed vectors, and files that are half of something."""
         spool = [path for path in (self.site.folder / "host").rglob("*") if path.is_file() and len(path.name) == 32]
-        ours = [path for path in spool if b"cloister/" not in path.read_bytes()[:64] and path.parent.name != "blob-pool"]
+        ours = [
+            path for path in spool if b"cloister/" not in path.read_bytes()[:64] and path.parent.name != "blob-pool"
+        ]
         partial = list(self.site.folder.rglob("*.partial"))
         return {"vectors": len(ours), "partial": len(partial)}
 

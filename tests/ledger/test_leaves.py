@@ -42,7 +42,8 @@ ONE_OF_EACH = [
     Left("a", None),
     Evicted("a", Reason.LEASE_EXPIRED),
     Opened(7, ("a", "b", "c"), ("a", "c"), DIGEST),
-    Closed(7, (Counted("a", DIGEST), Counted("c", DIGEST)), (Lost("b", Reason.APP_FAILED),)),
+    Counted(7, "a", DIGEST),
+    Closed(7, ("a", "c"), (Lost("b", Reason.APP_FAILED),)),
     Closed(7, (), ()),
     Committed(7),
     Abandoned(7, Reason.COHORT_MINIMUM),
@@ -103,9 +104,12 @@ def test_a_leaf_has_one_spelling(leaf):
         (Admitted("a", NAME, DIGEST, b"m", Assurance.NONE, DIGEST), "assurance", "some"),
         (Admitted("a", NAME, DIGEST, b"m", Assurance.NONE, DIGEST), "measurement", ""),
         (Admitted("a", NAME, DIGEST, b"m", Assurance.NONE, DIGEST), "measurement", "00" * 65),
-        (Closed(1, (), ()), "counted", {"a": "00"}),
-        (Closed(1, (), ()), "counted", {"A": "00" * 32}),
-        (Closed(1, (), (Lost("a", Reason.WEIGHT),)), "counted", {"a": "00" * 32}),
+        (Counted(1, "a", DIGEST), "prefix_sha256", "00"),
+        (Counted(1, "a", DIGEST), "member", "A"),
+        (Counted(1, "a", DIGEST), "round", 0),
+        (Closed(1, (), ()), "counted", {"a": "00" * 32}),
+        (Closed(1, (), ()), "counted", ["A"]),
+        (Closed(1, (), (Lost("a", Reason.WEIGHT),)), "counted", ["a"]),
         (Closed(1, (), ()), "lost", {f"m{number}": 601 for number in range(1025)}),
         (Spent("x", (("epsilon", "1"),)), "cumulative", {"epsilon": "01"}),
         (Spent("x", (("epsilon", "1"),)), "cumulative", {"epsilon": "NaN"}),
@@ -127,7 +131,7 @@ def test_a_value_outside_its_bounds_is_refused(leaf, field, value):
 @pytest.mark.parametrize(("counted", "lost"), [(("b", "a"), ()), (("a", "a"), ()), (("a",), ("a",)), ((), ("b", "a"))])
 def test_a_round_names_each_member_once_in_order(counted, lost):
     with pytest.raises(LedgerError) as caught:
-        Closed(1, tuple(Counted(one, DIGEST) for one in counted), tuple(Lost(one, Reason.WEIGHT) for one in lost))
+        Closed(1, counted, tuple(Lost(one, Reason.WEIGHT) for one in lost))
     assert caught.value.reason is Reason.LEDGER_LEAF
 
 
@@ -136,7 +140,7 @@ def test_a_round_names_each_member_once_in_order(counted, lost):
     [
         Genesis(DIGEST, DIGEST, DIGEST, MANY, 513),
         Opened(1, MANY, MANY, DIGEST),
-        Closed(1, tuple(Counted(member, DIGEST) for member in MANY), ()),
+        Closed(1, MANY, ()),
         Closed(1, (), tuple(Lost(member, Reason.LEASE_EXPIRED) for member in MANY)),
         Released(DIGEST, NAME, MANY),
     ],

@@ -51,6 +51,7 @@ _READERS: Mapping[str, Callable[[Fields], Leaf]] = MappingProxyType(
         Left.KIND: Left.read,
         Evicted.KIND: Evicted.read,
         Opened.KIND: Opened.read,
+        Counted.KIND: Counted.read,
         Closed.KIND: Closed.read,
         Committed.KIND: Committed.read,
         Abandoned.KIND: Abandoned.read,

@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Any, ClassVar
 
-from trusted.documents.schema import read_members
+from trusted.documents.schema import read_member, read_members
 from trusted.errors import LedgerError, Reason
 from trusted.ledger.leaves.form import DIGEST_BYTES, MAX_MEMBERS, by_member, read_reason, read_round
 from trusted.wire import Fields
@@ -43,10 +43,24 @@ class Opened:
 
 @dataclass(frozen=True, slots=True)
 class Counted:
-    """A contribution that counts, by the SHA-256 of its blob's prefix (header, signature, FLOE's header)."""
+    """A contribution that counts, by the SHA-256 of its blob's prefix (header, signature, FLOE's header).
 
+    Its sender gets a proof that this leaf is there. The ``closed`` leaf behind it says what is folded in the end.
+    """
+
+    KIND: ClassVar[str] = "counted"
+    round: int
     member: str
     prefix_sha256: bytes
+
+    def to_json(self) -> dict[str, Any]:
+        """The fields, without ``kind``."""
+        return {"round": self.round, "member": self.member, "prefix_sha256": self.prefix_sha256.hex()}
+
+    @classmethod
+    def read(cls, fields: Fields) -> Counted:
+        """The leaf in ``fields``."""
+        return cls(read_round(fields), read_member(fields, "member"), fields.octets("prefix_sha256", DIGEST_BYTES))
 
 
 @dataclass(frozen=True, slots=True)
@@ -63,11 +77,11 @@ class Closed:
 
     KIND: ClassVar[str] = "closed"
     round: int
-    counted: tuple[Counted, ...]
+    counted: tuple[str, ...]
     lost: tuple[Lost, ...]
 
     def __post_init__(self) -> None:
-        counted, lost = [one.member for one in self.counted], [one.member for one in self.lost]
+        counted, lost = list(self.counted), [one.member for one in self.lost]
         in_order = counted == sorted(counted) and lost == sorted(lost)
         if not in_order or len({*counted, *lost}) != len(counted) + len(lost):
             raise LedgerError(Reason.LEDGER_LEAF, "leaf: each member once, in the order of their ids, expected")
@@ -76,7 +90,7 @@ class Closed:
         """The fields, without ``kind``."""
         return {
             "round": self.round,
-            "counted": {one.member: one.prefix_sha256.hex() for one in self.counted},
+            "counted": list(self.counted),
             "lost": {one.member: int(one.reason) for one in self.lost},
         }
 
@@ -84,11 +98,11 @@ class Closed:
     def read(cls, fields: Fields) -> Closed:
         """The leaf in ``fields``."""
         number = read_round(fields)
-        counted = by_member(fields, "counted")
+        counted = read_members(fields, "counted", low=0, high=MAX_MEMBERS)
         lost = by_member(fields, "lost")
         return cls(
             number,
-            tuple(Counted(member, counted.octets(member, DIGEST_BYTES)) for member in counted.names()),
+            counted,
             tuple(Lost(member, read_reason(lost, member)) for member in lost.names()),
         )
 
