@@ -29,7 +29,7 @@ from trusted.channel.worker import WorkerChannel
 from trusted.encoding import Vector
 from trusted.evidence.boot import Role
 from worker.memory import Included, Memory
-from worker.participant import Answer, Closed, Participant, Receipt, SendInitial, Train
+from worker.participant import Action, Answer, Closed, Participant, Receipt, SendInitial, Train
 
 _OPTIONS = (
     ("grpc.max_receive_message_length", 8 << 20),
@@ -120,12 +120,8 @@ class _Worker:
         credentials = grpc.ssl_channel_credentials(root_certificates=self._address.ca)
         return grpc.aio.secure_channel(plain, credentials, options=_OPTIONS)
 
-    async def _act(
-        self, channel: grpc.aio.Channel, action: SendInitial | Train | Receipt | Answer | Included
-    ) -> list[bytes]:
-        if isinstance(action, Receipt):
-            return []
-        if isinstance(action, Included):
+    async def _act(self, channel: grpc.aio.Channel, action: Action) -> list[bytes]:
+        if isinstance(action, Receipt | Included | Closed):
             return []
         if isinstance(action, Answer):
             return [self._session.session.send(action.message)]

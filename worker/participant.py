@@ -86,9 +86,10 @@ class Closed:
 
 @dataclass(frozen=True, slots=True)
 class Answer:
-    """Say this: a promise, or a cosignature, which is remembered already."""
+    """Say this: a promise, or a cosignature, which is remembered already; with whatever is said next, if not urgent."""
 
     message: dict[str, Any] = field(repr=False)
+    urgent: bool = True
 
 
 Action = SendInitial | Train | Receipt | Answer | Included | Closed
@@ -119,7 +120,8 @@ class Participant:
             if kind == "epoch":
                 return Answer(self._memory.promise(fields))
             if kind == "witness":
-                return Answer(self._memory.witness(fields, now))
+                urgent = fields.boolean("urgent")
+                return Answer(self._memory.witness(fields, now), urgent)
             if kind == "included":
                 return self._memory.require_included(fields)
             if kind in ("send-initial", "task"):

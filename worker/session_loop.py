@@ -1,7 +1,7 @@
 """One session with the aggregator, driven to its end: frames in and out, work beside. Trust zone: worker TEE's shell.
 
 Rules: frames are answered at once, also while this site trains, so that a challenge never waits for an epoch. Work runs
-on one thread; its results come back through the same queue as the frames. Everything said is said by this thread. A task
+on one thread; its results come back through the same queue as the frames. This thread says all that is said. A task
 that comes while an earlier one is at work waits for its end, and a later one takes its place: the run may go on without
 a site that is slow, and still want it for the next round.
 """
@@ -78,6 +78,7 @@ class SessionLoop:
         self._site = site
         self._channel = channel
         self._frames = frames
+        self._unsaid: list[dict[str, Any]] = []
         self._inbox: queue.SimpleQueue[bytes | _Done | _StreamEnded | dict[str, Any]] = queue.SimpleQueue()
         self._work_at: SendInitial | Train | None = None
         self._work_next: SendInitial | Train | None = None
@@ -159,7 +160,9 @@ class SessionLoop:
         if isinstance(action, Closed):
             return action
         if isinstance(action, Answer):
-            self._say(action.message)
+            self._unsaid.append(action.message)
+            if action.urgent:
+                self._say()
         elif isinstance(action, Included):
             self._site.contributor.require_own(action.round, action.prefix_sha256)
             self._site.note("included", round=action.round, index=action.index, log=str(action.head))
@@ -214,6 +217,7 @@ class SessionLoop:
             if time.monotonic() - started > HANDSHAKE_TIMEOUT_S:
                 raise ChannelError(Reason.HANDSHAKE_TIMEOUT, "handshake: not finished in time")
             return
+        self._say()
         session = self._channel.session
         session.require_lease(datetime.now(UTC))
         if time.monotonic() >= self._challenge_at:
@@ -222,6 +226,9 @@ class SessionLoop:
             if challenge is not None:
                 self._frames.send(challenge)
 
-    def _say(self, message: dict[str, Any]) -> None:
-        if self._channel.state is State.OPEN:
-            self._frames.send(self._channel.session.send(message))
+    def _say(self, *messages: dict[str, Any]) -> None:
+        """Say ``messages``, behind what was not urgent until now."""
+        self._unsaid += messages
+        if self._channel.state is State.OPEN and self._unsaid:
+            self._frames.send(self._channel.session.send(*self._unsaid))
+            self._unsaid.clear()

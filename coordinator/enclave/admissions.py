@@ -16,7 +16,7 @@ from trusted.channel.aggregator import AdmittedPeer, AggregatorChannel
 from trusted.channel.federation import Federation
 from trusted.channel.refusal import refusal
 from trusted.channel.results import issue_result, worker_subject
-from trusted.channel.session import Identity, Proof
+from trusted.channel.session import MAX_MESSAGES, Identity, Proof
 from trusted.channel.states import State
 from trusted.errors import ProtocolError, Reason
 from trusted.ledger.leaves import Admitted, Evicted, Leaf, Left, Refused
@@ -53,6 +53,7 @@ class Admissions:
     _leaves: list[Leaf] = field(default_factory=list)
     _refused: int = 0
     _connections: dict[int, _Connection] = field(default_factory=dict)
+    _unsaid: dict[int, list[dict[str, Any]]] = field(default_factory=dict)
     _members: dict[str, int] = field(default_factory=dict)
 
     @property
@@ -103,8 +104,19 @@ class Admissions:
         """Send ``message`` to ``member`` if it is still there."""
         connection = self._members.get(member)
         if connection is not None:
-            frame = self._connections[connection].channel.session.send(message)
-            self.effects.append(Send(connection, frame))
+            self._unsaid.setdefault(connection, []).append(message)
+
+    def take_effects(self) -> tuple[Effect, ...]:
+        """All that is to be done since this was asked last; what one member is told goes in one frame."""
+        for connection, messages in self._unsaid.items():
+            session = self._connections[connection].channel.session
+            for first in range(0, len(messages), MAX_MESSAGES):
+                frame = session.send(*messages[first : first + MAX_MESSAGES])
+                self.effects.append(Send(connection, frame))
+        self._unsaid.clear()
+        taken = tuple(self.effects)
+        self.effects.clear()
+        return taken
 
     def refuse(self, connection: int, reason: Reason) -> None:
         """End a connection for ``reason``, and say so to both its peer and the public."""
@@ -184,6 +196,7 @@ class Admissions:
                 self._leaves.append(Admitted(member, peer.boot, peer.verify_key, *proof))
 
     def _forget(self, connection: int) -> None:
+        self._unsaid.pop(connection, None)
         entry = self._connections.pop(connection, None)
         if entry is not None and entry.member is not None:
             del self._members[entry.member]

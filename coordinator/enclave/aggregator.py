@@ -76,6 +76,4 @@ class Aggregator:
         return self._drain()
 
     def _drain(self) -> tuple[Effect, ...]:
-        effects = tuple(self._admissions.effects)
-        self._admissions.effects.clear()
-        return effects
+        return self._admissions.take_effects()

@@ -59,9 +59,13 @@ class Log:
 
 @dataclass(frozen=True, slots=True)
 class _Step:
-    """A state to be written, and what waits for it: what happens, and which blobs nobody needs any more."""
+    """A state to be written, and what waits for it: once it is stored, and once it is certified.
+
+    ``spent``: which blobs nobody needs any more then.
+    """
 
     record: RunRecord
+    stored: Then | None
     then: Then | None
     spent: tuple[bytes, ...]
 
@@ -120,10 +124,17 @@ class Journal:
         self, record: RunRecord, now: datetime, *, then: Then | None = None, spent: tuple[bytes, ...] = ()
     ) -> None:
         """Let ``record`` be the run's state, witnessed; ``then`` happens, and ``spent`` go, once a quorum cosigned."""
-        self._last = record
+        self._write(_Step(record, None, then, spent), now)
+
+    def keep(self, record: RunRecord, now: datetime, *, stored: Then, spent: tuple[bytes, ...] = ()) -> None:
+        """Let ``record`` be the run's state; ``stored`` happens once the host has it. Witnesses may take their time."""
+        self._write(_Step(record, stored, None, spent), now)
+
+    def _write(self, step: _Step, now: datetime) -> None:
+        self._last = step.record
         for leaf in self.admissions.take_leaves():
             self.append(leaf)
-        self._steps.append(_Step(record, then, spent))
+        self._steps.append(step)
         self._write_next(now)
 
     def recommit(self, now: datetime, *, then: Then | None = None, spent: tuple[bytes, ...] = ()) -> None:
@@ -216,6 +227,8 @@ class Journal:
             self._writing = False
             note = Checkpoint(self._origin, head).sign(self._log_key)
             proposed = self._proposed[head.size] = _Proposed(head, note, taken[-1], step, name)
+            if step.stored is not None:
+                step.stored(later)
             for member in self.witnesses.promised:
                 self._propose(proposed, member)
             self._write_next(later)
@@ -243,6 +256,7 @@ class Journal:
                 "leaf": proposed.leaf.hex(),
                 **self._proofs(proposed, base.size),
                 "certified": None if settled is None else {"size": settled.size, "root": settled.root.hex()},
+                "urgent": proposed.step.stored is None,
                 "log_key": self._log_key.public_key().public_bytes_raw().hex(),
                 "recovery_key": self.key.secret.hex(),
             },

@@ -133,26 +133,29 @@ class RoundLoop:
         self._busy, self.stages = True, Stages(now)
 
         def sealed(made: RoundModel, later: datetime) -> None:
-            self._busy = False
             if self._over:
                 course.discard(made.blobs)
                 return
             opened = Round(number, cohort, *self._bounds(later))
             opened.advance(RoundEvent.ANNOUNCED)
-            self._announce(opened, made, present, later)
+            self._sent = made
+            journal = course.require_journal()
+            journal.append(leaves.Opened(number, present, cohort, made.prefix_sha256))
+            record, spent = self._record(opened), course.take_spent()
+            journal.keep(record, later, stored=lambda then: self._announce(opened, made, then), spent=spent)
 
         course.jobs.submit(lambda: course.sealer.seal_round(number, vector), sealed, now)
 
-    def _announce(self, opened: Round, made: RoundModel, present: tuple[str, ...], now: datetime) -> None:
-        course, self.current, self._sent = self._course, opened, made
+    def _announce(self, opened: Round, made: RoundModel, now: datetime) -> None:
+        """The host has the state in which this round is open: from now on it survives this aggregator."""
+        if self._over:
+            return
+        course, self.current, self._busy = self._course, opened, False
         self._require_stages().mark("broadcast", now)
         size = made.sent.header(course.exchanged).sealed_bytes
         course.emit("round-opened", round=opened.number, waiting_for=list(opened.waiting_for), bytes=size)
         for member in opened.cohort:
             self._send_task(opened, member)
-        journal = course.require_journal()
-        journal.append(leaves.Opened(opened.number, present, opened.cohort, made.prefix_sha256))
-        journal.commit(self._record(opened), now, spent=course.take_spent())
 
     def _send_task(self, current: Round, member: str) -> None:
         course, made = self._course, self._require_sent()

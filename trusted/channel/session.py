@@ -24,6 +24,9 @@ from trusted.evidence import EvidenceProvider
 from trusted.wire import Fields, decode_json, encode_json
 
 _NONCE_BYTES = 32
+_SEVERAL = "several"
+MAX_MESSAGES = 64  # in one frame
+_ALONE = frozenset({_SEVERAL, "challenge", "evidence"})
 
 
 @dataclass(frozen=True, slots=True)
@@ -110,9 +113,10 @@ class Session:
             raise RuntimeError("a session is granted its first lease when it is made")
         return min(self._lease_until, self.proof.result.expires)
 
-    def send(self, message: dict[str, Any]) -> bytes:
-        """The frame that carries ``message``, a document with a ``type``."""
-        return self._records.seal(encode_json(message))
+    def send(self, *messages: dict[str, Any]) -> bytes:
+        """The frame that carries ``messages``, documents with a ``type``: a frame costs more than what is in it."""
+        several = {"type": _SEVERAL, "messages": list(messages)}
+        return self._records.seal(encode_json(messages[0] if len(messages) == 1 else several))
 
     def receive(self, frame: bytes, now: datetime) -> Received:
         """Open the next record; answer a challenge, take evidence, or hand the message on.
@@ -128,7 +132,7 @@ class Session:
         if message["type"] == "evidence":
             self._take_evidence(message, now)
             return Received()
-        return Received(messages=(message,))
+        return Received(messages=_unfolded(message))
 
     def grant_lease(self, proof: Proof, now: datetime) -> None:
         """The peer has just proved itself: it is trusted for one lease from ``now``, and never beyond its ``proof``."""
@@ -170,3 +174,21 @@ class Session:
         bundle = EvidenceBundle.decode(evidence)
         result = self._federation.appraise(self._peer.role, bundle, transcript, now)
         self.grant_lease(Proof(result, nonce), now)
+
+
+def _unfolded(message: dict[str, Any]) -> tuple[dict[str, Any], ...]:
+    """The documents of one record, in their order.
+
+    Raises:
+        WireError, ChannelError: not one, and not a list of those that may stand in a list.
+    """
+    if message["type"] != _SEVERAL:
+        return (message,)
+    with Fields(message, "several") as fields:
+        fields.text("type")
+        messages = fields.items("messages", max_items=MAX_MESSAGES)
+    if not all(isinstance(one, dict) and isinstance(one.get("type"), str) for one in messages):
+        raise ChannelError(Reason.MALFORMED, "several.messages: objects with a type expected")
+    if any(one["type"] in _ALONE for one in messages):
+        raise ChannelError(Reason.UNEXPECTED_MESSAGE, "several.messages: one that stands alone")
+    return tuple(messages)
