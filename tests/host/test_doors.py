@@ -278,3 +278,17 @@ def test_doors_that_are_none_twice_too_many_or_elsewhere_are_refused(said: objec
     with pytest.raises(ProtocolError):
         _addresses({"doors": said})  # type: ignore[dict-item]
     assert len(_addresses({"doors": ["unix:/a", "tcp:127.0.0.1:1"]})) == 2
+
+
+def test_what_fails_while_a_blob_is_made_leaves_no_answer_to_the_next_question(doors: Doors) -> None:
+    arrivals(doors)
+    kept, broken = token_bytes(16), token_bytes(16)
+    doors.write(kept, 3, [b"abc"])
+
+    def pieces() -> Iterator[bytes]:
+        yield b"ab"
+        raise ZeroDivisionError
+
+    with pytest.raises(ZeroDivisionError):
+        doors.write(broken, 3, pieces())
+    assert bytes(doors.read(kept, 0, 3)) == b"abc"
