@@ -28,6 +28,7 @@ from trusted.channel.states import State
 from trusted.channel.worker import WorkerChannel
 from trusted.encoding import Vector
 from trusted.evidence.boot import Role
+from trusted.wire import sha256
 from worker.memory import Included, Memory
 from worker.participant import Action, Answer, Closed, Participant, Receipt, SendInitial, Train
 
@@ -127,13 +128,15 @@ class _Worker:
             return [self._session.session.send(action.message)]
         key = ContentKey.generate()
         if isinstance(action, SendInitial):
-            await self._upload(channel, action.blob, self._seal(action.header, self._shared.initial, key))
+            _, messages = self._seal(action.header, self._shared.initial, key)
+            await self._upload(channel, action.blob, messages)
             message: dict[str, Any] = {"type": "initial", "blob": action.blob.hex(), "key": key.secret.hex()}
         else:
             await self._download(channel, action)
-            await self._upload(channel, action.upload, self._seal(action.upload_header, self._shared.update, key))
+            prefix_sha256, messages = self._seal(action.upload_header, self._shared.update, key)
+            await self._upload(channel, action.upload, messages)
             message = {"type": "update", "round": action.round, "blob": action.upload.hex(), "key": key.secret.hex()}
-            message |= {"weight": 1, "metrics": {}}
+            message |= {"prefix_sha256": prefix_sha256.hex(), "weight": 1, "metrics": {}}
         return [self._session.session.send(message)]
 
     async def _download(self, channel: grpc.aio.Channel, task: Train) -> None:
@@ -145,9 +148,8 @@ class _Worker:
             name=name, first_bytes=header.prefix_bytes, chunk_bytes=_PIECES_A_MESSAGE * header.segment_bytes
         )
         messages = aiter(get(request))
-        verify_key = self._session.session.peer.verify_key
         prefix = await anext(messages)
-        opener = BlobOpener.begin(prefix, expected=header, key=task.model_key, verify_key=verify_key)
+        opener = BlobOpener.begin(prefix, expected=header, key=task.model_key, verify_key=task.model.signer)
         pieces = header.pieces()
         async for message in messages:
             while len(message):
@@ -165,8 +167,13 @@ class _Worker:
         if state.received_bytes != state.total_bytes:
             raise RuntimeError(f"{self._member}: the host took the upload and holds less than all of it")
 
-    def _seal(self, header: BlobHeader, vector: Vector, key: ContentKey) -> Iterator[bytes]:
-        """The messages of an upload, each sealed when it is asked for, and not kept."""
+    def _seal(self, header: BlobHeader, vector: Vector, key: ContentKey) -> tuple[bytes, Iterator[bytes]]:
+        """SHA-256 of the blob's prefix, and the messages of its upload, each sealed when asked for, and not kept."""
         parts = seal_vector(header, vector, key=key, signing_key=self._identity.signing_key)
-        while taken := [bytes(part) for part in islice(parts, _PIECES_A_MESSAGE)]:
-            yield b"".join((put_chunk_head(sum(map(len, taken))), *taken))
+        prefix = bytes(next(parts))
+        return sha256(prefix), _messages(chain([prefix], map(bytes, parts)))
+
+
+def _messages(parts: Iterator[bytes]) -> Iterator[bytes]:
+    while taken := list(islice(parts, _PIECES_A_MESSAGE)):
+        yield b"".join((put_chunk_head(sum(map(len, taken))), *taken))

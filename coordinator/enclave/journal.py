@@ -31,6 +31,7 @@ from trusted.ledger.leaves import Leaf, State
 from trusted.ledger.merkle import MAX_SIZE, Tree
 from trusted.ledger.notes import Note, NoteSignature
 from trusted.ledger.segments import Segment, segment_name
+from trusted.ledger.witness import Epoch
 from trusted.wire import Fields, sha256
 
 Then = Callable[[datetime], None]
@@ -99,7 +100,7 @@ class Journal:
     _steps: list[_Step] = field(default_factory=list)
     _writing: bool = False
     _proposed: dict[int, _Proposed] = field(default_factory=dict)
-    _bases: dict[str, tuple[int, TreeHead]] = field(default_factory=dict)
+    _bases: dict[str, tuple[int, Epoch, TreeHead]] = field(default_factory=dict)
     _last: RunRecord | None = None
     _state_blob: bytes | None = None
     _log_key: Ed25519PrivateKey = field(init=False, repr=False)
@@ -239,14 +240,14 @@ class Journal:
         said = self.witnesses.promised.get(member)
         if said is None:
             return
-        known = self._bases.get(member)
-        record = said.record
+        record, now = said.record, (said.connection, self.witnesses.epoch)
         base = EMPTY if record is None else record.base(self.witnesses.epoch)
-        if known is not None and known[0] == said.connection:
-            base = known[1]
+        known = self._bases.get(member)
+        if known is not None and known[:2] == now:  # in another epoch a witness holds on to what was certified alone
+            base = known[2]
         if base.size > proposed.head.size:  # it cosigned a later one, which is proposed as well
             return
-        self._bases[member] = said.connection, proposed.head
+        self._bases[member] = *now, proposed.head
         settled = self.certified if self.certified.size else None
         self.admissions.send(
             member,

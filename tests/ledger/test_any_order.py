@@ -1,7 +1,8 @@
 """Whatever the host delivers, drops, repeats or starts anew, two certified checkpoints lie on one line.
 
-Aggregators are attested: each runs `newest` before it proposes. The host decides which of them live, how many at once,
-with which epoch numbers, and who hears what when. Witnesses keep their records.
+Aggregators are attested: each goes on from one of `candidates` before it proposes, whichever the host has anything
+for. The host decides which of them live, how many at once, with which epoch numbers, and who hears what when.
+Witnesses keep their records.
 """
 
 from __future__ import annotations
@@ -19,15 +20,15 @@ from trusted.errors import LedgerError
 from trusted.ledger.checkpoint import Quorum, TreeHead
 from trusted.ledger.merkle import verify_consistency
 from trusted.ledger.notes import Note
-from trusted.ledger.recovery import newest
+from trusted.ledger.recovery import candidates
 from trusted.ledger.witness import Epoch, Proposal, WitnessRecord, certify, promise, witness
 
 
 class Aggregator:
     """One instance: it hears promises, goes on from the newest, adds to its log and proposes."""
 
-    def __init__(self, at: Epoch, salt: bytes) -> None:
-        self.epoch, self.salt = at, salt
+    def __init__(self, at: Epoch, salt: bytes, passed_over: int) -> None:
+        self.epoch, self.salt, self.passed_over = at, salt, passed_over
         self.promises: dict[str, WitnessRecord] = {}
         self.log: Log | None = None
 
@@ -47,15 +48,17 @@ class World:
         self.logs: dict[TreeHead, Log] = {}
         self.notes: dict[TreeHead, Note] = {}
 
-    def start(self, number: int) -> None:
+    def start(self, number: int, passed_over: int = 0) -> None:
+        """Another instance, to which the host gives nothing for the newest logs, ``passed_over`` of them."""
         place = len(self.aggregators)
-        self.aggregators.append(Aggregator(epoch(number, f"boot {place}"), b"%d" % place))
+        self.aggregators.append(Aggregator(epoch(number, f"boot {place}"), b"%d" % place, passed_over))
 
     def ask(self, who: Aggregator, member: str) -> None:
         self.records[member] = promise(self.records[member], who.epoch)
         who.promises[member] = self.records[member]
         if who.log is None:
-            head = newest(who.promises, who.epoch, self.quorum)
+            found = candidates(who.promises, who.epoch, self.quorum)
+            head = found[min(who.passed_over, len(found) - 1)].head
             who.log = self.logs[head].branch(head.size) if head.size else Log()
             who.extend()
 
@@ -113,12 +116,13 @@ def step(world: World, who: Aggregator, asked: int, *, extend: bool, proposed: i
 @given(
     count=st.sampled_from([3, 3, 4, 5]),
     numbers=st.sampled_from([(1, 2, 3), (1, 1, 2), (1, 2, 2), (2, 1, 3)]),
+    passed_over=st.tuples(*[st.sampled_from([0, 0, 1, 2, 9])] * 3),
     steps=st.lists(STEPS, min_size=3, max_size=12),
 )
-def test_two_certified_checkpoints_lie_on_one_line_whatever_the_order(count, numbers, steps):
+def test_two_certified_checkpoints_lie_on_one_line_whatever_the_order(count, numbers, passed_over, steps):
     world = World(count)
-    for number in numbers:
-        world.start(number)
+    for number, logs in zip(numbers, passed_over, strict=True):
+        world.start(number, logs)
     for which, asked, extend, proposed, told in steps:
         step(world, world.aggregators[which], asked, extend=extend, proposed=proposed, told=told)
     require_one_line(world, world.quorum.needed)

@@ -3,14 +3,15 @@
 from __future__ import annotations
 
 from dataclasses import replace
+from itertools import permutations
 
 import pytest
 
 from tests.ledger.logs import MEMBERS, QUORUM, Log, epoch, fresh, sealed_state, state, states
 from trusted.errors import LedgerError, Reason
 from trusted.ledger import leaves
-from trusted.ledger.checkpoint import EMPTY, Diverged, Quorum
-from trusted.ledger.recovery import newest, require_state
+from trusted.ledger.checkpoint import EMPTY, Diverged, Quorum, TreeHead
+from trusted.ledger.recovery import candidates, newest, require_known, require_state
 from trusted.ledger.witness import Epoch, Pending, WitnessRecord
 
 LOG = states(1, 2, 3, 4, 5, 6)
@@ -59,6 +60,77 @@ def test_who_is_no_witness_is_not_heard():
     assert found(promised(pending=4), promised(), promised(), quorum=Quorum(MEMBERS[2:], 2)) is Reason.LEDGER_QUORUM
     heard = newest({"guest": promised(pending=6)} | dict.fromkeys(MEMBERS[:3], promised(pending=4)), MINE, QUORUM)
     assert heard == LOG.head(4)
+
+
+def choices(*records: WitnessRecord) -> list[object]:
+    return [one.head for one in candidates(dict(zip(MEMBERS, records, strict=False)), MINE, QUORUM)]
+
+
+LIE = replace(promised(), pending=Pending(OLD, TreeHead(1 << 30, bytes(32))))
+CERTIFIED_LIE = replace(promised(pending=4), certified=TreeHead(1 << 30, bytes(32)))
+
+
+@pytest.mark.parametrize(
+    ("records", "expected"),
+    [
+        ([promised()] * 3, [EMPTY]),
+        ([promised(pending=4)] * 5, [LOG.head(4)]),
+        ([promised(pending=5), *[promised(pending=4)] * 2], [LOG.head(5)]),
+        ([promised(pending=5), *[promised(pending=4)] * 3], [LOG.head(5), LOG.head(4)]),
+        ([promised(pending=5), *[promised(pending=4)] * 2, promised()], [LOG.head(5), LOG.head(4)]),
+        ([LIE, *[promised()] * 3], [LIE.pending.head, EMPTY]),
+        ([LIE, *[promised(pending=4)] * 3], [LIE.pending.head, LOG.head(4)]),
+        ([CERTIFIED_LIE, *[promised(pending=4)] * 3], [LOG.head(4)]),
+        ([promised(FORK, pending=4), *[promised(pending=4)] * 3], [LOG.head(4)]),
+        ([promised(pending=5), *[promised(pending=4, certified=4)] * 3, promised()], [LOG.head(5), LOG.head(4)]),
+        ([promised(pending=4, certified=4), *[promised(pending=4)] * 2, promised(), promised()], [LOG.head(4)]),
+    ],
+    ids=[
+        "nothing yet", "all agree", "too few without the newest", "enough without it", "one of them forgot",
+        "a lie at the beginning", "a lie", "a lie that is certified", "a fork", "certified", "nothing but certified",
+    ],
+)  # fmt: skip
+def test_whoever_holds_nothing_newer_may_go_on_if_they_are_a_quorum(records, expected):
+    assert choices(*records) == expected
+
+
+@pytest.mark.parametrize(
+    ("records", "reason"),
+    [
+        ([promised(pending=4)] * 2, Reason.LEDGER_QUORUM),
+        ([replace(promised(pending=4), promised=OLD), promised(), promised()], Reason.LEDGER_EPOCH),
+        ([promised(pending=4), promised(FORK, pending=4), promised()], Reason.LEDGER_FORK),
+        ([CERTIFIED_LIE, promised(), promised()], Reason.LEDGER_FORK),
+    ],
+    ids=["too few", "promised to another", "two logs", "a lie among three"],
+)
+def test_where_no_quorum_is_of_one_mind_nothing_is_gone_on_from(records, reason):
+    with pytest.raises(LedgerError) as caught:
+        choices(*records)
+    assert caught.value.reason is reason
+
+
+def test_what_a_quorum_certified_is_in_every_candidate():
+    """Three of five certified four leaves; whichever three of the five are of one mind, one of them knows."""
+    knows, not_yet = promised(pending=4, certified=4), promised(pending=3)
+    for records in permutations([knows, knows, knows, not_yet, not_yet]):
+        assert choices(*records) == [LOG.head(4)]
+        assert choices(*records[:4]) == [LOG.head(4)]
+
+
+def known_in(log: Log, *records: WitnessRecord) -> None:
+    candidate = candidates(dict(zip(MEMBERS, records, strict=False)), MINE, QUORUM)[0]
+    require_known(candidate, log.tree, QUORUM)
+
+
+def test_a_log_that_lacks_what_a_quorum_knows_is_refused_and_one_liar_is_not_enough():
+    newer, other = promised(pending=5), replace(promised(pending=3, at=OLDER), certified=FORK.head(3))
+    known_in(LOG, newer, newer, newer, other)
+    with pytest.raises(Diverged) as caught:
+        known_in(LOG, newer, newer, other)
+    assert (caught.value.reason, caught.value.held) == (Reason.LEDGER_FORK, FORK.head(3))
+    with pytest.raises(Diverged):
+        known_in(FORK, newer, newer, promised(pending=3, certified=3, at=OLDER), promised())
 
 
 def offered(log: Log, size: int, sealed: bytes | None) -> leaves.State:
