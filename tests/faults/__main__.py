@@ -34,7 +34,8 @@ def count(federation: Federation) -> tuple[Ended, Counted]:
         points = {
             name: json.loads((running.site.folder / f"counts-{name}.json").read_text()) for name in running.names
         }
-    messages = {(Link.NETWORK, way): 60 for way in Way} | {(Link.DOOR, way): 130 for way in Way}
+        passed = json.loads(running.site.relay_door.with_suffix(".json").read_text())
+    messages = {(link, way): passed[f"{link.value} {way.value}"] for link in Link for way in Way}
     return ended, Counted(points, messages, len(ended.events))
 
 
@@ -83,6 +84,7 @@ def main(arguments: list[str]) -> int:
     federation = Federation.found()
     expected, counted = count(federation)
     print(json.dumps({"undisturbed_s": round(expected.seconds, 2), "moments": len(counted.moments()),
+                      "messages": sum(messages for messages in counted.messages.values()),
                       "left": expected.left, "descriptors": expected.host_descriptors}), flush=True)
     failed = 0
     for number in range(options.first, options.first + options.schedules):
