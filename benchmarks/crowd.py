@@ -95,7 +95,9 @@ class _Worker:
                 for message in received.messages:
                     action = self._participant.take(message, datetime.now(UTC))
                     if isinstance(action, Closed):
-                        call.cancel()
+                        heard = self._session.session.send({"type": "heard"})
+                        await call.write(cloister_pb2.Frame(data=heard))
+                        await call.done_writing()
                         return
                     replies += await self._act(channel, action)
                 for reply in replies:

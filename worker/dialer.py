@@ -28,6 +28,7 @@ _PIECES_A_MESSAGE = 4
 _QUEUED_FRAMES = 32
 _STAT_TIMEOUT_S = 30.0
 _MAX_BACKOFF_S = 15.0
+_GOODBYE_S = 2.0  # for a host to take what was sent, and end the stream too
 _END = None
 
 Progress = Callable[[int], None]
@@ -110,6 +111,7 @@ class FrameStream:
                 self._outbox.put(_END, timeout=1.0)
             except queue.Full:
                 self._call.cancel()
+            self._over.wait(_GOODBYE_S)  # this may be the last that the process does
 
     def _outgoing(self) -> Iterator[Any]:
         while True:

@@ -26,7 +26,10 @@ _OPTIONS = (
     ("grpc.initial_reconnect_backoff_ms", 500),
     ("grpc.max_reconnect_backoff_ms", 15_000),
 )
-_PASSING = frozenset({Reason.UNREACHABLE.value, Reason.STORE_AWAY.value, Reason.HOST_SHORT.value})
+# A disk that is full may be so for a minute; a site that gave up at once would cost the round its update.
+_PASSING = frozenset(
+    reason.value for reason in (Reason.UNREACHABLE, Reason.STORE_AWAY, Reason.HOST_SHORT, Reason.QUOTA)
+)
 _PLAINTEXT = "http://"
 _LOOPBACK = ("127.0.0.1", "[::1]", "localhost")
 _CUT = frozenset({grpc.StatusCode.UNAVAILABLE, grpc.StatusCode.CANCELLED, grpc.StatusCode.UNKNOWN})
@@ -74,7 +77,7 @@ def loopback_target(target: str) -> str:
 
 
 def is_cut(error: grpc.RpcError) -> bool:
-    """Whether the connection broke, or the host said that it or its store stalled: going on later may help."""
+    """Whether the connection broke, or the host said that it or its store stalled or is full: later may help."""
     number = _reason_number(error)
     return number in _PASSING if number else _code(error) in _CUT
 

@@ -158,6 +158,7 @@ class SessionLoop:
     def _on_message(self, message: dict[str, Any]) -> Closed | None:
         action = self._site.participant.take(message, datetime.now(UTC))
         if isinstance(action, Closed):
+            self._say({"type": "heard"})
             return action
         if isinstance(action, Answer):
             self._unsaid.append(action.message)

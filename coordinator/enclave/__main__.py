@@ -109,7 +109,7 @@ class _Shell:
             if self._aggregator.state in {RunState.WAITING, RunState.RUNNING}:
                 return False
             self._ended_at = time.monotonic()
-        somebody_waits = len(self._sessions) > 0 or self._doors.has_unheard_events
+        somebody_waits = self._aggregator.is_awaited or len(self._sessions) > 0 or self._doors.has_unheard_events
         return not somebody_waits or time.monotonic() - self._ended_at >= _LINGER_S
 
     def _end_sessions(self, link: Link) -> None:

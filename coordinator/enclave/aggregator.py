@@ -26,6 +26,11 @@ class Aggregator:
         """Where the run stands."""
         return self._run.state
 
+    @property
+    def is_awaited(self) -> bool:
+        """The run is over, and somebody who took part has not heard of it yet."""
+        return self._run.is_awaited
+
     def attach(self, connection: int, now: datetime) -> tuple[Effect, ...]:
         """Somebody connected."""
         self._admissions.attach(connection, now)

@@ -11,8 +11,10 @@ from __future__ import annotations
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from datetime import datetime, timedelta
+from functools import partial
 from secrets import token_bytes
 
+from coordinator.enclave.closing import ClosingNote
 from coordinator.enclave.course import Course
 from coordinator.enclave.journal import Journal, Log
 from coordinator.enclave.record import SECRET_BYTES, RecoveryKey
@@ -27,15 +29,20 @@ _AGAIN = timedelta(seconds=5)  # until a host that gave no state, or a wrong one
 
 @dataclass(slots=True)
 class Beginning:
-    """Until ``course`` has a journal. ``began`` and ``resumed`` are told which of the two it was, once."""
+    """Until ``course`` has a journal. ``began`` and ``resumed`` are told which of the two it was, once.
+
+    ``ended_before`` is told of a closing note: then it is neither.
+    """
 
     course: Course
     began: Callable[[datetime], None]
     resumed: Callable[[Resumed, datetime], None]
+    ended_before: Callable[[ClosingNote, datetime], None]
     _asking: bool = False
     _ask_at: datetime | None = None
     _refused: Reason | None = field(default=None)
     _refused_since: datetime | None = None
+    _noted: set[str] = field(default_factory=set)  # witnesses with whose key a closing note was looked for
 
     def proceed(self, now: datetime) -> None:
         """Ask the witnesses, and then the host, as soon as that can be."""
@@ -44,6 +51,7 @@ class Beginning:
             return
         if course.witnesses.missing:
             course.wait_for(set(course.plan.cohort.members) - set(course.witnesses.promised), "witnesses")
+            self._look_for_note(now)
             return
         try:
             memories = course.witnesses.memories()
@@ -54,6 +62,20 @@ class Beginning:
             self._ask_host(memories, now)
         else:
             self._begin(now)
+
+    def _look_for_note(self, now: datetime) -> None:
+        """They may be so few because the run is over, and the others have gone home."""
+        course = self.course
+        store, plan = course.store, course.admissions.federation.plan.digest
+
+        def found(note: ClosingNote | None, later: datetime) -> None:
+            if note is not None:
+                self.ended_before(note, later)
+
+        for member, said in course.witnesses.promised.items():
+            if member not in self._noted and said.recovery_key is not None:
+                self._noted.add(member)
+                course.jobs.submit(partial(ClosingNote.read, store, said.recovery_key, plan), found, now)
 
     def _begin(self, now: datetime) -> None:
         course, quorum = self.course, self.course.witnesses.quorum

@@ -115,9 +115,9 @@ class Journal:
     def prove(self, member: str, leaf: Leaf, index: int) -> None:
         """Show ``member`` that ``leaf`` is at ``index`` of the log that it was asked to cosign last."""
         known = self._bases.get(member)
-        if known is None or known[1].size <= index:
+        if known is None or known[2].size <= index:
             return  # it came after, and witnesses the leaf with what it cosigns next
-        proof = [node.hex() for node in self.log.tree.inclusion_proof(index, known[1].size)]
+        proof = [node.hex() for node in self.log.tree.inclusion_proof(index, known[2].size)]
         message = {"type": "included", "leaf": leaves.encode(leaf).hex(), "index": index, "proof": proof}
         self.admissions.send(member, message)
 

@@ -28,6 +28,7 @@ from trusted.wire import Fields, decode_json, encode_json, exactly, pack, unpack
 SECRET_BYTES = 32
 MAX_SEALED_BYTES = 8 << 20  # a round of 1024 members, with a key and metrics for each
 _LABEL = "cloister/run-state/v1"
+_NOTE_LABEL = "cloister/closing-note/v1"
 _NONCE_BYTES = 12
 _MAX_ROUND = 1 << 31
 
@@ -49,8 +50,7 @@ class RecoveryKey:
 
     def seal(self, plan: bytes, sequence: int, content: bytes) -> bytes:
         """``content`` as number ``sequence`` of the states of ``plan``."""
-        nonce, context = token_bytes(_NONCE_BYTES), _context(plan, sequence)
-        return pack(_LABEL, nonce, AESGCM(self._derive(context)).encrypt(nonce, content, context))
+        return self._seal(_LABEL, _context(plan, sequence), content)
 
     def open(self, plan: bytes, sequence: int, sealed: bytes) -> bytes:
         """What :meth:`seal` was given.
@@ -58,9 +58,27 @@ class RecoveryKey:
         Raises:
             StateError: SEALED_STATE: of another run, plan or number, or altered.
         """
-        context = _context(plan, sequence)
+        return self._open(_LABEL, _context(plan, sequence), sealed)
+
+    def seal_note(self, plan: bytes, content: bytes) -> bytes:
+        """``content`` as the closing note of ``plan`` (:mod:`coordinator.enclave.closing`)."""
+        return self._seal(_NOTE_LABEL, pack("cloister/closing-note-context/v1", plan), content)
+
+    def open_note(self, plan: bytes, sealed: bytes) -> bytes:
+        """What :meth:`seal_note` was given.
+
+        Raises:
+            StateError: SEALED_STATE: of another run or plan, or altered.
+        """
+        return self._open(_NOTE_LABEL, pack("cloister/closing-note-context/v1", plan), sealed)
+
+    def _seal(self, label: str, context: bytes, content: bytes) -> bytes:
+        nonce = token_bytes(_NONCE_BYTES)
+        return pack(label, nonce, AESGCM(self._derive(context)).encrypt(nonce, content, context))
+
+    def _open(self, label: str, context: bytes, sealed: bytes) -> bytes:
         try:
-            nonce, ciphertext = unpack(sealed, _LABEL, 2, max_bytes=MAX_SEALED_BYTES)
+            nonce, ciphertext = unpack(sealed, label, 2, max_bytes=MAX_SEALED_BYTES)
             return AESGCM(self._derive(context)).decrypt(exactly(nonce, _NONCE_BYTES, "nonce"), ciphertext, context)
         except (WireError, InvalidTag):
             raise StateError(Reason.SEALED_STATE, "state: of another run, or altered") from None

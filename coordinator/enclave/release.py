@@ -66,9 +66,16 @@ def publish(release: Release, identity: Identity, store: HostStore) -> None:
     """Store the release where recipients look for it, with evidence of where it comes from.
 
     One that an earlier aggregator of the run published, and did not live to tell of, makes room: its model is the same.
+    The host discards in its own time, and would discard what is written meanwhile: nothing is before the room is there.
+
+    Raises:
+        ConnectionError: it is not there yet; this is to be done again.
     """
     name, stored = release_name(release.plan), sign_release(release, identity)
-    store.discard(name)
+    if len(store.read(name, 0, 1)):
+        store.discard(name)
+        if len(store.read(name, 0, 1)):
+            raise ConnectionError("the host still holds an earlier release")
     store.write(name, len(stored), [stored])
 
 

@@ -13,6 +13,7 @@ from typing import Any
 from coordinator.enclave.admissions import Admissions, Arrival
 from coordinator.enclave.answers import Answers
 from coordinator.enclave.beginning import Beginning
+from coordinator.enclave.closing import ClosingNote
 from coordinator.enclave.course import Course
 from coordinator.enclave.ending import Ending
 from coordinator.enclave.initial import InitialModel
@@ -34,7 +35,7 @@ from trusted.ledger.witness import Epoch
 from trusted.wire import Fields
 
 _MAX_ABANDONED_IN_A_ROW = 3
-_KINDS = ("ready", "promised", "cosigned", "initial", "progress", "update", "failed")
+_KINDS = ("ready", "promised", "cosigned", "initial", "progress", "update", "failed", "heard")
 
 
 @unique
@@ -63,7 +64,7 @@ class Run:
         sealer = Sealer(exchanged, store, admissions.identity)
         self._course = Course(admissions, store, jobs, exchanged, self._witnesses, sealer)
         self._answers = Answers(admissions, store, jobs, exchanged, self.proceed)
-        self._beginning = Beginning(self._course, self._began, self._resumed)
+        self._beginning = Beginning(self._course, self._began, self._resumed, self._ended_before)
         self._initial = InitialModel(admissions, store, jobs, self._begin_with)
         self._rounds = RoundLoop(self._course, self._answers, self._concluded)
         self._ending = Ending(self._course, lambda now: self._end(RunState.FINISHED, now))
@@ -74,6 +75,11 @@ class Run:
     @property
     def _is_over(self) -> bool:
         return self.state not in {RunState.WAITING, RunState.RUNNING}
+
+    @property
+    def is_awaited(self) -> bool:
+        """Somebody who took part has not heard yet that the run is over."""
+        return self._is_over and bool(self._ending.awaited)
 
     # --- what the host may ask -------------------------------------------------------------------------------------
 
@@ -134,12 +140,15 @@ class Run:
                 stage = fields.choice("stage", ("download", "train", "upload"))
                 percent = fields.integer("percent", low=0, high=100)
                 self._course.emit("progress", member=member, round=number, outcome=f"{stage} {percent} %")
+            elif kind == "heard":
+                self._ending.heard(member)
             elif kind == "failed":
                 self._answers.failed(member, fields, self._rounds.current)
             else:
                 self._answers.update(peer, fields, self._rounds.current, self._rounds.stages, now)
 
     def _ready(self, member: str, fields: Fields, now: datetime) -> None:
+        self._ending.awaited.add(member)
         self._holders.discard(member)
         if fields.boolean("has_initial"):
             self._holders.add(member)
@@ -195,6 +204,13 @@ class Run:
         course.model = GlobalModel(found.model)
         self._rounds.resume(found.record, now)
         self._began(now)
+
+    def _ended_before(self, note: ClosingNote, now: datetime) -> None:
+        """Too few witnesses are left to go on, because the run is over."""
+        if not self._is_over:
+            self.state = RunState(note.outcome.value)
+            self._course.emit("run-ended", outcome=note.outcome.value)
+            self._ending.end_as_noted(note, now)
 
     def _epoch_began(self, now: datetime) -> None:
         """A witness was promised to a later aggregator: the newest state is witnessed once more."""

@@ -38,7 +38,8 @@ def count(federation: Federation) -> tuple[Ended, Counted]:
     with Running(federation, UNDISTURBED, count=True) as running:
         ended = running.to_the_end(TIMEOUT_S)
         points = {name: json.loads((running.site.folder / f"counts-{name}.json").read_text()) for name in running.names}
-    messages = {(Link.NETWORK, way): 60 for way in Way} | {(Link.DOOR, way): 130 for way in Way}
+        passed = json.loads(running.site.relay_door.with_suffix(".json").read_text())
+    messages = {(link, way): passed[f"{link.value} {way.value}"] for link in Link for way in Way}
     return ended, Counted(points, messages, len(ended.events))
 
 
@@ -91,6 +92,7 @@ def main(arguments: list[str]) -> int:
             {
                 "undisturbed_s": round(expected.seconds, 2),
                 "moments": len(counted.moments()),
+                "messages": sum(messages for messages in counted.messages.values()),
                 "left": expected.left,
                 "descriptors": expected.host_descriptors,
             }

@@ -7,6 +7,8 @@ the one that it is told to. HTTP/2 travels in the clear here: what is inside is 
 from __future__ import annotations
 
 import asyncio
+import json
+import signal
 import socket
 from collections.abc import Awaitable, Callable
 from contextlib import suppress
@@ -98,7 +100,7 @@ class Relay:
     def __init__(self, host_port: int, host_door: Path, tampering: tuple[Tampering, ...]) -> None:
         self._host_port = host_port
         self._host_door = host_door
-        self._lanes = {
+        self.lanes = {
             (link, way): _Lane({t.nth: t for t in tampering if (t.link, t.way) == (link, way)})
             for link in Link
             for way in Way
@@ -148,7 +150,7 @@ class Relay:
     async def _pump(
         self, link: Link, way: Way, split: Split, source: asyncio.StreamReader, target: asyncio.StreamWriter
     ) -> None:
-        lane = self._lanes[link, way]
+        lane = self.lanes[link, way]
         with suppress(OSError, EOFError, _Cut):
             while True:
                 message, counts = await split(source)
@@ -190,6 +192,17 @@ class Relay:
 def run_relay(
     listener: socket.socket, door: Path, host_port: int, host_door: Path, tampering: tuple[Tampering, ...]
 ) -> int:
-    """The relay's process."""
-    asyncio.run(Relay(host_port, host_door, tampering).serve(listener, door))
+    """The relay's process. SIGTERM ends it, and it says how many messages passed."""
+
+    async def until_told() -> None:
+        told = asyncio.Event()
+        asyncio.get_running_loop().add_signal_handler(signal.SIGTERM, told.set)
+        relay = Relay(host_port, host_door, tampering)
+        serving = asyncio.create_task(relay.serve(listener, door))
+        await told.wait()
+        serving.cancel()
+        passed = {f"{link.value} {way.value}": lane.passed for (link, way), lane in relay.lanes.items()}
+        door.with_suffix(".json").write_text(json.dumps(passed))
+
+    asyncio.run(until_told())
     return 0

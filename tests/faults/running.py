@@ -259,6 +259,8 @@ class Running:
         descriptors = open_descriptors(self.living[HOST].pid)
         os.kill(self.living[HOST].pid, signal.SIGTERM)
         self.wait_until(lambda: HOST in self.ended, _END_S, "the host stops")
+        os.kill(self.living["relay"].pid, signal.SIGTERM)
+        self.wait_until(lambda: "relay" in self.ended, _END_S, "the relay stops")
         rounds = tuple((number, tuple(members)) for number, members in found["rounds"])
         left = self._left()
         return Ended(found["model"], rounds, seconds, self.deaths, tuple(events), left, descriptors)
