@@ -83,6 +83,12 @@ class _Shell:
         self._clock = clock
         self._sessions = Sessions()
         self._ended_at: float | None = None
+        self._orders = {
+            DoorKind.START: aggregator.start,
+            DoorKind.PAUSE: aggregator.pause,
+            DoorKind.RESUME: aggregator.unpause,
+            DoorKind.STOP: aggregator.stop,
+        }
 
     def run(self) -> None:
         """Until the end, and a while longer for those who are still there."""
@@ -129,10 +135,8 @@ class _Shell:
             session = self._sessions.find(link, message.channel)
             if session is not None:
                 self._do(lambda: aggregator.receive(session, message.body, now))
-        elif message.kind is DoorKind.START:
-            self._do(lambda: aggregator.start(now))
-        elif message.kind is DoorKind.STOP:
-            self._do(lambda: aggregator.stop(now))
+        elif message.kind in self._orders:
+            self._do(partial(self._orders[message.kind], now))
 
     def _do(self, act: Callable[[], tuple[Effect, ...]]) -> None:
         """Let the aggregator act, and do what it asks. With every door broken, it goes on when one is back."""

@@ -68,7 +68,7 @@ class Run:
         self._rounds = RoundLoop(self._course, self._answers, self._concluded)
         self._ending = Ending(self._course, lambda now: self._end(RunState.FINISHED, now))
         self._holders: set[str] = set()  # of the initial model
-        self._paused = False
+        self._paused: bool | None = None  # until an order says so
         self.state = RunState.WAITING
 
     @property
@@ -92,8 +92,8 @@ class Run:
             self.proceed(now)
 
     def unpause(self, now: datetime) -> None:
-        """Open rounds again."""
-        if self._paused:
+        """Open rounds again. The public is told also of an order that an earlier aggregator did not live to hear."""
+        if not self._is_over and self._paused is not False:
             self._paused = False
             self._course.emit("run-resumed")
             self.proceed(now)
@@ -216,7 +216,7 @@ class Run:
         if self._course.journal is None:
             self._beginning.proceed(now)
         elif self._course.history.rounds < self._course.plan.rounds or self._rounds.current is not None:
-            self._rounds.proceed(now, paused=self._paused)
+            self._rounds.proceed(now, paused=bool(self._paused))
 
     def _concluded(self, now: datetime) -> None:
         """A round is over: the next one, the release, or the end."""

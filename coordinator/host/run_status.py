@@ -1,7 +1,8 @@
 """How a run stands, folded from its public events alone. Trust zone: host; the console reads it with the same code.
 
 The events are the aggregator's word, relayed by a host that nobody trusts: good for watching, no evidence.
-``run-started`` and ``round-opened`` mean running; ``run-ended`` says how it ended, and nothing moves a run from there.
+``run-started`` and ``round-opened`` mean running; between ``run-paused`` and ``run-resumed`` no round opens; ``run-ended``
+says how it ended, and nothing moves a run from there.
 """
 
 from __future__ import annotations
@@ -21,6 +22,7 @@ class RunState(Enum):
 
     WAITING = "waiting"
     RUNNING = "running"
+    PAUSED = "paused"
     FINISHED = "finished"
     STOPPED = "stopped"
     ABANDONED = "abandoned"
@@ -74,6 +76,7 @@ class RunStatus:
         """The status behind one more public event, whose fields already have their form."""
         name, ts = str(event["event"]), str(event["ts"])
         state = self._state_after(name, event)
+        started = self.started or (ts if name in _RUNNING else None)
         return replace(
             self,
             state=state,
@@ -82,7 +85,7 @@ class RunStatus:
             committed=self._committed_after(event) if name == "round-committed" else self.committed,
             members=self._members_after(name, event),
             waiting_for=() if state.is_over else self._waiting_after(name, event),
-            started=self.started or (ts if state is RunState.RUNNING else None),
+            started=started,
             updated=ts,
         )
 
@@ -91,6 +94,12 @@ class RunStatus:
             return self.state
         if name == "run-ended":
             return _ENDED.get(str(event.get("outcome")), self.state)
+        if name == "run-paused":
+            return RunState.PAUSED
+        if name == "run-resumed":
+            return RunState.WAITING if self.started is None else RunState.RUNNING
+        if name == "run-started" and self.state is RunState.PAUSED:
+            return self.state  # a standing pause is told before the start
         return RunState.RUNNING if name in _RUNNING else self.state
 
     def _committed_after(self, event: Mapping[str, Any]) -> int:
