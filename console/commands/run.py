@@ -1,4 +1,7 @@
-"""``cloister run``: start, watch, pause, resume and stop a run at a host. Trust zone: a member's machine; the host may lie."""
+"""``cloister run``: start, pause, resume, stop and watch a run at a host.
+
+Trust zone: a member's machine; the host may lie.
+"""
 
 from __future__ import annotations
 

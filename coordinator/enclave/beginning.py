@@ -53,6 +53,11 @@ class Beginning:
         else:
             self._ask_host(remembered, now)
 
+    def shift(self, by: timedelta) -> None:
+        """The clock was put forward by ``by``."""
+        if self._ask_at is not None:
+            self._ask_at += by
+
     def _begin(self, now: datetime) -> None:
         course, quorum = self.course, self.course.witnesses.quorum
         federation = course.admissions.federation
