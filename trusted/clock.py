@@ -7,21 +7,10 @@ Time that passes while a machine sleeps is no jump: the counting clock must coun
 
 from __future__ import annotations
 
-import time
 from dataclasses import dataclass
-from datetime import UTC, datetime, timedelta
+from datetime import datetime, timedelta
 
 TOLERANCE = timedelta(seconds=10)  # what setting a clock that drifts may cost
-
-
-def utc_now() -> datetime:
-    """The wall clock."""
-    return datetime.now(UTC)
-
-
-def counted_s() -> float:
-    """Seconds that only go up, a machine's sleep included; from where they count means nothing."""
-    return time.clock_gettime(time.CLOCK_BOOTTIME)
 
 
 @dataclass(slots=True)
@@ -30,11 +19,6 @@ class JumpDetector:
 
     wall: datetime
     counted_s: float
-
-    @classmethod
-    def begin(cls) -> JumpDetector:
-        """From now on."""
-        return cls(utc_now(), counted_s())
 
     def jump(self, wall: datetime, counted_s: float) -> timedelta | None:
         """By how much the wall clock was put forward (or back, below zero) since it was believed last; None: it was

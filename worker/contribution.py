@@ -117,7 +117,7 @@ class Contributor:
         """Download, train and seal, each timed for whoever asks why a round is slow."""
         marks = [time.monotonic()]
         progress("download", 0)
-        model = self._fetch(task)
+        model = self._fetch(task, progress)
         marks.append(time.monotonic())
         progress("train", 0)
         result = self.trainer.train(model, task.round, timeout_s=self.train_timeout_s)
@@ -135,25 +135,31 @@ class Contributor:
         prefix_sha256 = sha256(sealed[: header.prefix_bytes])
         return SealedUpdate(task.round, task.upload, sealed, key, prefix_sha256, result.num_examples, metrics, seconds)
 
-    def _fetch(self, task: Train) -> Vector:
+    def _fetch(self, task: Train, progress: Progress) -> Vector:
         """The whole model that the app sees: what is exchanged, over what stays as it was where the plan says so."""
         if self._model is None:
             self._model = np.empty(task.model.header.elements, dtype="<f4")
-        self._open(task.model, self._model)
+        self._open(task.model, self._model, progress)
         if task.base is None:
             return self._model
         if self._base is None or self._base[0] != task.base.blob:
             whole = np.empty(task.base.header.elements, dtype="<f4")
-            self._open(task.base, whole)
+            self._open(task.base, whole, progress)
             self._base = task.base.blob, whole
         whole = self._base[1]
         self.exchanged.put_into(whole, self._model)
         return whole
 
-    def _open(self, announced: AnnouncedBlob, vector: Vector) -> None:
+    def _open(self, announced: AnnouncedBlob, vector: Vector, progress: Progress) -> None:
         header = announced.header
         stored = self.transport.get_blob(announced.blob, header=header)
-        open_vector(stored, vector, expected=header, key=announced.key, verify_key=announced.signer)
+        open_vector(
+            _counted(stored, header.sealed_bytes, progress),
+            vector,
+            expected=header,
+            key=announced.key,
+            verify_key=announced.signer,
+        )
 
     def _seal(self, header: BlobHeader, vector: Vector, key: ContentKey, room: bytearray) -> memoryview:
         sealer, out = BlobSealer(header, key, self.signing_key), memoryview(room)
@@ -172,3 +178,12 @@ class Contributor:
             progress("upload", 100 * count // len(sealed))
 
         self.transport.put_blob(blob, sealed, sent)
+
+
+def _counted(stored: Iterator[memoryview], size_bytes: int, progress: Progress) -> Iterator[memoryview]:
+    """``stored``, telling how much of ``size_bytes`` has come; a host that sends more is never done more than 100 %."""
+    arrived = 0
+    for piece in stored:
+        arrived += len(piece)
+        progress("download", min(100, 100 * arrived // size_bytes))
+        yield piece

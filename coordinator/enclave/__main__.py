@@ -19,6 +19,7 @@ from functools import partial
 
 from coordinator.door import Address, DoorKind, DoorMessage, encode_reason
 from coordinator.enclave.aggregator import Aggregator
+from coordinator.enclave.clocks import counted_s, utc_now, watched
 from coordinator.enclave.doors import MAX_DOORS, Doors, Link
 from coordinator.enclave.effects import Close, Effect, Emit, Send
 from coordinator.enclave.run import RunState
@@ -27,7 +28,7 @@ from coordinator.enclave.workshop import Workshop
 from trusted.allocator import keep_chunk_memory
 from trusted.channel.federation import Federation
 from trusted.channel.session import Identity
-from trusted.clock import JumpDetector, counted_s, utc_now
+from trusted.clock import JumpDetector
 from trusted.documents.charter import verify_charter
 from trusted.documents.plan import verify_plan
 from trusted.errors import ProtocolError, Reason, WireError
@@ -62,7 +63,7 @@ def main(boot: Boot) -> int:
     signal.signal(signal.SIGTERM, leave)
     note("aggregator-started", plan=federation.plan.digest.hex())
     try:
-        serve(doors, aggregator, jumps=JumpDetector.begin(), leaving=leaving)
+        serve(doors, aggregator, jumps=watched(), leaving=leaving)
     finally:
         workshop.close()
     return 0 if leaving.is_set() or aggregator.state in {RunState.FINISHED, RunState.STOPPED} else 1
