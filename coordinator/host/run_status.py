@@ -62,10 +62,15 @@ class MemberStatus:
     away_since: str | None = None
     away_reason: str | None = None
 
+    def awaited(self) -> MemberStatus:
+        """The same, drawn for a new round: nothing is known of its work there, and it is waited for."""
+        return replace(self, work="", moved=None, away_since=None, away_reason=None)
+
     def after(self, name: str, event: Mapping[str, Any]) -> MemberStatus:
         """The member behind one more public event that names it."""
         ts, outcome, reason = str(event["ts"]), str(event.get("outcome", "")), event.get("reason")
-        gone = name in ("away", "left") or (name == "contribution" and outcome in ("gone", "silent"))
+        gone = name == "contribution" and outcome in ("gone", "silent")
+        gone = gone or name == "away" or (name == "left" and reason is not None)  # a lost connection is waited for
         back = name in ("awaited", "back", "admitted") or (name == "contribution" and outcome == "counted")
         told = replace(
             self,
@@ -80,7 +85,7 @@ class MemberStatus:
         if name in ("progress", "awaited", "silent"):
             moved = _before(ts, event.get("seconds", 0)) if name == "silent" else ts
             told = replace(told, work=outcome or self.work, moved=moved)
-        if gone and (reason is not None or self.away_since is None):
+        if gone:
             return replace(told, away_since=ts, away_reason=None if reason is None else str(reason))
         return replace(told, away_since=None, away_reason=None) if back else told
 
@@ -178,6 +183,9 @@ class RunStatus:
 
     def _members_after(self, name: str, event: Mapping[str, Any]) -> Mapping[str, MemberStatus]:
         member = event.get("member")
+        if member is None and name == "round-opened":
+            drawn = self._waiting_after(name, event)
+            return {key: item.awaited() if key in drawn else item for key, item in self.members.items()}
         if member is None:
             return self.members
         return {**self.members, member: self.members.get(member, MemberStatus(member)).after(name, event)}
