@@ -40,6 +40,10 @@ class _Echo:
         """The update, whatever the model."""
         return _Result(self.update)
 
+    def beat(self) -> int:
+        """Nothing works."""
+        return 0
+
     def stop(self) -> None:
         """Nothing runs."""
 

@@ -30,6 +30,7 @@ from trusted.wire import Json
 from worker.bundle import MAX_BUNDLE_BYTES
 
 SITE_POLICY = "site-policy.dsse.json"
+CONTROL = "control"  # beside a site's papers: what its operator wants of its workers
 STATE = "state"  # beside a site's papers, unless its operator says otherwise
 _MAX_KEY_BYTES = 1 << 14
 
@@ -112,14 +113,15 @@ def stage_site(stage: Stage, papers: Papers, files: SiteFiles, route: Route) -> 
         "initial_model": initial,
         "app_log": str(logs / "app.log"),
         "collateral_store": "",
+        "control": _control(files.folder, papers.plan.digest),
         "state": "" if files.state is None else str(_memory(stage, files.state, papers.plan.digest)),
     }
 
 
 def worker_surroundings(chip: Path, log: Path, options: Mapping[str, Json]) -> Surroundings:
-    """What a worker of the software TEE with these start options gets: it reads what was staged, and writes its app's
-    log and its own memory."""
-    staged = ("worker_key", "bundle", "data", "initial_model")
+    """What a worker of the software TEE with these start options gets: it reads what was staged and what its operator
+    wants, and writes its app's log and its own memory."""
+    staged = ("worker_key", "bundle", "data", "initial_model", "control")
     readable = tuple(Path(str(options[name])) for name in staged if options[name])
     writable = [Path(str(options["app_log"])).parent]
     if options["state"]:
@@ -133,6 +135,26 @@ def _memory(stage: Stage, state: Path, plan: bytes) -> Path:
     folder = stage.empty_folder(state / plan.hex())
     folder.chmod(0o700)
     return folder
+
+
+def control_folder(site: Path, plan: bytes) -> Path:
+    """Where the operator of ``site`` says what its worker for the plan with this digest is to do; made if need be.
+
+    Raises:
+        OSError: it cannot be made.
+    """
+    folder = site.resolve() / CONTROL / plan.hex()
+    for made in (folder.parent, folder):
+        made.mkdir(exist_ok=True)
+        made.chmod(0o755)  # an enclave has a user of its own, and reads it
+    return folder
+
+
+def _control(site: Path, plan: bytes) -> str:
+    try:
+        return str(control_folder(site, plan))
+    except OSError:  # papers on a disk that is only read: SIGTERM is heard all the same
+        return ""
 
 
 def _worker_key(path: Path) -> Ed25519PrivateKey:

@@ -6,6 +6,7 @@ import json
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
+from datetime import UTC, datetime
 from pathlib import Path
 from secrets import token_bytes
 from typing import Any
@@ -14,6 +15,7 @@ from console.client import HostClient
 from console.documents import load_charter, load_plan, owner_of, present
 from console.files import MAX_CA_BYTES, read_bounded
 from console.output import Report
+from console.waiting import standing, waits
 from coordinator.host.run_status import RunStatus
 from trusted.documents import order
 from trusted.documents.charter import VerifiedCharter
@@ -98,9 +100,12 @@ def say_status(report: Report, status: RunStatus) -> None:
             ("bytes", f"{status.bytes_in} in, {status.bytes_out} out"),
         ]
     )
+    told = waits(status, datetime.now(UTC))
+    for sentence in told:
+        report.say(f"  {sentence}")
     for member in status.members.values():
         protection = "NO HARDWARE PROTECTION" if member.assurance == "none" else str(member.assurance)
-        standing = f"attested, {protection}" if member.attested else "not connected"
+        attested = f"attested, {protection}" if member.attested else "not connected"
         because = f" ({member.last_reason})" if member.last_reason else ""
-        report.say(f"  {member.member}: {standing}; {member.last_event}{because}")
-    report.data |= {"run": status_json(status)}
+        report.say(f"  {member.member}: {attested}; {standing(member)}{because}")
+    report.data |= {"run": status_json(status), "waits": told}

@@ -7,7 +7,8 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from dataclasses import replace
+from dataclasses import dataclass, replace
+from datetime import UTC, datetime
 
 from rich.console import Console, Group, RenderableType
 from rich.live import Live
@@ -16,7 +17,9 @@ from rich.text import Text
 
 from console.client import WatchedEvent
 from console.ordering import Desk
+from console.waiting import standing, waits
 from coordinator.host.run_status import MemberStatus, RunStatus
+from trusted.documents.plan import Plan
 from trusted.errors import Reason, RunError
 
 _STALE_AFTER = 20  # reconnects in a row without an event: then the host is told as unreachable
@@ -29,23 +32,30 @@ def watch_run(desk: Desk, *, quiet: bool = False, console: Console | None = None
         ProtocolError: the host refuses, or stays out of reach.
     """
     status = RunStatus(desk.plan.digest.hex(), rounds=desk.plan.document.rounds)
-    with _drawing(_draw(status, desk), None if quiet else console or Console()) as draw:
+    shown = _Shown(status)
+    with _drawing(lambda: draw(shown.status, desk.plan.document, datetime.now(UTC)), console, quiet=quiet):
         for event in _events(desk):
-            status = _with_bytes(status.after(event.fields), desk, event)
-            draw(_draw(status, desk))
-            if status.state.is_over:
+            shown.status = _with_bytes(shown.status.after(event.fields), desk, event)
+            if shown.status.state.is_over:
                 break
-    return status
+    return shown.status
+
+
+@dataclass(slots=True)
+class _Shown:
+    """What the screen shows now."""
+
+    status: RunStatus
 
 
 @contextmanager
-def _drawing(first: RenderableType, console: Console | None) -> Iterator[Callable[[RenderableType], None]]:
-    """What draws a newer picture over the last one; nothing is drawn without a ``console``."""
-    if console is None:
-        yield lambda picture: None
+def _drawing(picture: Callable[[], RenderableType], console: Console | None, *, quiet: bool) -> Iterator[None]:
+    """Draws ``picture`` over the last one, also when nothing comes: how long somebody is silent changes with time."""
+    if quiet:
+        yield
         return
-    with Live(first, console=console, refresh_per_second=8) as live:
-        yield live.update
+    with Live(console=console or Console(), refresh_per_second=4, get_renderable=picture):
+        yield
 
 
 def _events(desk: Desk) -> Iterator[WatchedEvent]:
@@ -70,8 +80,8 @@ def _with_bytes(status: RunStatus, desk: Desk, event: WatchedEvent) -> RunStatus
     return replace(status, bytes_in=seen.bytes_in, bytes_out=seen.bytes_out, aggregator=seen.aggregator)
 
 
-def _draw(status: RunStatus, desk: Desk) -> RenderableType:
-    plan = desk.plan.document
+def draw(status: RunStatus, plan: Plan, now: datetime) -> RenderableType:
+    """The picture of ``status`` at the time ``now``."""
     table = Table(
         title=f"{plan.name}: {status.state.value}, round {status.round}, {status.committed} of {plan.rounds} done"
     )
@@ -81,7 +91,8 @@ def _draw(status: RunStatus, desk: Desk) -> RenderableType:
         table.add_row(*_row(member, status.members.get(member)))
     waiting = ", ".join(status.waiting_for) or ("nobody" if status.members else "the sites to join")
     carried = f"{megabytes(status.bytes_in)} in, {megabytes(status.bytes_out)} out"
-    return Group(table, Text(f"waiting for: {waiting}   ciphertext carried: {carried}\n", style="dim"))
+    told = [Text(sentence, style="yellow") for sentence in waits(status, now)]
+    return Group(table, *told, Text(f"waiting for: {waiting}   ciphertext carried: {carried}\n", style="dim"))
 
 
 def _row(name: str, member: MemberStatus | None) -> tuple[str, str, str, str]:
@@ -89,7 +100,7 @@ def _row(name: str, member: MemberStatus | None) -> tuple[str, str, str, str]:
         return name, "not admitted", "", ""
     protection = "[yellow]NO HARDWARE PROTECTION[/]" if member.assurance == "none" else f"[green]{member.assurance}[/]"
     attested = f"attested {str(member.measurement)[:8]}…, {protection}" if member.attested else "[red]not connected[/]"
-    return name, attested, member.last_event, str(member.last_reason or "")
+    return name, attested, standing(member), str(member.last_reason or "")
 
 
 def megabytes(count: int) -> str:

@@ -134,6 +134,16 @@ def sentence_of(entry: Entry) -> str:
             return f"Refused: {reason} {entry.get('name')}: {entry.get('detail')} (docs/runbook.md#{_anchor(reason)})"
         case "worker-failed":
             return f"Failed: {entry.get('detail')}"
+        case "site-paused":
+            return "Takes no further task, as `cloister worker pause` said; what is under way is finished."
+        case "site-resumed":
+            return "Takes tasks again."
+        case "site-withdrawn":
+            return f"This site is withdrawn from the plan{_because(reason)}; take it back: cloister worker resume."
+        case "worker-left":
+            return "Asked to end: the aggregator knows, and nothing trains here any more."
+        case "clock-jumped":
+            return f"The clock was set by {entry.get('seconds')} seconds; everybody proves itself anew."
         case "run-over":
             return f"The run is over: {entry.get('outcome')} after {entry.get('rounds')} rounds."
         case "door-unreachable" | "door-broken":

@@ -54,8 +54,10 @@ class DoorKind(IntEnum):
     START = 20  # the signed order (DSSE JSON) that started the run; sent again after each registration
     STOP = 21  # the signed order that stops it
     ARRIVED = 22  # blob: an expected blob is complete; sent again when a complete blob is expected again
-    RECORDED = 24  # empty: the event of this number is stored, now or before; one of number 0 is not answered
     DECLINED = 23  # Decline: the host has no room for an expected blob, or knows its name as another one
+    RECORDED = 24  # empty: the event of this number is stored, now or before; one of number 0 is not answered
+    PAUSE = 25  # the signed order that pauses it; the newer one of this and RESUME is sent again, ahead of START
+    RESUME = 26  # the signed order that lets a paused run go on
 
     READ = 32  # BlobRange; answered by DATA or MISSING
     DATA = 33  # the bytes; fewer than asked only at the end of what the host has

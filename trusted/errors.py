@@ -92,6 +92,7 @@ class Reason(IntEnum):
     HANDSHAKE_TIMEOUT = 410
     SUPERSEDED = 411
     PEER_SIGNATURE = 412
+    CLOCK_JUMPED = 413
 
     # 5xx: sealed blobs
     BLOB_HEADER = 501
@@ -116,6 +117,10 @@ class Reason(IntEnum):
     ROUND_DEADLINE = 607
     METRIC = 608
     INITIAL_MODEL = 609
+    MEMBER_SILENT = 610
+    SITE_PAUSED = 611
+    SITE_WITHDRAWS = 612
+    SITE_LEAVES = 613
 
     # 7xx: the coordinator host, which nobody trusts; these help people, and protect nobody
     NO_AGGREGATOR = 701

@@ -6,6 +6,7 @@ Medical data and models must outlive today's ciphers, so every key exchange is M
 from __future__ import annotations
 
 from dataclasses import dataclass, field
+from secrets import token_bytes
 
 from cryptography.exceptions import InvalidTag
 from cryptography.hazmat.primitives.asymmetric.mlkem import MLKEM768PrivateKey, MLKEM768PublicKey
@@ -39,8 +40,8 @@ class SealingKey:
 
     @classmethod
     def generate(cls) -> SealingKey:
-        """A fresh key."""
-        return cls._of(MLKEM768PrivateKey.generate(), X25519PrivateKey.generate())
+        """A fresh key, from the kernel's generator: OpenSSL's own would be the same in two clones of a machine."""
+        return cls.from_bytes(token_bytes(PRIVATE_BYTES))
 
     @classmethod
     def from_bytes(cls, secret: bytes) -> SealingKey:

@@ -156,7 +156,7 @@ class Contributor:
         """Download and train, each timed for whoever asks why a round is slow."""
         marks = [time.monotonic()]
         progress("download", 0)
-        model = self._fetch(task)
+        model = self._fetch(task, progress)
         marks.append(time.monotonic())
         progress("train", 0)
         result = self.trainer.train(model, task.round, timeout_s=self.train_timeout_s)
@@ -170,25 +170,31 @@ class Contributor:
         metrics = {name: value for name, value in result.metrics.items() if name in self.allowed_metrics}
         return SealedUpdate(task.round, task.upload, sealed, key, result.num_examples, metrics, seconds)
 
-    def _fetch(self, task: Train) -> Vector:
+    def _fetch(self, task: Train, progress: Progress) -> Vector:
         """The whole model that the app sees: what is exchanged, over what stays as it was where the plan says so."""
         if self._model is None:
             self._model = np.empty(task.model.header.elements, dtype="<f4")
-        self._open(task.model, self._model)
+        self._open(task.model, self._model, progress)
         if task.base is None:
             return self._model
         if self._base is None or self._base[0] != task.base.blob:
             whole = np.empty(task.base.header.elements, dtype="<f4")
-            self._open(task.base, whole)
+            self._open(task.base, whole, progress)
             self._base = task.base.blob, whole
         whole = self._base[1]
         self.exchanged.put_into(whole, self._model)
         return whole
 
-    def _open(self, announced: AnnouncedBlob, vector: Vector) -> None:
+    def _open(self, announced: AnnouncedBlob, vector: Vector, progress: Progress) -> None:
         header = announced.header
         stored = self.transport.get_blob(announced.blob, header=header)
-        open_vector(stored, vector, expected=header, key=announced.key, verify_key=announced.signer)
+        open_vector(
+            _counted(stored, header.sealed_bytes, progress),
+            vector,
+            expected=header,
+            key=announced.key,
+            verify_key=announced.signer,
+        )
 
     def _put(self, blob: bytes, stream: SealedStream, progress: Progress) -> None:
         def sent(count: int) -> None:
@@ -201,3 +207,12 @@ class Contributor:
                 raise
             self._last = None  # of no use to anybody
             raise AppError(Reason.APP_REPLY, "update: finite numbers expected") from None
+
+
+def _counted(stored: Iterator[memoryview], size_bytes: int, progress: Progress) -> Iterator[memoryview]:
+    """``stored``, telling how much of ``size_bytes`` has come; a host that sends more is never done more than 100 %."""
+    arrived = 0
+    for piece in stored:
+        arrived += len(piece)
+        progress("download", min(100, 100 * arrived // size_bytes))
+        yield piece

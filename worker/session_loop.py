@@ -3,7 +3,8 @@
 Rules: frames are answered at once, also while this site trains, so that a challenge never waits for an epoch. Work runs
 on one thread; its results come back through the same queue as the frames. This thread says all that is said. A task
 that comes while an earlier one is at work waits for its end, and a later one takes its place: the run may go on without
-a site that is slow, and still want it for the next round.
+a site that is slow, and still want it for the next round. What the operator of this site wants is looked at every
+second; it can only make this worker do less.
 """
 
 from __future__ import annotations
@@ -13,7 +14,6 @@ import threading
 import time
 from collections.abc import Callable
 from dataclasses import dataclass, field
-from datetime import UTC, datetime
 from typing import Any, Protocol
 
 from trusted.channel.refusal import refusal
@@ -21,14 +21,18 @@ from trusted.channel.results import issue_result
 from trusted.channel.session import Identity, Proof
 from trusted.channel.states import State
 from trusted.channel.worker import Membership, WorkerChannel
+from trusted.clock import JumpDetector
 from trusted.errors import ChannelError, ProtocolError, Reason
+from worker.clocks import counted_s, utc_now
 from worker.contribution import Contributor, Vector
 from worker.memory import Included
+from worker.operator import Departed, Operator, Wish
 from worker.participant import Answer, Closed, Participant, Receipt, SendInitial, Train
+from worker.pulse import Pulse
 
 HANDSHAKE_TIMEOUT_S = 130.0
-_PROGRESS_S = 0.5
 _TICK_S = 1.0
+_GOODBYE_S = 1.5  # until the aggregator has heard that this site goes
 
 Note = Callable[..., None]
 
@@ -48,7 +52,14 @@ class Frames(Protocol):
 
 @dataclass(slots=True)
 class Site:
-    """Everything about this site that outlives a session. ``aggregator``: what its results call the aggregator."""
+    """Everything about this site that outlives a session.
+
+    Attributes:
+        aggregator: what this site's results call the aggregator.
+        trainer_beat: any number that grows while the trainer works.
+        beat_s: how often the aggregator hears that work goes on; several times in a lease.
+        jumps: watches the clock, if anybody does.
+    """
 
     participant: Participant
     identity: Identity
@@ -58,6 +69,10 @@ class Site:
     aggregator: str
     reattest_s: int
     note: Note
+    operator: Operator = field(default_factory=Operator)
+    trainer_beat: Callable[[], int] = lambda: 0
+    beat_s: float = 5.0
+    jumps: JumpDetector | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -79,14 +94,18 @@ class SessionLoop:
         self._channel = channel
         self._frames = frames
         self._unsaid: list[dict[str, Any]] = []
-        self._inbox: queue.SimpleQueue[bytes | _Done | _StreamEnded | dict[str, Any]] = queue.SimpleQueue()
-        self._work_at: SendInitial | Train | None = None
-        self._work_next: SendInitial | Train | None = None
+        self._inbox: queue.SimpleQueue[bytes | _Done | _StreamEnded] = queue.SimpleQueue()
+        self._working: SendInitial | Train | None = None
+        self._next: SendInitial | Train | None = None
+        self._pulse: Pulse | None = None
+        self._told_at = 0.0  # of the monotonic clock, as all times here
+        self._tick_at = time.monotonic() + _TICK_S
+        self._resting = False
         self._noted: Proof | None = None
         self._challenge_at = time.monotonic() + site.reattest_s
 
-    def run(self) -> Closed | None:
-        """How the run ended; None when only this session did, and the worker should come back.
+    def run(self) -> Closed | Departed | None:
+        """How the run ended, or that this site's part has; None when only this session did, and the worker comes back.
 
         Raises:
             ProtocolError: the aggregator did not prove what it must, or broke the session.
@@ -95,18 +114,21 @@ class SessionLoop:
         started = time.monotonic()
         self._frames.send(self._channel.begin())
         while True:
+            if time.monotonic() >= self._tick_at:  # also while frames keep coming
+                self._tick_at = time.monotonic() + _TICK_S
+                if self._clock_jumped():
+                    return None
+                departed = self._on_tick(started)
+                if departed is not None:
+                    return departed
             try:
-                item = self._inbox.get(timeout=_TICK_S)
+                item = self._inbox.get(timeout=max(0.0, self._tick_at - time.monotonic()))
             except queue.Empty:
-                self._on_tick(started)
                 continue
-            if isinstance(item, _StreamEnded):
+            if isinstance(item, _StreamEnded) or self._clock_jumped():
                 return None
             if isinstance(item, _Done):
-                self._say(item.message)
-                self._end_work()
-            elif isinstance(item, dict):
-                self._say(item)
+                self._on_done(item)
             else:
                 closed = self._on_frame(item)
                 if closed is not None:
@@ -118,7 +140,7 @@ class SessionLoop:
         self._inbox.put(_StreamEnded())
 
     def _on_frame(self, frame: bytes) -> Closed | None:
-        before, now = self._channel.state, datetime.now(UTC)
+        before, now = self._channel.state, utc_now()
         try:
             if before is State.OPEN:  # a machine that slept acts on nothing that came while it did
                 self._channel.session.require_lease(now)
@@ -144,6 +166,7 @@ class SessionLoop:
             raise RuntimeError("an open channel has appraised its aggregator")
         self._site.note("admitted", measurement=result.measurement.hex(), assurance=result.assurance.value)
         self._say(self._site.participant.ready(has_initial=self._site.initial is not None))
+        self._heed(self._site.operator.wish())
 
     def _note_proof(self) -> None:
         """This site's own signed word about each proof of the aggregator, for its log."""
@@ -156,7 +179,7 @@ class SessionLoop:
         self._site.note("attested", ear=token, **keys)
 
     def _on_message(self, message: dict[str, Any]) -> Closed | None:
-        action = self._site.participant.take(message, datetime.now(UTC))
+        action = self._site.participant.take(message, utc_now())
         if isinstance(action, Closed):
             self._say({"type": "heard"})
             return action
@@ -170,22 +193,34 @@ class SessionLoop:
         elif isinstance(action, Receipt):
             counted = action.reason is None
             self._site.note("receipt", round=action.round, outcome="counted" if counted else "refused")
-        elif self._work_at is None:
-            self._begin_work(action)
-        elif action != self._work_at:  # told again, as after an epoch that began: it is at work already
-            self._work_next = action
+        else:
+            self._on_task(action)
         return None
 
-    def _begin_work(self, action: SendInitial | Train) -> None:
-        self._work_at = action
-        threading.Thread(target=self._work, args=(action,), daemon=True).start()
+    def _on_task(self, action: SendInitial | Train) -> None:
+        """Begin, or refuse by the operator's word; what comes for a later round waits for the work of this one."""
+        self._heed(self._site.operator.wish())
+        working = self._working
+        if isinstance(action, Train) and self._resting:
+            self._say({"type": "failed", "round": action.round, "reason": int(Reason.SITE_PAUSED)})
+        elif working is None:
+            self._begin(action)
+        elif action != working:  # else it is told again, as after an epoch that began
+            self._next = action
 
-    def _end_work(self) -> None:
-        waiting, self._work_at, self._work_next = self._work_next, None, None
-        if waiting is not None:
-            self._begin_work(waiting)
+    def _begin(self, action: SendInitial | Train) -> None:
+        self._working = action
+        self._pulse = Pulse(action.round, self._site.trainer_beat) if isinstance(action, Train) else None
+        threading.Thread(target=self._work, args=(action, self._pulse), daemon=True).start()
 
-    def _work(self, action: SendInitial | Train) -> None:
+    def _on_done(self, done: _Done) -> None:
+        self._working = self._pulse = None
+        self._say(done.message)
+        if self._next is not None:
+            action, self._next = self._next, None
+            self._on_task(action)
+
+    def _work(self, action: SendInitial | Train, pulse: Pulse | None) -> None:
         contributor = self._site.contributor
         try:
             if isinstance(action, SendInitial):
@@ -193,39 +228,77 @@ class SessionLoop:
                     raise ChannelError(Reason.INITIAL_MODEL, "send-initial: this site has no initial model")
                 done = contributor.send_initial(action, self._site.initial)
             else:
-                done = contributor.contribute(action, self._progress(action.round)).message()
+                report = (pulse or Pulse(action.round, self._site.trainer_beat)).report
+                done = contributor.contribute(action, report).message()
         except ProtocolError as error:
             self._site.note("work-failed", reason=error.reason.code, detail=error.detail)
             number = action.round if isinstance(action, Train) else 0
             done = {"type": "failed", "round": number, "reason": int(error.reason)}
         self._inbox.put(_Done(done))
 
-    def _progress(self, number: int) -> Callable[[str, int], None]:
-        """Tells of every new stage and quarter, but not of rounds that are over before anybody could read it."""
-        last, said_at = ("", -1), time.monotonic()
-
-        def report(stage: str, percent: int) -> None:
-            nonlocal last, said_at
-            now = time.monotonic()
-            if (stage, percent // 25) != last and now - said_at >= _PROGRESS_S:
-                last, said_at = (stage, percent // 25), now
-                self._inbox.put({"type": "progress", "round": number, "stage": stage, "percent": percent})
-
-        return report
-
-    def _on_tick(self, started: float) -> None:
+    def _on_tick(self, started: float) -> Departed | None:
+        wish = self._site.operator.wish()
+        if wish in (Wish.LEAVE, Wish.WITHDRAW):
+            self._say_goodbye(wish)
+            return Departed(wish)
         if self._channel.state is not State.OPEN:
             if time.monotonic() - started > HANDSHAKE_TIMEOUT_S:
                 raise ChannelError(Reason.HANDSHAKE_TIMEOUT, "handshake: not finished in time")
-            return
+            return None
         self._say()
+        self._heed(wish)
+        self._tell_progress()
         session = self._channel.session
-        session.require_lease(datetime.now(UTC))
+        session.require_lease(utc_now())
         if time.monotonic() >= self._challenge_at:
             self._challenge_at = time.monotonic() + self._site.reattest_s
             challenge = session.challenge()
             if challenge is not None:
                 self._frames.send(challenge)
+        return None
+
+    def _tell_progress(self) -> None:
+        """Tell of every new stage and quarter, and now and then that anything moves at all."""
+        if self._pulse is None:
+            return
+        news = self._pulse.news(coarse=time.monotonic() - self._told_at < self._site.beat_s)
+        if news is not None:
+            self._told_at = time.monotonic()
+            self._say(news)
+
+    def _heed(self, wish: Wish) -> None:
+        """Tell the aggregator when this site takes no further task, and when it does again."""
+        resting = wish is not Wish.TAKE_PART
+        if resting is not self._resting:
+            self._resting = resting
+            self._site.note("site-paused" if resting else "site-resumed")
+            if wish in (Wish.TAKE_PART, Wish.PAUSE):  # of what ends this worker it hears in a moment
+                self._say_away(wish)
+
+    def _say_away(self, wish: Wish) -> None:
+        reason = wish.reason
+        self._say({"type": "away", "reason": None if reason is None else int(reason)})
+
+    def _say_goodbye(self, wish: Wish) -> None:
+        """Tell the aggregator, and give it a moment to hear it: it ends the stream then."""
+        if self._channel.state is not State.OPEN:
+            return
+        self._say_away(wish)
+        until = time.monotonic() + _GOODBYE_S
+        while (left := until - time.monotonic()) > 0:
+            try:
+                if isinstance(self._inbox.get(timeout=left), _StreamEnded):
+                    return
+            except queue.Empty:
+                return
+
+    def _clock_jumped(self) -> bool:
+        """Whether somebody set the clock: no lease is believed across that, and the session begins anew."""
+        jumps = self._site.jumps
+        by = None if jumps is None else jumps.jump(utc_now(), counted_s())
+        if by is not None:
+            self._site.note("clock-jumped", seconds=by.total_seconds())
+        return by is not None
 
     def _say(self, *messages: dict[str, Any]) -> None:
         """Say ``messages``, behind what was not urgent until now."""

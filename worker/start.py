@@ -51,6 +51,7 @@ class Options:
         app_log: file for the app's own words; it stays at the site.
         collateral_store: folder of `cloister collateral` that the host may fill up with newer, or empty.
         state: folder for what this worker remembers across its restarts, or empty: nothing then.
+        control: folder in which the operator says that this worker is to pause or to withdraw, or empty.
     """
 
     coordinators: tuple[str, ...]
@@ -65,6 +66,7 @@ class Options:
     app_log: str
     collateral_store: str
     state: str
+    control: str = ""
 
     @classmethod
     def read(cls, boot: Boot) -> Options:
@@ -73,8 +75,10 @@ class Options:
             targets = tuple(str(target) for target in fields.items("coordinators", max_items=MAX_COORDINATORS))
             if not targets:
                 raise WireError(Reason.MISSING_FIELD, "options.coordinators: at least one name:port expected")
-            texts = {name: fields.take(name, str) for name in cls.__slots__ if name != "coordinators"}
-            return cls(coordinators=targets, **texts)
+            named = [name for name in cls.__slots__ if name not in ("coordinators", "control")]
+            texts = {name: fields.take(name, str) for name in named}
+            control = fields.take("control", str) if fields.has("control") else ""
+            return cls(coordinators=targets, control=control, **texts)
 
 
 @dataclass(frozen=True, slots=True)

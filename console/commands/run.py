@@ -1,4 +1,7 @@
-"""``cloister run``: start, watch and stop a run at a host. Trust zone: a member's machine; the host may lie."""
+"""``cloister run``: start, pause, resume, stop and watch a run at a host.
+
+Trust zone: a member's machine; the host may lie.
+"""
 
 from __future__ import annotations
 
@@ -10,7 +13,7 @@ import typer
 from console.options import CharterFile, Key, PassphraseFd, PassphraseFile, PlanFile
 from console.output import JsonOption, reporting
 
-app = typer.Typer(no_args_is_help=True, help="Start, watch and stop a training run.")
+app = typer.Typer(no_args_is_help=True, help="Start, watch, pause, resume and stop a training run.")
 
 Coordinator = Annotated[str, typer.Option(help="The host's name:port.", show_default=False)]
 Ca = Annotated[Path | None, typer.Option(help="The host's CA file; default: the public ones.")]
@@ -40,6 +43,54 @@ def start(
         with ordering.desk(charter, plan, ordering.Host(coordinator, ca, proxy)) as desk:
             ordering.say_status(report, desk.order("start", signer))
         report.say("Watch it: cloister run watch, with the same --charter, --plan, --coordinator and --ca.")
+
+
+@app.command(
+    epilog="Example: cloister run pause --charter charter.dsse.json --plan plan.dsse.json --key signing-key.pem "
+    "--coordinator coordinator.example:8443 --ca ca.pem"
+)
+def pause(
+    charter: CharterFile,
+    plan: PlanFile,
+    key: Key,
+    coordinator: Coordinator,
+    ca: Ca = None,
+    proxy: Proxy = "",
+    passphrase_file: PassphraseFile = None,
+    passphrase_fd: PassphraseFd = None,
+    json_output: JsonOption = False,
+) -> None:
+    """Sign an order to open no further round; the open one comes to its end, sites stay admitted. Any member may."""
+    with reporting(json_output) as report:
+        from console import keyfiles, ordering
+
+        signer = keyfiles.load_signer(key, keyfiles.given_passphrase(passphrase_file, passphrase_fd))
+        with ordering.desk(charter, plan, ordering.Host(coordinator, ca, proxy)) as desk:
+            ordering.say_status(report, desk.order("pause", signer))
+
+
+@app.command(
+    epilog="Example: cloister run resume --charter charter.dsse.json --plan plan.dsse.json --key signing-key.pem "
+    "--coordinator coordinator.example:8443 --ca ca.pem"
+)
+def resume(
+    charter: CharterFile,
+    plan: PlanFile,
+    key: Key,
+    coordinator: Coordinator,
+    ca: Ca = None,
+    proxy: Proxy = "",
+    passphrase_file: PassphraseFile = None,
+    passphrase_fd: PassphraseFd = None,
+    json_output: JsonOption = False,
+) -> None:
+    """Sign an order to let a paused run go on. Any member may."""
+    with reporting(json_output) as report:
+        from console import keyfiles, ordering
+
+        signer = keyfiles.load_signer(key, keyfiles.given_passphrase(passphrase_file, passphrase_fd))
+        with ordering.desk(charter, plan, ordering.Host(coordinator, ca, proxy)) as desk:
+            ordering.say_status(report, desk.order("resume", signer))
 
 
 @app.command(

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
@@ -11,7 +11,12 @@ from console.options import CharterFile, PlanFile
 from console.output import JsonOption, UserError, reporting
 from console.tee_options import Chip, TeeChoice
 
-app = typer.Typer(no_args_is_help=True, help="Run a member's worker enclave.")
+if TYPE_CHECKING:
+    from worker.operator import Wish
+
+app = typer.Typer(no_args_is_help=True, help="Run a member's worker enclave; let it pause, or withdraw.")
+
+Site = Annotated[Path, typer.Option(help="The site's folder, as `worker join` was given it.", show_default=False)]
 
 
 @app.command(
@@ -70,3 +75,56 @@ def join(
         status = join_run(papers, files, Route(tuple(coordinator), tuple(ca), url), tee=tee, chip=chip, report=report)
         report.data |= {"plan": papers.plan.digest.hex(), "status": status}
     raise typer.Exit(status)
+
+
+@app.command(epilog="Example: cloister worker pause --charter charter.dsse.json --plan plan.dsse.json --site ./site-1")
+def pause(charter: CharterFile, plan: PlanFile, site: Site, json_output: JsonOption = False) -> None:
+    """Let this site's worker take no further task of the plan, also after a restart; what it trains now is finished.
+
+    It stays admitted and a witness. Only this machine's folder is written: nobody has to be asked, or reached.
+    """
+    from worker.operator import Wish
+
+    _want(charter, plan, site, Wish.PAUSE, json_output=json_output)
+
+
+@app.command(epilog="Example: cloister worker resume --charter charter.dsse.json --plan plan.dsse.json --site ./site-1")
+def resume(charter: CharterFile, plan: PlanFile, site: Site, json_output: JsonOption = False) -> None:
+    """Let this site's worker take tasks of the plan again, after a pause or a withdrawal."""
+    from worker.operator import Wish
+
+    _want(charter, plan, site, Wish.TAKE_PART, json_output=json_output)
+
+
+@app.command(
+    epilog="Example: cloister worker withdraw --charter charter.dsse.json --plan plan.dsse.json --site ./site-1"
+)
+def withdraw(charter: CharterFile, plan: PlanFile, site: Site, json_output: JsonOption = False) -> None:
+    """Take this site out of the plan's run: its training ends within a second, its worker says so and ends.
+
+    A worker that is started again ends at once, until `worker resume` takes this back. What was counted stays counted.
+    """
+    from worker.operator import Wish
+
+    _want(charter, plan, site, Wish.WITHDRAW, json_output=json_output)
+
+
+def _want(charter: Path, plan: Path, site: Path, wish: Wish, *, json_output: bool) -> None:
+    with reporting(json_output) as report:
+        from console.documents import load_charter, load_plan
+        from console.joining import control_folder
+        from worker.operator import Wish, read_wish, write_wish
+
+        if not site.is_dir():
+            raise UserError(f"{site}: no such folder", "Give --site as `worker join` was given it.")
+        verified = load_plan(plan, load_charter(charter))
+        folder = control_folder(site, verified.digest)
+        before = read_wish(folder)
+        write_wish(folder, wish)
+        then = {
+            Wish.PAUSE: "takes no further task; take it back: cloister worker resume",
+            Wish.TAKE_PART: "takes tasks",
+            Wish.WITHDRAW: "is withdrawn; take it back: cloister worker resume, then worker join",
+        }
+        report.say(f"The worker of {site} for plan {verified.digest.hex()[:16]}… {then[wish]}.")
+        report.data |= {"plan": verified.digest.hex(), "wish": wish.value, "before": before.value}

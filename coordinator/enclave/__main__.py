@@ -8,14 +8,18 @@ from __future__ import annotations
 
 import json
 import queue
+import signal
 import sys
+import threading
 import time
 from collections.abc import Callable, Mapping
-from datetime import UTC, datetime
+from dataclasses import dataclass
+from datetime import datetime, timedelta
 from functools import partial
 
 from coordinator.door import Address, DoorKind, DoorMessage, encode_reason
 from coordinator.enclave.aggregator import Aggregator
+from coordinator.enclave.clocks import counted_s, utc_now, watched
 from coordinator.enclave.doors import MAX_DOORS, Doors, Link
 from coordinator.enclave.effects import Close, Effect, Emit, Send
 from coordinator.enclave.run import RunState
@@ -24,6 +28,7 @@ from coordinator.enclave.workshop import Workshop
 from trusted.allocator import keep_chunk_memory
 from trusted.channel.federation import Federation
 from trusted.channel.session import Identity
+from trusted.clock import JumpDetector
 from trusted.documents.charter import verify_charter
 from trusted.documents.plan import verify_plan
 from trusted.errors import ProtocolError, Reason, WireError
@@ -31,30 +36,37 @@ from trusted.evidence.boot import Boot
 from trusted.wire import Fields, Json
 
 _TICK_S = 1.0
+_DRAIN_S = 3.5  # whoever sent SIGTERM may be about to send SIGKILL
 _LINGER_S = 30.0  # after the end: time for members to hear of it, for recipients to be told, for events to be stored
 
 Clock = Callable[[], datetime]
 
 
-def _utc_now() -> datetime:
-    return datetime.now(UTC)
-
-
 def main(boot: Boot) -> int:
-    """Serve one plan until its run ends. The exit status is 0 when the run finished or was stopped."""
+    """Serve one plan until its run ends, or SIGTERM asks to go: what is being written is written first.
+
+    The exit status is 0 when the run finished or was stopped, and when this process was asked to go.
+    """
     keep_chunk_memory()
-    now = _utc_now()
+    now = utc_now()
     charter = verify_charter(boot.charter, now)
     federation = Federation(charter, verify_plan(boot.plan, charter, now))
     doors = Doors(_addresses(boot.options), federation.plan.digest, note)
     workshop = Workshop(doors.post)
     aggregator = Aggregator(federation, Identity.generate(boot.provider), doors, workshop)
+    leaving = threading.Event()
+
+    def leave(*_: object) -> None:
+        leaving.set()
+        doors.post(lambda _: None)  # wakes the shell
+
+    signal.signal(signal.SIGTERM, leave)
     note("aggregator-started", plan=federation.plan.digest.hex())
     try:
-        serve(doors, aggregator)
+        serve(doors, aggregator, jumps=watched(), leaving=leaving)
     finally:
         workshop.close()
-    return 0 if aggregator.state in {RunState.FINISHED, RunState.STOPPED} else 1
+    return 0 if leaving.is_set() or aggregator.state in {RunState.FINISHED, RunState.STOPPED} else 1
 
 
 def _addresses(options: Mapping[str, Json]) -> tuple[Address, ...]:
@@ -65,44 +77,92 @@ def _addresses(options: Mapping[str, Json]) -> tuple[Address, ...]:
     return tuple(Address.parse(str(door)) for door in doors)
 
 
-def serve(doors: Doors, aggregator: Aggregator, *, clock: Clock = _utc_now) -> None:
-    """Feed the aggregator until its run has ended and everybody had time to hear of it.
+def serve(
+    doors: Doors,
+    aggregator: Aggregator,
+    *,
+    clock: Clock = utc_now,
+    jumps: JumpDetector | None = None,
+    leaving: threading.Event | None = None,
+) -> None:
+    """Feed the aggregator until its run has ended and everybody had time to hear of it, or until ``leaving`` is set.
 
-    ``clock`` gives the time in UTC at which it judges; how long this shell itself waits is another matter.
+    ``clock`` gives the time in UTC at which it judges, and ``jumps`` watches it; how long this shell itself waits is
+    another matter.
     """
     with doors:
-        _Shell(doors, aggregator, clock).run()
+        _Shell(doors, aggregator, _Watch(clock, jumps), leaving or threading.Event()).run()
+
+
+@dataclass(frozen=True, slots=True)
+class _Watch:
+    """The time, and whether somebody has just set it."""
+
+    clock: Clock
+    jumps: JumpDetector | None
+
+    def read(self) -> tuple[datetime, timedelta | None]:
+        """Now, and by how much the clock was put forward since it was read last."""
+        now = self.clock()
+        return now, None if self.jumps is None else self.jumps.jump(now, counted_s())
 
 
 class _Shell:
     """One thread that does everything but wait for the doors."""
 
-    def __init__(self, doors: Doors, aggregator: Aggregator, clock: Clock) -> None:
+    def __init__(self, doors: Doors, aggregator: Aggregator, watch: _Watch, leaving: threading.Event) -> None:
         self._doors = doors
         self._aggregator = aggregator
-        self._clock = clock
+        self._watch = watch
+        self._leaving = leaving
+        self._gone_by: float | None = None
+        self._dismissed = False
         self._sessions = Sessions()
         self._ended_at: float | None = None
+        self._orders = {
+            DoorKind.START: aggregator.start,
+            DoorKind.PAUSE: aggregator.pause,
+            DoorKind.RESUME: aggregator.unpause,
+            DoorKind.STOP: aggregator.stop,
+        }
 
     def run(self) -> None:
         """Until the end, and a while longer for those who are still there."""
         tick_at = time.monotonic() + _TICK_S
-        while not self._is_over():
+        while not self._is_over() and not (self._leaving.is_set() and self._has_drained()):
             if time.monotonic() >= tick_at:  # also while messages keep coming: a busy host stops no clock
                 tick_at = time.monotonic() + _TICK_S
-                self._do(lambda: self._aggregator.tick(self._clock()))
+                self._do(partial(self._aggregator.tick, self._now()))
             try:
                 arrived = self._doors.next(max(0.0, tick_at - time.monotonic()))
             except queue.Empty:
                 continue
             if not isinstance(arrived, tuple):
-                self._do(partial(self._aggregator.finish, arrived, self._clock()))
+                self._do(partial(self._aggregator.finish, arrived, self._now()))
                 continue
             link, message = arrived
             if message is None:
                 self._end_sessions(link)
             else:
                 self._feed(link, message)
+
+    def _now(self) -> datetime:
+        now, by = self._watch.read()
+        if by is not None:
+            note("clock-jumped", seconds=by.total_seconds())
+            self._do(partial(self._aggregator.clock_jumped, by, now))
+        return now
+
+    def _has_drained(self) -> bool:
+        """Whether all is stored that a successor needs and everybody was sent to it; at the latest after a while."""
+        if self._gone_by is None:
+            self._gone_by = time.monotonic() + _DRAIN_S
+            self._do(partial(self._aggregator.drain, self._now()))
+        is_late = time.monotonic() >= self._gone_by
+        if not self._dismissed and (is_late or not self._aggregator.is_writing):
+            self._dismissed = True
+            self._do(partial(self._aggregator.dismiss, self._now()))
+        return self._dismissed and (is_late or not self._doors.has_unheard_events)
 
     def _is_over(self) -> bool:
         if self._ended_at is None:
@@ -114,10 +174,10 @@ class _Shell:
 
     def _end_sessions(self, link: Link) -> None:
         for number in self._sessions.drop(link):
-            self._do(partial(self._aggregator.detach, number, self._clock()))
+            self._do(partial(self._aggregator.detach, number, self._now()))
 
     def _feed(self, link: Link, message: DoorMessage) -> None:
-        aggregator, now = self._aggregator, self._clock()
+        aggregator, now = self._aggregator, self._now()
         if message.kind is DoorKind.ATTACHED:
             number = self._sessions.attach(link, message.channel)
             self._do(lambda: aggregator.attach(number, now))
@@ -129,10 +189,8 @@ class _Shell:
             session = self._sessions.find(link, message.channel)
             if session is not None:
                 self._do(lambda: aggregator.receive(session, message.body, now))
-        elif message.kind is DoorKind.START:
-            self._do(lambda: aggregator.start(now))
-        elif message.kind is DoorKind.STOP:
-            self._do(lambda: aggregator.stop(now))
+        elif message.kind in self._orders:
+            self._do(partial(self._orders[message.kind], now))
 
     def _do(self, act: Callable[[], tuple[Effect, ...]]) -> None:
         """Let the aggregator act, and do what it asks. With every door broken, it goes on when one is back."""

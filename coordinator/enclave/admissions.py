@@ -141,6 +141,21 @@ class Admissions:
         if connection is not None:
             self.refuse(connection, reason)
 
+    def part(self, member: str, reason: Reason) -> None:
+        """``member`` goes by its own will, and says why."""
+        connection = self._members.get(member)
+        if connection is not None:
+            self.effects.append(Close(connection, reason))
+            fields = {"session": connection, "member": member, "reason": reason.code}
+            self.effects.append(Emit("left", fields))
+            self._leaves.append(Left(member, reason))
+            self._forget(connection)
+
+    def dismiss_all(self, reason: Reason) -> None:
+        """End every connection for ``reason``; whoever wants to comes back and proves itself anew."""
+        for connection in tuple(self._connections):
+            self.refuse(connection, reason)
+
     def detach(self, connection: int) -> None:
         """The host says that a connection ended."""
         entry = self._connections.get(connection)

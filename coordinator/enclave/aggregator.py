@@ -3,15 +3,16 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from datetime import datetime
+from datetime import datetime, timedelta
 
 from coordinator.enclave.admissions import Admissions
-from coordinator.enclave.effects import Effect
+from coordinator.enclave.effects import Effect, Emit
 from coordinator.enclave.jobs import Jobs
 from coordinator.enclave.ports import HostStore
 from coordinator.enclave.run import Run, RunState
 from trusted.channel.federation import Federation
 from trusted.channel.session import Identity
+from trusted.errors import Reason
 
 
 class Aggregator:
@@ -67,6 +68,32 @@ class Aggregator:
     def stop(self, now: datetime) -> tuple[Effect, ...]:
         """The host passed on an order to stop."""
         self._run.stop(now)
+        return self._drain()
+
+    def drain(self, now: datetime) -> tuple[Effect, ...]:
+        """This process is asked to end: open nothing more."""
+        self._run.drain(now)
+        return self._drain()
+
+    @property
+    def is_writing(self) -> bool:
+        """Whether something is on its way to the host that a successor would miss."""
+        return self._run.is_writing
+
+    def dismiss(self, now: datetime) -> tuple[Effect, ...]:
+        """End every session; workers come back, to a successor."""
+        self._admissions.dismiss_all(Reason.NO_AGGREGATOR)
+        return self._drain()
+
+    def clock_jumped(self, by: timedelta, now: datetime) -> tuple[Effect, ...]:
+        """The clock that gives ``now`` was put forward by ``by`` (back, below zero), and no time passed.
+
+        No lease is believed across that: everybody proves itself anew, and is judged by the clock as it is now.
+        """
+        self._admissions.effects.append(Emit("clock-jumped", {"seconds": by.total_seconds()}))
+        self._run.shift(by)
+        self._admissions.dismiss_all(Reason.CLOCK_JUMPED)
+        self._run.proceed(now)
         return self._drain()
 
     def finish(self, done: Callable[[datetime], None], now: datetime) -> tuple[Effect, ...]:

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 from dataclasses import dataclass, field
+from datetime import timedelta
 from typing import Any
 
 from coordinator.enclave.admissions import Admissions
@@ -36,6 +37,7 @@ class Course:
         base: the whole initial model where a part is exchanged, and where it lies sealed.
         attempts: the number of the newest round that was opened.
         spent: blobs that nobody needs once the next checkpoint is certified.
+        resting: members that take no task for now, by their own word, and why.
     """
 
     admissions: Admissions
@@ -53,12 +55,18 @@ class Course:
     abandoned_in_a_row: int = 0
     history: History = field(default_factory=History)
     spent: list[bytes] = field(default_factory=list)
+    resting: dict[str, Reason] = field(default_factory=dict)
     _waits_for: tuple[str, ...] = ()
 
     @property
     def plan(self) -> Plan:
         """What was signed."""
         return self.admissions.federation.plan.document
+
+    @property
+    def lease(self) -> timedelta:
+        """How long a member may be gone, or silent, before nobody waits for it."""
+        return timedelta(seconds=self.plan.deadlines.lease_s)
 
     def require_journal(self) -> Journal:
         """The journal.

@@ -144,6 +144,11 @@ class Journal:
             self.commit(self._last, now, then=then, spent=spent)
 
     @property
+    def is_writing(self) -> bool:
+        """Whether a step of it is not stored yet."""
+        return self._writing or bool(self._steps)
+
+    @property
     def has_state(self) -> bool:
         """Whether there is a state that could be witnessed once more."""
         return self._last is not None

@@ -2,10 +2,11 @@
 
 Rules:
 
-1. The cohort is drawn here. A round opens when enough members are there: all that are sampled, or the minimum once one
-   lease has passed, and always a quorum of witnesses.
+1. The cohort is drawn here, from those that are there and take tasks. A round opens when they are enough: all that are
+   sampled, or the minimum once one lease has passed, and always with a quorum of witnesses.
 2. Which contributions a round folds is witnessed before anything of its result leaves. The fold goes on meanwhile.
 3. The model changes only by a committed round.
+4. Progress keeps a member in its round: one that is gone, or stands still, for a lease is waited for no longer.
 """
 
 from __future__ import annotations
@@ -23,6 +24,7 @@ from coordinator.enclave.rounds import Round, RoundEvent, RoundState
 from coordinator.enclave.sampling import drawn, upload_name
 from coordinator.enclave.sealing import RoundModel
 from coordinator.enclave.stages import Stages
+from coordinator.enclave.vigil import Sign, Vigil
 from trusted.blob import BlobKind
 from trusted.errors import BlobError, Reason
 from trusted.ledger import leaves
@@ -65,6 +67,7 @@ class RoundLoop:
         self._over = False
         self._gathering_since: datetime | None = None
         self._absent_since: dict[str, datetime] = {}
+        self._vigil = Vigil(course.lease)
 
     def proceed(self, now: datetime, *, paused: bool = False) -> None:
         """Do whatever can be done now; a loop that is ``paused`` opens no round."""
@@ -82,11 +85,46 @@ class RoundLoop:
         sent = () if self._sent is None else self._sent.blobs
         return sent if self.current is None else (*sent, *self.current.uploads.values())
 
-    def welcome(self, member: str) -> None:
+    def welcome(self, member: str, now: datetime) -> None:
         """Give ``member``, which has just come, the task that it may still have to do."""
         if self.current is not None and self.current.takes(member):
-            self.current.away.discard(member)
-            self._send_task(self.current, member)
+            if self.current.away.pop(member, None) is not None:
+                self._course.emit("awaited", round=self.current.number, member=member)
+            self._send_task(self.current, member, now)
+
+    def hear(self, member: str, number: int, sign: Sign) -> None:
+        """``member`` tells of its work; in the open round that may make it one that is waited for again."""
+        course, current = self._course, self.current
+        earlier = self._vigil.last(member)
+        if earlier is None or (earlier.stage, earlier.percent) != (sign.stage, sign.percent):
+            course.emit("progress", member=member, round=number, outcome=sign.outcome)
+        was_silent = self._vigil.hear(member, sign)
+        if was_silent and current is not None and current.takes(member):
+            if current.away.get(member) is Reason.MEMBER_SILENT:
+                del current.away[member]
+            course.emit("awaited", round=current.number, member=member, outcome=sign.outcome)
+
+    def part(self, member: str, reason: Reason) -> None:
+        """``member`` says that it goes: for now, or for good."""
+        current = self.current
+        if current is None or not current.takes(member):
+            return
+        if reason is Reason.SITE_WITHDRAWS:
+            current.lose(member, reason)
+        else:
+            current.away[member] = reason
+        self._course.emit("contribution", round=current.number, member=member, outcome="gone", reason=reason.code)
+
+    def shift(self, by: timedelta) -> None:
+        """The clock was put forward by ``by``: what was to last so long still does."""
+        self._vigil.shift(by)
+        self._absent_since = {member: since + by for member, since in self._absent_since.items()}
+        if self._gathering_since is not None:
+            self._gathering_since += by
+        if self.current is not None:
+            self.current.deadline += by
+        if self.stages is not None:
+            self.stages.shift(by)
 
     def resume(self, record: RunRecord, now: datetime) -> None:
         """Go on with the round that an earlier aggregator left at ``record``."""
@@ -108,17 +146,17 @@ class RoundLoop:
 
     def _open_when_gathered(self, now: datetime) -> None:
         course, cohort = self._course, self._course.plan.cohort
-        present = frozenset(course.witnesses.promised)
+        present = frozenset(course.witnesses.promised) - set(course.resting)
         if course.model is None:
             return
         absent = set(cohort.members) - present
-        if len(present) < max(cohort.minimum, course.witnesses.quorum.needed):
+        if len(present) < cohort.minimum or course.witnesses.missing:
             self._gathering_since = None
             course.wait_for(absent, "members")
             return
         self._gathering_since = self._gathering_since or now
-        patience = timedelta(seconds=course.plan.deadlines.lease_s)
-        if len(present) < cohort.size and now - self._gathering_since < patience:
+        expected = min(cohort.size, len(cohort.members) - len(course.resting))  # nobody waits for who takes no task
+        if len(present) < expected and now - self._gathering_since < course.lease:
             course.wait_for(absent, "members")
             return
         self._gathering_since = None
@@ -154,10 +192,11 @@ class RoundLoop:
         self._require_stages().mark("broadcast", now)
         size = made.sent.header(course.exchanged).sealed_bytes
         course.emit("round-opened", round=opened.number, waiting_for=list(opened.waiting_for), bytes=size)
+        self._vigil = Vigil(course.lease)
         for member in opened.cohort:
-            self._send_task(opened, member)
+            self._send_task(opened, member, now)
 
-    def _send_task(self, current: Round, member: str) -> None:
+    def _send_task(self, current: Round, member: str, now: datetime) -> None:
         course, made = self._course, self._require_sent()
         peer = course.admissions.peer(member)
         if peer is None or member not in course.witnesses.promised:
@@ -175,12 +214,14 @@ class RoundLoop:
         task = {"type": "task", "round": current.number, "model": course.sealer.announce(made.sent).to_json()}
         if course.base_sealed is not None:
             task["base"] = course.sealer.announce(course.base_sealed).to_json()
+        self._vigil.begin(member, now)
         course.admissions.send(member, task | {"upload": {"blob": blob.hex(), "bytes": size}})
 
     # --- collecting ------------------------------------------------------------------------------------------------
 
     def _wait_on(self, current: Round, now: datetime) -> None:
         self._lose_absent(current, now)
+        self._lose_silent(current, now)
         current.settle(now)
         if current.state is RoundState.CLOSED:
             self._close(current, self._closed_record(current), now)
@@ -193,10 +234,22 @@ class RoundLoop:
         gone = set(current.waiting_for) - set(course.admissions.members)
         self._absent_since = {member: self._absent_since.get(member, now) for member in gone}
         for member, since in self._absent_since.items():
-            if now - since >= timedelta(seconds=course.plan.deadlines.lease_s):
-                current.away.add(member)
+            if now - since >= course.lease:
+                current.away[member] = Reason.LEASE_EXPIRED
                 fields = {"member": member, "outcome": "gone", "reason": Reason.LEASE_EXPIRED.code}
                 course.emit("contribution", round=current.number, **fields)
+
+    def _lose_silent(self, current: Round, now: datetime) -> None:
+        """A member that is here and has stood still for one lease is waited for no longer, until it moves."""
+        course = self._course
+        here = set(current.waiting_for) & set(course.admissions.members)
+        for member, sign in self._vigil.newly_silent(here, now).items():
+            told = {"outcome": sign.outcome, "seconds": (now - sign.since).total_seconds()}
+            course.emit("silent", round=current.number, member=member, **told)
+        for member, sign in self._vigil.lost(here, now).items():
+            current.away[member] = Reason.MEMBER_SILENT
+            fields = {"member": member, "outcome": "silent", "seconds": (now - sign.since).total_seconds()}
+            course.emit("contribution", round=current.number, **fields, reason=Reason.MEMBER_SILENT.code)
 
     # --- closing ---------------------------------------------------------------------------------------------------
 

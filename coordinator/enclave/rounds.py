@@ -3,7 +3,8 @@
 Rules: the cohort is fixed when the round opens. A member answers once: it counts, is refused, or fails. Who is away is
 waited for no longer, and counts all the same if it answers while the round collects. An update is read while the round
 collects, or at the latest by the fold, which takes nothing unread. The round closes when everybody who is waited for
-answered, or the deadline passed; with fewer than the minimum it is abandoned, never folded.
+answered, or the deadline passed; with fewer than the minimum it is abandoned, never folded. While too few count and
+those away could still make it up, nothing is thrown away: the round stays open until its deadline.
 """
 
 from __future__ import annotations
@@ -54,13 +55,15 @@ TABLE: Mapping[tuple[RoundState, RoundEvent], RoundState] = {
     (RoundState.FOLDED, RoundEvent.COMMITTED): RoundState.COMMITTED,
 }
 
-_TOO_LATE = frozenset({Reason.ROUND_DEADLINE, Reason.LEASE_EXPIRED})  # why a round went on without an answer
+# Why a round went on without an answer.
+_TOO_LATE = frozenset({Reason.ROUND_DEADLINE, Reason.LEASE_EXPIRED, Reason.MEMBER_SILENT, Reason.SITE_LEAVES})
 ENDED = frozenset({RoundState.COMMITTED, RoundState.ABANDONED})
 
 
 @dataclass(slots=True)
 class Round:
-    """What happened in one round. ``uploads`` names the blob that a member's update goes to, once it was told."""
+    """What happened in one round. ``uploads`` names the blob that a member's update goes to, once it was told;
+    ``away`` says of whom nothing is expected for now, and why."""
 
     number: int
     cohort: tuple[str, ...]
@@ -72,7 +75,7 @@ class Round:
     metrics: dict[str, Mapping[str, float]] = field(default_factory=dict)
     lost: dict[str, Reason] = field(default_factory=dict)
     unread: set[str] = field(default_factory=set)
-    away: set[str] = field(default_factory=set)
+    away: dict[str, Reason] = field(default_factory=dict)
 
     def advance(self, event: RoundEvent) -> None:
         """Follow the table.
@@ -89,7 +92,7 @@ class Round:
     @property
     def waiting_for(self) -> tuple[str, ...]:
         """Members of the cohort that have not answered, and are not away."""
-        return tuple(sorted(set(self.cohort) - set(self.counted) - set(self.lost) - self.away))
+        return tuple(sorted(set(self.cohort) - set(self.counted) - set(self.lost) - set(self.away)))
 
     def takes(self, member: str) -> bool:
         """Whether an answer of ``member`` can still count."""
@@ -140,12 +143,13 @@ class Round:
         """Close or abandon the round if nothing more is to be waited for."""
         if self.state is not RoundState.COLLECTING:
             return
-        if self.waiting_for and now < self.deadline:
+        missing = {member: why for member, why in self.away.items() if self.takes(member)}
+        may_suffice = len(self.counted) < self.minimum <= len(self.counted) + len(missing)
+        if (self.waiting_for or may_suffice) and now < self.deadline:
             return
         for member in self.waiting_for:
             self.lost[member] = Reason.ROUND_DEADLINE
-        for member in self.away - set(self.counted) - set(self.lost):
-            self.lost[member] = Reason.LEASE_EXPIRED
+        self.lost |= missing
         self.advance(RoundEvent.ENOUGH if len(self.counted) >= self.minimum else RoundEvent.TOO_FEW)
 
     def exclude(self, lost: Mapping[str, Reason]) -> None:

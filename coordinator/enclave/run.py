@@ -6,7 +6,7 @@ goes to the part of the run that it concerns; a fault in it costs its sender a c
 
 from __future__ import annotations
 
-from datetime import datetime
+from datetime import datetime, timedelta
 from enum import Enum, unique
 from typing import Any
 
@@ -24,10 +24,11 @@ from coordinator.enclave.record import SealedVector
 from coordinator.enclave.resuming import Resumed
 from coordinator.enclave.round_loop import RoundLoop
 from coordinator.enclave.sealing import Sealer
+from coordinator.enclave.vigil import MAX_BEAT, STAGES, Sign
 from coordinator.enclave.witnesses import Witnesses
 from trusted.blob import BlobKind, ContentKey
 from trusted.channel.aggregator import AdmittedPeer
-from trusted.errors import DocumentError, ProtocolError
+from trusted.errors import DocumentError, ProtocolError, Reason, RoundError
 from trusted.exchange import Exchanged
 from trusted.ledger import leaves
 from trusted.ledger.leaves import Outcome
@@ -35,7 +36,7 @@ from trusted.ledger.witness import Epoch
 from trusted.wire import Fields
 
 _MAX_ABANDONED_IN_A_ROW = 3
-_KINDS = ("ready", "promised", "cosigned", "initial", "progress", "update", "failed", "heard")
+_KINDS = ("ready", "promised", "cosigned", "initial", "progress", "update", "failed", "heard", "away")
 
 
 @unique
@@ -69,8 +70,15 @@ class Run:
         self._rounds = RoundLoop(self._course, self._answers, self._concluded)
         self._ending = Ending(self._course, lambda now: self._end(RunState.FINISHED, now))
         self._holders: set[str] = set()  # of the initial model
-        self._paused = False
+        self._paused: bool | None = None  # until an order says so
+        self._invalid_since: datetime | None = None
         self.state = RunState.WAITING
+
+    @property
+    def is_writing(self) -> bool:
+        """Whether something is on its way to the host that a successor would miss."""
+        journal = self._course.journal
+        return journal is not None and journal.is_writing
 
     @property
     def _is_over(self) -> bool:
@@ -98,8 +106,8 @@ class Run:
             self.proceed(now)
 
     def unpause(self, now: datetime) -> None:
-        """Open rounds again."""
-        if self._paused:
+        """Open rounds again. The public is told also of an order that an earlier aggregator did not live to hear."""
+        if not self._is_over and self._paused is not False:
             self._paused = False
             self._course.emit("run-resumed")
             self.proceed(now)
@@ -108,6 +116,20 @@ class Run:
         """End the run without a release. A host can always stop a run, and can do nothing else to its result."""
         if not self._is_over:
             self._end(RunState.STOPPED, now)
+
+    def drain(self, now: datetime) -> None:
+        """This aggregator is about to go: it opens nothing more, and a successor goes on from what is stored."""
+        if not self._is_over:
+            self._paused = True
+            self._course.emit("aggregator-drains")
+
+    def shift(self, by: timedelta) -> None:
+        """The clock was put forward by ``by`` (back, below zero): what was to last so long still does."""
+        self._rounds.shift(by)
+        self._beginning.shift(by)
+        self._ending.shift(by)
+        if self._invalid_since is not None:
+            self._invalid_since += by
 
     # --- what members say ------------------------------------------------------------------------------------------
 
@@ -129,7 +151,7 @@ class Run:
                 self._ready(member, fields, now)
             elif kind == "promised":
                 if self._witnesses.take(peer, fields):
-                    self._welcome(member)
+                    self._welcome(member, now)
             elif kind == "cosigned":
                 self._course.require_journal().take(peer, fields, now)
             elif kind == "initial":
@@ -137,25 +159,45 @@ class Run:
                 self._initial.take(peer, blob, key, now)
             elif kind == "progress":
                 number = fields.integer("round", low=1, high=1 << 31)
-                stage = fields.choice("stage", ("download", "train", "upload"))
+                stage = fields.choice("stage", STAGES)
                 percent = fields.integer("percent", low=0, high=100)
-                self._course.emit("progress", member=member, round=number, outcome=f"{stage} {percent} %")
+                beat = fields.integer("beat", low=0, high=MAX_BEAT) if fields.has("beat") else 0
+                self._rounds.hear(member, number, Sign(stage, percent, beat, now))
             elif kind == "heard":
                 self._ending.heard(member)
+            elif kind == "away":
+                self._away(member, fields.take("reason", int, type(None)))
             elif kind == "failed":
                 self._answers.failed(member, fields, self._rounds.current)
             else:
                 self._answers.update(peer, fields, self._rounds.current, self._rounds.stages, now)
 
+    def _away(self, member: str, number: int | None) -> None:
+        """``member`` takes no task for now, goes, or takes tasks again. A site may always do less."""
+        course, resting = self._course, self._course.resting
+        if number is None:
+            if resting.pop(member, None) is not None:
+                course.emit("back", member=member)
+        elif number == Reason.SITE_PAUSED:
+            resting[member] = Reason.SITE_PAUSED
+            course.emit("away", member=member, reason=Reason.SITE_PAUSED.code)
+        elif number in (Reason.SITE_WITHDRAWS, Reason.SITE_LEAVES):
+            reason = Reason(number)
+            self._rounds.part(member, reason)
+            self._admissions.part(member, reason)
+        else:
+            raise RoundError(Reason.MALFORMED, "away.reason: SITE_PAUSED, SITE_WITHDRAWS, SITE_LEAVES or null expected")
+
     def _ready(self, member: str, fields: Fields, now: datetime) -> None:
         self._ending.awaited.add(member)
         self._holders.discard(member)
+        self._course.resting.pop(member, None)  # each session says so anew
         if fields.boolean("has_initial"):
             self._holders.add(member)
         promised = fields.take("promised", dict, type(None))
         self._witnesses.greet(member, None if promised is None else Epoch.read(promised, "ready.promised"), now)
 
-    def _welcome(self, member: str) -> None:
+    def _welcome(self, member: str, now: datetime) -> None:
         """``member`` is a witness of this run now; give it what there is to do."""
         if self._is_over:
             self._ending.welcome(member)
@@ -164,14 +206,14 @@ class Run:
             if self._course.model is None and member in self._holders:
                 self._initial.ask(member)
             else:
-                self._rounds.welcome(member)
+                self._rounds.welcome(member, now)
 
     # --- how it begins ---------------------------------------------------------------------------------------------
 
     def _began(self, now: datetime) -> None:
         for member in sorted(self._witnesses.promised):
             try:
-                self._welcome(member)
+                self._welcome(member, now)
             except ProtocolError as error:
                 self._admissions.refuse_member(member, error.reason)
         self.proceed(now)
@@ -226,16 +268,26 @@ class Run:
         if self.state is not RunState.RUNNING:
             self._ending.proceed(now)
             return
-        try:
-            self._admissions.federation.require_valid(now)
-        except DocumentError as error:
-            self._course.emit("expired", reason=error.reason.code)
-            self._end(RunState.ABANDONED, now)
+        if not self._is_valid(now) or self.state is not RunState.RUNNING:
             return
         if self._course.journal is None:
             self._beginning.proceed(now)
         elif self._course.history.rounds < self._course.plan.rounds or self._rounds.current is not None:
-            self._rounds.proceed(now, paused=self._paused)
+            self._rounds.proceed(now, paused=bool(self._paused))
+
+    def _is_valid(self, now: datetime) -> bool:
+        """Whether charter and plan hold. A clock may be wrong: the run is given up when they have not for one lease."""
+        try:
+            self._admissions.federation.require_valid(now)
+        except DocumentError as error:
+            if self._invalid_since is None:
+                self._invalid_since = now
+                self._course.emit("expired", reason=error.reason.code)
+            if now - self._invalid_since >= self._course.lease:
+                self._end(RunState.ABANDONED, now)
+            return False
+        self._invalid_since = None
+        return True
 
     def _concluded(self, now: datetime) -> None:
         """A round is over: the next one, the release, or the end."""

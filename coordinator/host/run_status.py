@@ -1,7 +1,8 @@
 """How a run stands, folded from its public events alone. Trust zone: host; the console reads it with the same code.
 
 The events are the aggregator's word, relayed by a host that nobody trusts: good for watching, no evidence.
-``run-started`` and ``round-opened`` mean running; ``run-ended`` says how it ended, and nothing moves a run from there.
+``run-started`` and ``round-opened`` mean running; between ``run-paused`` and ``run-resumed`` no round opens;
+``run-ended`` says how it ended, and nothing moves a run from there.
 """
 
 from __future__ import annotations
@@ -9,6 +10,7 @@ from __future__ import annotations
 import json
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field, replace
+from datetime import datetime, timedelta
 from enum import Enum
 from typing import Any
 
@@ -21,6 +23,7 @@ class RunState(Enum):
 
     WAITING = "waiting"
     RUNNING = "running"
+    PAUSED = "paused"
     FINISHED = "finished"
     STOPPED = "stopped"
     ABANDONED = "abandoned"
@@ -40,7 +43,11 @@ _COUNTS = ("round", "rounds", "committed", "sessions", "bytes_in", "bytes_out")
 
 @dataclass(frozen=True, slots=True)
 class MemberStatus:
-    """One member, as the last event that named it left it. ``attested``: admitted, and not gone since."""
+    """One member, as the last event that named it left it. ``attested``: admitted, and not gone since.
+
+    ``work`` is what it said of its work last, ``train 50 %``, and ``moved`` when that changed. ``away_since``: nobody
+    waits for it, for ``away_reason``.
+    """
 
     member: str
     attested: bool = False
@@ -50,11 +57,47 @@ class MemberStatus:
     last_reason: str | int | None = None
     last_seen: str = ""
     bytes: int = 0
+    work: str = ""
+    moved: str | None = None
+    away_since: str | None = None
+    away_reason: str | None = None
+
+    def awaited(self) -> MemberStatus:
+        """The same, drawn for a new round: nothing is known of its work there, and it is waited for."""
+        return replace(self, work="", moved=None, away_since=None, away_reason=None)
+
+    def after(self, name: str, event: Mapping[str, Any]) -> MemberStatus:
+        """The member behind one more public event that names it."""
+        ts, outcome, reason = str(event["ts"]), str(event.get("outcome", "")), event.get("reason")
+        gone = name == "contribution" and outcome in ("gone", "silent")
+        gone = gone or name == "away" or (name == "left" and reason is not None)  # a lost connection is waited for
+        back = name in ("awaited", "back", "admitted") or (name == "contribution" and outcome == "counted")
+        told = replace(
+            self,
+            attested=name == "admitted" or (self.attested and name not in _GONE),
+            assurance=event.get("assurance", self.assurance),
+            measurement=event.get("measurement", self.measurement),
+            last_event=self.last_event if name in _QUIET else name,
+            last_reason=reason,
+            last_seen=ts,
+            bytes=self.bytes + event.get("bytes", 0),
+        )
+        if name in ("progress", "awaited", "silent"):
+            moved = _before(ts, event.get("seconds", 0)) if name == "silent" else ts
+            told = replace(told, work=outcome or self.work, moved=moved)
+        if gone:
+            return replace(told, away_since=ts, away_reason=None if reason is None else str(reason))
+        return replace(told, away_since=None, away_reason=None) if back else told
 
 
 @dataclass(frozen=True, slots=True)
 class RunStatus:
-    """One run: ``rounds`` were planned, ``round`` is the newest that opened, ``committed`` counts what succeeded."""
+    """One run: ``rounds`` were planned, ``round`` is the newest that opened, ``committed`` counts what succeeded.
+
+    ``waits_on`` says for what ``waiting_for`` is waited: their contributions to the ``round``, that enough ``members``
+    come, or that enough ``witnesses`` sign. ``refused`` is why the run cannot go on from what the host offers, with
+    the log that a witness ``held`` and the one that is ``offered`` where there are two.
+    """
 
     plan: str
     state: RunState = RunState.WAITING
@@ -63,6 +106,10 @@ class RunStatus:
     committed: int = 0
     members: Mapping[str, MemberStatus] = field(default_factory=dict)
     waiting_for: tuple[str, ...] = ()
+    waits_on: str = ""
+    refused: str | None = None
+    held: str | None = None
+    offered: str | None = None
     aggregator: str = "absent"
     sessions: int = 0
     bytes_in: int = 0
@@ -74,15 +121,19 @@ class RunStatus:
         """The status behind one more public event, whose fields already have their form."""
         name, ts = str(event["event"]), str(event["ts"])
         state = self._state_after(name, event)
+        started = self.started or (ts if name in _RUNNING else None)
+        waiting = () if state.is_over else self._waiting_after(name, event)
         return replace(
             self,
+            **self._refusal_after(name, event),
             state=state,
             round=max(self.round, event.get("round", 0)),
             rounds=event.get("rounds", self.rounds),
             committed=self._committed_after(event) if name == "round-committed" else self.committed,
             members=self._members_after(name, event),
-            waiting_for=() if state.is_over else self._waiting_after(name, event),
-            started=self.started or (ts if state is RunState.RUNNING else None),
+            waiting_for=waiting,
+            waits_on=self._waits_on_after(name, event) if waiting else "",
+            started=started,
             updated=ts,
         )
 
@@ -91,6 +142,12 @@ class RunStatus:
             return self.state
         if name == "run-ended":
             return _ENDED.get(str(event.get("outcome")), self.state)
+        if name == "run-paused":
+            return RunState.PAUSED
+        if name == "run-resumed":
+            return RunState.WAITING if self.started is None else RunState.RUNNING
+        if name == "run-started" and self.state is RunState.PAUSED:
+            return self.state  # a standing pause is told before the start
         return RunState.RUNNING if name in _RUNNING else self.state
 
     def _committed_after(self, event: Mapping[str, Any]) -> int:
@@ -105,25 +162,33 @@ class RunStatus:
             return (said,) if isinstance(said, str) else tuple(said)
         if name in ("round-committed", "round-abandoned"):
             return ()
-        answered = event.get("member") if name == "contribution" else None
-        return tuple(member for member in self.waiting_for if member != answered)
+        member = event.get("member")
+        if name == "awaited" and member is not None:
+            return tuple(sorted({*self.waiting_for, member}))
+        answered = member if name == "contribution" else None
+        return tuple(waited for waited in self.waiting_for if waited != answered)
+
+    def _waits_on_after(self, name: str, event: Mapping[str, Any]) -> str:
+        if name == "run-waits":
+            said = event.get("outcome")
+            return said if said in ("members", "witnesses") else ""
+        return "round" if name in ("round-opened", "awaited") else self.waits_on
+
+    def _refusal_after(self, name: str, event: Mapping[str, Any]) -> dict[str, Any]:
+        if name == "state-refused":
+            return {"refused": str(event.get("reason", "")), "held": event.get("held"), "offered": event.get("offered")}
+        if name in ("recovered", "round-opened", "run-ended"):
+            return {"refused": None, "held": None, "offered": None}
+        return {}
 
     def _members_after(self, name: str, event: Mapping[str, Any]) -> Mapping[str, MemberStatus]:
         member = event.get("member")
+        if member is None and name == "round-opened":
+            drawn = self._waiting_after(name, event)
+            return {key: item.awaited() if key in drawn else item for key, item in self.members.items()}
         if member is None:
             return self.members
-        old = self.members.get(member, MemberStatus(member))
-        new = replace(
-            old,
-            attested=name == "admitted" or (old.attested and name not in _GONE),
-            assurance=event.get("assurance", old.assurance),
-            measurement=event.get("measurement", old.measurement),
-            last_event=old.last_event if name in _QUIET else name,
-            last_reason=event.get("reason"),
-            last_seen=str(event["ts"]),
-            bytes=old.bytes + event.get("bytes", 0),
-        )
-        return {**self.members, member: new}
+        return {**self.members, member: self.members.get(member, MemberStatus(member)).after(name, event)}
 
     def encode(self) -> str:
         """JSON: the fields by name, members as a list."""
@@ -148,7 +213,11 @@ class RunStatus:
                 **{key: fields.integer(key, low=0, high=1 << 63) for key in _COUNTS},
                 members={item.member: item for item in map(_member, fields.items("members"))},
                 waiting_for=tuple(str(item) for item in fields.items("waiting_for")),
+                waits_on=fields.take("waits_on", str),
                 aggregator=fields.choice("aggregator", ("absent", "present")),
+                refused=fields.take("refused", str, type(None)),
+                held=fields.take("held", str, type(None)),
+                offered=fields.take("offered", str, type(None)),
                 started=fields.take("started", str, type(None)),
                 updated=fields.take("updated", str, type(None)),
             )
@@ -165,4 +234,18 @@ def _member(value: Any) -> MemberStatus:
             last_reason=fields.take("last_reason", str, int, type(None)),
             last_seen=fields.take("last_seen", str),
             bytes=fields.integer("bytes", low=0, high=1 << 63),
+            work=fields.take("work", str),
+            moved=fields.take("moved", str, type(None)),
+            away_since=fields.take("away_since", str, type(None)),
+            away_reason=fields.take("away_reason", str, type(None)),
         )
+
+
+def _before(ts: str, seconds: object) -> str:
+    """The time ``seconds`` before ``ts``; ``ts`` itself where a host says nonsense."""
+    if not isinstance(seconds, int | float):
+        return ts
+    try:
+        return (datetime.fromisoformat(ts) - timedelta(seconds=float(seconds))).strftime("%Y-%m-%dT%H:%M:%SZ")
+    except (ValueError, OverflowError):
+        return ts

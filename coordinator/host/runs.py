@@ -15,12 +15,19 @@ from coordinator.host.aggregators import Aggregator, Aggregators
 from coordinator.host.limits import MAX_ORDER_BYTES
 from coordinator.host.rpc import Context, Reception, write_in_time
 from coordinator.host.run_book import Clock, RunBook
-from coordinator.host.state import HostState, StoredOrder
+from coordinator.host.state import HostState, StoredOrder, StoredRun
 from protos.v1 import cloister_pb2
 from trusted.documents.order import Action, Order, VerifiedOrder
 from trusted.errors import ProtocolError, Reason, RunError
 
 OrderVerifier = Callable[[bytes, datetime], VerifiedOrder]
+
+_KINDS = {
+    Action.START: DoorKind.START,
+    Action.STOP: DoorKind.STOP,
+    Action.PAUSE: DoorKind.PAUSE,
+    Action.RESUME: DoorKind.RESUME,
+}
 
 
 class OrderDesk:
@@ -49,27 +56,42 @@ class OrderDesk:
             aggregator = self._aggregators.find(order.plan)
         except ProtocolError:
             return order.plan  # the order stands; the aggregator hears of it when it registers
-        aggregator.post(DoorKind.START if order.action is Action.START else DoorKind.STOP, 0, envelope)
+        if order.action in (Action.PAUSE, Action.RESUME):
+            await self._repeat_hold(aggregator)  # which of two that came at once stands, the state says
+        else:
+            aggregator.post(_KINDS[order.action], 0, envelope)
         return order.plan
 
     def _require_obeyable(self, order: Order) -> None:
         if order.action is Action.START:
             self._book.require_room(order.plan)
             known = [status for status in self._book.statuses() if status.plan == order.plan.hex()]
-            if known and known[0].state.is_over:
-                raise RunError(Reason.RUN_STATE, "order: this run is over; sign a new plan to train again")
+            is_over = bool(known) and known[0].state.is_over
         else:
-            self._book.status(order.plan)
+            is_over = self._book.status(order.plan).state.is_over and order.action is not Action.STOP
+        if is_over:
+            raise RunError(Reason.RUN_STATE, "order: this run is over; sign a new plan to train again")
 
     async def repeat_for(self, aggregator: Aggregator) -> None:
-        """Send a newly registered aggregator the orders that stand."""
+        """Send a newly registered aggregator the orders that stand; a pause first, so that no round opens before it."""
         for run in await self._state.runs():
             if run.plan != aggregator.plan or self._book.status(run.plan).state.is_over:
                 continue
+            _post_hold(run, aggregator)
             if run.start_order is not None:
                 aggregator.post(DoorKind.START, 0, run.start_order)
             if run.stop_order is not None:
                 aggregator.post(DoorKind.STOP, 0, run.stop_order)
+
+    async def _repeat_hold(self, aggregator: Aggregator) -> None:
+        for run in await self._state.runs():
+            if run.plan == aggregator.plan:
+                _post_hold(run, aggregator)
+
+
+def _post_hold(run: StoredRun, aggregator: Aggregator) -> None:
+    if run.hold_order is not None and run.hold_action is not None:
+        aggregator.post(_KINDS[Action(run.hold_action)], 0, run.hold_order)
 
 
 class RunsService:

@@ -63,13 +63,22 @@ class StoredOrder:
 
 @dataclass(frozen=True, slots=True)
 class StoredRun:
-    """What the hosts themselves counted for one plan, and the envelopes of the orders that stand."""
+    """What the hosts themselves counted for one plan, and the envelopes of the orders that stand.
+
+    ``hold_order`` is the newest order to pause or to resume; ``hold_action`` says which of the two it is.
+    """
 
     plan: bytes
     bytes_in: int
     bytes_out: int
     start_order: bytes | None
     stop_order: bytes | None
+    hold_order: bytes | None = None
+    hold_action: str | None = None
+
+
+STANDING = {"start": "start_nonce", "stop": "stop_nonce", "pause": "hold_nonce", "resume": "hold_nonce"}
+"""The column of a run in which an order of this action stands until a newer one of the same column is honoured."""
 
 
 @unique

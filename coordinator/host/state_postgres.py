@@ -19,7 +19,16 @@ import asyncpg
 
 from coordinator.host.places import Database
 from coordinator.host.staged import StagedUploads
-from coordinator.host.state import Change, ChangeKind, EventSource, Origin, StoredBlob, StoredOrder, StoredRun
+from coordinator.host.state import (
+    STANDING,
+    Change,
+    ChangeKind,
+    EventSource,
+    Origin,
+    StoredBlob,
+    StoredOrder,
+    StoredRun,
+)
 from trusted.errors import Reason, RunError
 
 _MIGRATIONS = (
@@ -40,6 +49,7 @@ _MIGRATIONS = (
         PRIMARY KEY (plan, number), UNIQUE (plan, token, sequence)
     );
     """,
+    "ALTER TABLE runs ADD COLUMN hold_nonce BYTEA REFERENCES orders;",
 )
 _CHANNEL = "cloister"
 _MIGRATION_LOCK = 0x636C6F6973746572  # "cloister": of two replicas that start at once, one migrates
@@ -224,9 +234,10 @@ class PostgresState:
     async def runs(self) -> list[StoredRun]:
         """Every run, in the order of its plan digest."""
         rows = await self._fetch(
-            "SELECT runs.plan, bytes_in, bytes_out, started.envelope, stopped.envelope FROM runs"
-            " LEFT JOIN orders started ON started.nonce = start_nonce"
-            " LEFT JOIN orders stopped ON stopped.nonce = stop_nonce ORDER BY runs.plan"
+            "SELECT runs.plan, bytes_in, bytes_out, started.envelope, stopped.envelope, held.envelope, held.action"
+            " FROM runs LEFT JOIN orders started ON started.nonce = start_nonce"
+            " LEFT JOIN orders stopped ON stopped.nonce = stop_nonce"
+            " LEFT JOIN orders held ON held.nonce = hold_nonce ORDER BY runs.plan"
         )
         return [StoredRun(*row.values()) for row in rows]
 
@@ -243,7 +254,7 @@ class PostgresState:
         Raises:
             RunError: the nonce was used before, at whichever replica.
         """
-        column = "start_nonce" if order.action == "start" else "stop_nonce"
+        column = STANDING[order.action]
         try:
             await self._fetch(
                 "WITH used AS (INSERT INTO orders VALUES ($1, $2, $3, $4) RETURNING nonce),"  # noqa: S608

@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import Any
 
 from coordinator.host.sqlite_trouble import naming_trouble, require_sound
-from coordinator.host.state import Change, EventSource, Origin, StoredBlob, StoredOrder, StoredRun
+from coordinator.host.state import STANDING, Change, EventSource, Origin, StoredBlob, StoredOrder, StoredRun
 from trusted.errors import Reason, RunError
 
 _MIGRATIONS = (
@@ -42,6 +42,7 @@ _MIGRATIONS = (
     ALTER TABLE events ADD COLUMN sequence INTEGER;
     CREATE UNIQUE INDEX events_by_source ON events (plan, token, sequence) WHERE token IS NOT NULL;
     """,
+    "ALTER TABLE runs ADD COLUMN hold_nonce BLOB REFERENCES orders;",
 )
 _BLOB = "plan, blob, origin, total_bytes, shared, received_bytes"
 _LARGEST = (1 << 63) - 1  # what a column holds
@@ -177,9 +178,10 @@ class SqliteState:
     async def runs(self) -> list[StoredRun]:
         """Every run, in the order of its plan digest."""
         rows = self._rows(
-            "SELECT runs.plan, bytes_in, bytes_out, started.envelope, stopped.envelope FROM runs"
-            " LEFT JOIN orders started ON started.nonce = start_nonce"
-            " LEFT JOIN orders stopped ON stopped.nonce = stop_nonce ORDER BY runs.plan"
+            "SELECT runs.plan, bytes_in, bytes_out, started.envelope, stopped.envelope, held.envelope, held.action"
+            " FROM runs LEFT JOIN orders started ON started.nonce = start_nonce"
+            " LEFT JOIN orders stopped ON stopped.nonce = stop_nonce"
+            " LEFT JOIN orders held ON held.nonce = hold_nonce ORDER BY runs.plan"
         )
         return [StoredRun(*row) for row in rows]
 
@@ -196,7 +198,7 @@ class SqliteState:
         Raises:
             RunError: the nonce was used before.
         """
-        column = "start_nonce" if order.action == "start" else "stop_nonce"
+        column = STANDING[order.action]
         try:
             with self._transaction() as db:
                 db.execute(

@@ -38,6 +38,44 @@ def test_a_stop_order_reaches_the_aggregator(host: RunningHost, world: World) ->
     assert peer.next(DoorKind.STOP).body == order
 
 
+def test_a_pause_reaches_the_aggregator_and_a_later_one_hears_it_before_it_hears_the_start(
+    make_host: Callable[..., RunningHost], world: World
+) -> None:
+    host, start, pause = make_host(), signed_order(world), signed_order(world, Action.PAUSE)
+    peer, client = host.door(), host.client()
+    client.submit(start)
+    client.submit(pause)
+    assert peer.next(DoorKind.START).body == start
+    assert peer.next(DoorKind.PAUSE).body == pause
+    host.stop()
+    successor = make_host().door()
+    assert [successor.control.receive().body for _ in range(2)] == [pause, start]
+
+
+def test_a_resume_takes_the_place_of_the_pause(make_host: Callable[..., RunningHost], world: World) -> None:
+    host, resume = make_host(), signed_order(world, Action.RESUME)
+    peer, client = host.door(), host.client()
+    client.submit(signed_order(world, Action.PAUSE))
+    client.submit(resume)
+    assert peer.next(DoorKind.PAUSE).kind is DoorKind.PAUSE
+    assert peer.next(DoorKind.RESUME).body == resume
+    host.stop()
+    assert make_host().door().control.receive().kind is DoorKind.RESUME
+
+
+@pytest.mark.parametrize("action", [Action.PAUSE, Action.RESUME])
+def test_a_run_that_is_over_or_unknown_is_neither_paused_nor_resumed(
+    host: RunningHost, world: World, action: Action
+) -> None:
+    client = host.client()
+    assert refused(lambda: client.submit(signed_order(world, action))) is Reason.RUN_UNKNOWN
+    host.door().event(event="run-ended", outcome="finished")
+    events = client.watch(PLAN)
+    while next(events).fields["event"] != "run-ended":
+        pass
+    assert refused(lambda: client.submit(signed_order(world, action))) is Reason.RUN_STATE
+
+
 def test_an_order_is_honoured_once_also_after_a_restart(make_host: Callable[..., RunningHost], world: World) -> None:
     host, order = make_host(), signed_order(world)
     host.client().submit(order)

@@ -114,6 +114,17 @@ async def test_orders_of_both_kinds_stand_and_the_newest_of_a_kind_counts(opened
     assert (run.start_order, run.stop_order) == (b"2", b"1")
 
 
+async def test_the_newest_of_pause_and_resume_stands_beside_the_others(opened: Opener) -> None:
+    state = await opened()
+    for number, action in enumerate(("start", "pause", "resume", "pause")):
+        await state.honour_order(StoredOrder(bytes([number]) * 16, PLAN, action, b"%d" % number))
+        (run,) = await state.runs()
+        assert run.hold_action == (None if action == "start" else action)
+    await state.close()
+    (run,) = await (await opened()).runs()
+    assert (run.start_order, run.stop_order, run.hold_order, run.hold_action) == (b"0", None, b"3", "pause")
+
+
 async def test_a_name_stands_for_the_blob_that_came_first(opened: Opener) -> None:
     state = await opened()
     assert await state.blob(PLAN, BLOB.blob) is None

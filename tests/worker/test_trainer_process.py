@@ -143,6 +143,40 @@ def test_an_app_that_hangs_is_ended_at_its_deadline_and_does_not_come_back(tmp_p
         assert refused(process).reason is Reason.APP_FAILED
 
 
+def test_an_app_that_works_is_seen_to_work_and_one_that_hangs_is_not(tmp_path: Path) -> None:
+    """The kernel's count of its processor time, which the app cannot write."""
+    body = "import time\nend = time.monotonic() + 1.5\nwhile time.monotonic() < end: pass\ntime.sleep(600)"
+    with trainer(tmp_path, body) as process:
+        waiting = threading.Thread(target=lambda: refused(process, timeout_s=60))
+        before = process.beat()
+        waiting.start()
+        time.sleep(1.0)
+        busy = process.beat()
+        assert busy - before >= 20
+        time.sleep(1.5)
+        settled = process.beat()
+        time.sleep(1.0)
+        assert process.beat() == settled
+        process.stop()
+        waiting.join(5)
+        assert process.beat() == 0
+
+
+@pytest.mark.parametrize("body", ["import time\ntime.sleep(600)", "while True: pass"], ids=["sleeps", "computes"])
+def test_training_that_is_stopped_from_another_thread_ends_within_a_second(tmp_path: Path, body: str) -> None:
+    with trainer(tmp_path, body) as process:
+        found: list[Reason] = []
+        waiting = threading.Thread(target=lambda: found.append(refused(process, timeout_s=60).reason))
+        waiting.start()
+        time.sleep(0.5)
+        begun = time.monotonic()
+        process.stop()
+        waiting.join(5)
+        assert time.monotonic() - begun < 1
+        assert found == [Reason.APP_FAILED]
+        assert ended(process.pid)
+
+
 def test_a_worker_that_has_confined_itself_still_ends_an_app_that_hangs(tmp_path: Path) -> None:
     spec = spec_of(tmp_path, "import time\ntime.sleep(600)")
     ours, theirs = socket.socketpair()

@@ -39,8 +39,8 @@ class Identity:
 
     @classmethod
     def generate(cls, provider: EvidenceProvider) -> Identity:
-        """A fresh key and boot id for this process."""
-        return cls(Ed25519PrivateKey.generate(), provider, token_bytes(16))
+        """A fresh key and boot id for this process, from the kernel: its generator knows when a machine is cloned."""
+        return cls(Ed25519PrivateKey.from_private_bytes(token_bytes(32)), provider, token_bytes(16))
 
     @property
     def verify_key(self) -> bytes:

@@ -1,4 +1,4 @@
-"""A member's order to start or stop a run at a host (docs/protocol.md §2). Trust zone: every TEE.
+"""A member's order to start, pause, resume or stop a run at a host (docs/protocol.md §2). Trust zone: every TEE.
 
 Orders protect the host's resources from strangers; nobody's data depends on them. That an order is honoured once is the
 matter of the host's store, which remembers nonces for twice :data:`WINDOW`.
@@ -28,6 +28,8 @@ class Action(Enum):
 
     START = "start"
     STOP = "stop"
+    PAUSE = "pause"
+    RESUME = "resume"
 
 
 @dataclass(frozen=True, slots=True)
