@@ -204,10 +204,7 @@ class RoundLoop:
         size = course.exchanged.header(BlobKind.UPDATE, current.number, member).sealed_bytes
         blob = upload_name(course.seed, current.number, member, peer.verify_key)
         earlier = current.uploads.get(member)
-        if earlier not in (
-            None,
-            blob,
-        ):  # an earlier start of this worker would have filled it, under a key that is gone
+        if earlier is not None and earlier != blob:  # of an earlier start of this worker, whose key is gone
             course.discard([earlier])
         current.uploads[member] = blob
         course.store.expect(blob, size)
