@@ -49,7 +49,7 @@ def test_a_connected_member_that_stands_still_is_waited_for_one_lease_and_named(
     assert committed(collecting) == 0
     pass_time(collecting, STEP_S)
     assert committed(collecting) == 1
-    lost = {"round": 1, "member": "site-4", "outcome": "silent", "seconds": 120.0, "reason": "RND-610"}
+    lost = {"round": 1, "member": "site-4", "outcome": "silent", "seconds": 120.0, "reason": Reason.MEMBER_SILENT.code}
     assert lost in collecting.outcomes("contribution")
     assert collecting.closed == {}  # it is no less a member for that
 
