@@ -61,7 +61,6 @@ _OF_TIME = frozenset(
         Reason.CERT_NOT_YET_VALID,
         Reason.CRL_STALE,
         Reason.EVIDENCE_AGE,
-        Reason.TCB_STATUS,
         Reason.SITE_REFUSES,
     }
 )

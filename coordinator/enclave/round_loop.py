@@ -3,7 +3,7 @@
 Rules:
 
 1. The cohort is drawn here, from those that are there and take tasks. A round opens when they are enough: all that are
-   sampled, or the minimum once one lease has passed, and always with a quorum of witnesses.
+   sampled, or the minimum once all others have been gone for a lease, and always with a quorum of witnesses.
 2. Which contributions a round folds is witnessed before anything of its result leaves. The fold goes on meanwhile.
 3. The model changes only by a committed round.
 4. Progress keeps a member in its round: one that is gone, or stands still, for a lease is waited for no longer.
@@ -65,12 +65,13 @@ class RoundLoop:
         self._closing = _Closing()
         self._busy = False
         self._over = False
-        self._gathering_since: datetime | None = None
+        self._missing_since: dict[str, datetime] = {}  # witnesses that are not here; forgotten while too few are
         self._absent_since: dict[str, datetime] = {}
         self._vigil = Vigil(course.lease)
 
     def proceed(self, now: datetime, *, paused: bool = False) -> None:
         """Do whatever can be done now; a loop that is ``paused`` opens no round."""
+        self._note_missing(now)
         if self._busy:
             if self._closing.folded:
                 self._course.wait_for(self._course.require_journal().waiting_for_witnesses, "witnesses")
@@ -119,8 +120,7 @@ class RoundLoop:
         """The clock was put forward by ``by``: what was to last so long still does."""
         self._vigil.shift(by)
         self._absent_since = {member: since + by for member, since in self._absent_since.items()}
-        if self._gathering_since is not None:
-            self._gathering_since += by
+        self._missing_since = {member: since + by for member, since in self._missing_since.items()}
         if self.current is not None:
             self.current.deadline += by
         if self.stages is not None:
@@ -151,16 +151,22 @@ class RoundLoop:
             return
         absent = set(cohort.members) - present
         if len(present) < cohort.minimum or course.witnesses.missing:
-            self._gathering_since = None
+            self._missing_since.clear()
             course.wait_for(absent, "members")
             return
-        self._gathering_since = self._gathering_since or now
-        expected = min(cohort.size, len(cohort.members) - len(course.resting))  # nobody waits for who takes no task
-        if len(present) < expected and now - self._gathering_since < course.lease:
-            course.wait_for(absent, "members")
+        expected = [member for member in absent - set(course.resting) if self._is_expected(member, now)]
+        if len(present) < cohort.size and expected:
+            course.wait_for(expected, "members")
             return
-        self._gathering_since = None
         self._open(tuple(sorted(present)), now)
+
+    def _note_missing(self, now: datetime) -> None:
+        missing = set(self._course.plan.cohort.members) - set(self._course.witnesses.promised)
+        self._missing_since = {member: self._missing_since.get(member, now) for member in missing}
+
+    def _is_expected(self, member: str, now: datetime) -> bool:
+        """Whether an absent ``member`` may still come: who has been gone for one lease holds up no further round."""
+        return now - self._missing_since.get(member, now) < self._course.lease
 
     def _open(self, present: tuple[str, ...], now: datetime) -> None:
         course = self._course

@@ -183,6 +183,8 @@ class Run:
             course.emit("away", member=member, reason=Reason.SITE_PAUSED.code)
         elif number in (Reason.SITE_WITHDRAWS, Reason.SITE_LEAVES):
             reason = Reason(number)
+            if reason is Reason.SITE_WITHDRAWS:
+                resting[member] = reason  # until it comes back and says otherwise: no round waits for it to come
             self._rounds.part(member, reason)
             self._admissions.part(member, reason)
         else:

@@ -49,7 +49,7 @@ def test_a_connected_member_that_stands_still_is_waited_for_one_lease_and_named(
     assert committed(collecting) == 0
     pass_time(collecting, STEP_S)
     assert committed(collecting) == 1
-    lost = {"round": 1, "member": "site-4", "outcome": "silent", "seconds": 120.0, "reason": "RND-610"}
+    lost = {"round": 1, "member": "site-4", "outcome": "silent", "seconds": 120.0, "reason": Reason.MEMBER_SILENT.code}
     assert lost in collecting.outcomes("contribution")
     assert collecting.closed == {}  # it is no less a member for that
 
@@ -187,6 +187,23 @@ def test_a_site_that_withdraws_is_lost_at_once_and_the_log_says_why(collecting: 
     assert collecting.closed == {4: Reason.SITE_WITHDRAWS}
     log = b"".join(collecting.store.blobs.values())
     assert b'"kind":"left","member":"site-4","reason":612' in log
+
+
+def test_a_site_that_withdrew_holds_up_no_further_round(collecting: Manual) -> None:
+    away(collecting, 4, Reason.SITE_WITHDRAWS)
+    opened = collecting.outcomes("round-opened")[-1]
+    assert (opened["round"], opened["waiting_for"]) == (2, ["site-1", "site-2", "site-3"])
+
+
+def test_a_site_that_has_been_gone_for_a_lease_is_waited_for_once_and_not_before_each_round(world: World) -> None:
+    net = manual(world)
+    net.perform(net.aggregator.detach(4, net.now))
+    del net.sites[4]
+    for connection in (1, 2, 3):
+        net.contribute(connection, task(net, connection))
+    pass_time(net, LEASE_S)
+    assert committed(net) == 1
+    assert [told["round"] for told in net.outcomes("round-opened")] == [1, 2]  # at once
 
 
 def test_a_site_that_leaves_for_a_restart_holds_nobody_up_and_counts_when_it_is_back_in_time(world: World) -> None:

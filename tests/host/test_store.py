@@ -187,6 +187,24 @@ async def test_a_state_of_the_first_version_is_brought_up_to_date(tmp_path: Path
     await state.close()
 
 
+async def test_a_state_without_pauses_is_brought_up_to_date_and_its_orders_stand(tmp_path: Path) -> None:
+    path = tmp_path / "host.sqlite"
+    from coordinator.host.state_sqlite import _MIGRATIONS
+
+    with sqlite3.connect(path) as db:
+        for script in _MIGRATIONS[:3]:
+            db.executescript(script)
+        db.execute("PRAGMA user_version = 3")
+        db.execute("INSERT INTO orders VALUES (?, ?, 'start', ?)", (ORDER.nonce, PLAN, ORDER.envelope))
+        db.execute("INSERT INTO runs (plan, start_nonce) VALUES (?, ?)", (PLAN, ORDER.nonce))
+    db.close()
+    state = SqliteState(path)
+    await state.honour_order(StoredOrder(b"p" * 16, PLAN, "pause", b"paused"))
+    (run,) = await state.runs()
+    assert (run.start_order, run.hold_order, run.hold_action) == (ORDER.envelope, b"paused", "pause")
+    await state.close()
+
+
 # replicas: PostgreSQL alone
 
 
@@ -264,6 +282,27 @@ async def test_a_database_that_restarts_is_found_again_and_what_was_missed_is_sa
     assert await next_of(changes) == Change(ChangeKind.MISSED)
     assert await state.append_event(PLAN, "kept")
     assert await state.events(PLAN, 0) == [(1, "kept")]
+    await state.close()
+
+
+async def test_tables_without_pauses_are_brought_up_to_date_and_their_orders_stand(postgres: postgres.Server) -> None:
+    from coordinator.host.state_postgres import _MIGRATIONS, PostgresState
+
+    database = postgres.new_database()
+    name = f"test_{postgres.databases}"
+    nonce, plan, envelope = (f"'\\x{value.hex()}'" for value in (ORDER.nonce, PLAN, ORDER.envelope))
+    for script in (
+        *(statement for statement in _MIGRATIONS[0].split(";") if statement.strip()),
+        "CREATE TABLE cloister_schema (version BIGINT NOT NULL)",
+        "INSERT INTO cloister_schema VALUES (1)",
+        f"INSERT INTO orders VALUES ({nonce}, {plan}, 'start', {envelope})",
+        f"INSERT INTO runs (plan, start_nonce) VALUES ({plan}, {nonce})",
+    ):
+        postgres.sql(script, name)
+    state = await PostgresState.open(database)
+    await state.honour_order(StoredOrder(b"p" * 16, PLAN, "pause", b"paused"))
+    (run,) = await state.runs()
+    assert (run.start_order, run.hold_order, run.hold_action) == (ORDER.envelope, b"paused", "pause")
     await state.close()
 
 
