@@ -73,12 +73,17 @@ class RoundLoop:
         """Do whatever can be done now; a loop that is ``paused`` opens no round."""
         self._note_missing(now)
         if self._busy:
-            if self._closing.folded:
-                self._course.wait_for(self._course.require_journal().waiting_for_witnesses, "witnesses")
+            self._tell_waiting()
         elif self.current is not None:
             self._wait_on(self.current, now)
         elif not paused:
             self._open_when_gathered(now)
+
+    def _tell_waiting(self) -> None:
+        """A round that is folded waits for its witnesses."""
+        missing = self._course.require_journal().waiting_for_witnesses
+        if self._closing == _Closing(folded=True) and missing:
+            self._course.wait_for(missing, "witnesses")
 
     def end(self) -> tuple[bytes, ...]:
         """Open and fold nothing any more; the blobs of the round that was open."""
@@ -147,7 +152,7 @@ class RoundLoop:
     def _open_when_gathered(self, now: datetime) -> None:
         course, cohort = self._course, self._course.plan.cohort
         present = frozenset(course.witnesses.promised) - set(course.resting)
-        if course.model is None:
+        if course.model is None or course.history.rounds >= course.plan.rounds:
             return
         absent = set(cohort.members) - present
         if len(present) < cohort.minimum or course.witnesses.missing:
@@ -296,7 +301,7 @@ class RoundLoop:
         if not (folded.overflowed or folded.lost):
             self._closing.folded = True
             self._commit_when_due(closed, self._closing, now)
-            self.proceed(now)
+            self._tell_waiting()
             return
         self._busy = False
         if folded.overflowed:

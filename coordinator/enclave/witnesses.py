@@ -21,7 +21,7 @@ from trusted.errors import LedgerError, ProtocolError, Reason
 from trusted.ledger.checkpoint import Quorum, TreeHead, origin_of
 from trusted.ledger.recovery import Candidate, candidates
 from trusted.ledger.witness import MAX_EPOCH, MAX_RECORD_BYTES, Epoch, WitnessRecord, begin
-from trusted.wire import Fields
+from trusted.wire import Fields, exactly
 
 _NO_LOG_KEY = bytes(32)
 _LEAP = 1024  # epochs that one member's word may skip: numbers are finite, and a lie must not use them up
@@ -127,7 +127,11 @@ class Witnesses:
         connection = self.admissions.members.get(peer.member)
         if number != self.epoch.number or connection is None:
             return False  # it answers an epoch that is over, and has been asked again
-        secret = None if key is None else RecoveryKey(_octets(key, SECRET_BYTES))
+        secret = (
+            None
+            if key is None
+            else RecoveryKey(exactly(_octets(key, SECRET_BYTES), SECRET_BYTES, "promised.recovery_key"))
+        )
         if record is not None:
             self._require_believable(record, secret)
         self._promises[peer.member] = Promise(connection, record, secret)

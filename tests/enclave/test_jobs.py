@@ -371,3 +371,29 @@ def test_a_sum_beyond_float32_is_nobodys_fault():
     with pytest.raises(BlobError) as caught:
         weighted_mean(updates, store, model=model, out=out, jobs=Lanes(2))
     assert caught.value.reason is Reason.NON_FINITE
+
+
+def test_no_round_opens_while_the_release_is_sealed(world):
+    """The last round is committed, and the run is not over yet: nobody is asked for one update more than was signed."""
+    net, rounds = collecting(world), world.plan.document.rounds
+    for number in range(1, rounds + 1):
+        net.contribute_all()
+        while len(net.outcomes("round-committed")) < number:
+            net.let_run()
+        if number < rounds:
+            net.let_all_run()
+    assert net.jobs.waiting  # the release
+    net.pass_time(10)
+    net.let_all_run()
+    assert net.aggregator.state.value == "finished"
+    assert [fields["round"] for fields in net.outcomes("round-opened")] == [1, 2]
+    assert {len(site.tasks) for site in net.sites.values()} == {rounds}
+
+
+def test_a_paused_run_opens_no_round_when_its_fold_comes_back(world):
+    net = collecting(world)
+    net.contribute_all()
+    net.perform(net.aggregator.pause(net.now))
+    net.let_all_run()
+    assert len(net.outcomes("round-committed")) == 1
+    assert len(net.outcomes("round-opened")) == 1
