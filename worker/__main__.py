@@ -15,6 +15,7 @@ from trusted.allocator import keep_chunk_memory
 from trusted.channel.results import aggregator_subject
 from trusted.channel.session import Identity
 from trusted.channel.worker import WorkerChannel
+from trusted.clock import SteadyClock
 from trusted.errors import ProtocolError, Reason, StateError
 from trusted.evidence.boot import Boot
 from trusted.exchange import Exchanged
@@ -104,6 +105,7 @@ def _site(boot: Boot, prepared: Prepared, coordinators: BlobTransport) -> Site:
         aggregator=aggregator_subject(prepared.federation.plan.digest),
         reattest_s=plan.deadlines.reattest_s,
         note=note,
+        clock=SteadyClock(lambda seconds: note("clock-jumped", seconds=seconds)),
     )
 
 

@@ -13,7 +13,6 @@ import threading
 import time
 from collections.abc import Callable
 from dataclasses import dataclass, field
-from datetime import UTC, datetime
 from typing import Any, Protocol
 
 from trusted.channel.refusal import refusal
@@ -21,6 +20,7 @@ from trusted.channel.results import issue_result
 from trusted.channel.session import Identity, Proof
 from trusted.channel.states import State
 from trusted.channel.worker import Membership, WorkerChannel
+from trusted.clock import Clock, utc_now
 from trusted.errors import ChannelError, ProtocolError, Reason
 from worker.contribution import Contributor, Vector
 from worker.participant import Answer, Closed, Participant, Receipt, SendInitial, Train
@@ -57,6 +57,7 @@ class Site:
     aggregator: str
     reattest_s: int
     note: Note
+    clock: Clock = utc_now
 
 
 @dataclass(frozen=True, slots=True)
@@ -116,7 +117,7 @@ class SessionLoop:
         self._inbox.put(_StreamEnded())
 
     def _on_frame(self, frame: bytes) -> Closed | None:
-        before, now = self._channel.state, datetime.now(UTC)
+        before, now = self._channel.state, self._site.clock()
         try:
             if before is State.OPEN:  # a machine that slept acts on nothing that came while it did
                 self._channel.session.require_lease(now)
@@ -154,7 +155,7 @@ class SessionLoop:
         self._site.note("attested", ear=token, **keys)
 
     def _on_message(self, message: dict[str, Any]) -> Closed | None:
-        action = self._site.participant.take(message, datetime.now(UTC))
+        action = self._site.participant.take(message, self._site.clock())
         if isinstance(action, Closed):
             self._say({"type": "heard"})
             return action
@@ -212,7 +213,7 @@ class SessionLoop:
                 raise ChannelError(Reason.HANDSHAKE_TIMEOUT, "handshake: not finished in time")
             return
         session = self._channel.session
-        session.require_lease(datetime.now(UTC))
+        session.require_lease(self._site.clock())
         if time.monotonic() >= self._challenge_at:
             self._challenge_at = time.monotonic() + self._site.reattest_s
             challenge = session.challenge()

@@ -11,7 +11,6 @@ import queue
 import sys
 import time
 from collections.abc import Callable, Mapping
-from datetime import UTC, datetime
 from functools import partial
 
 from coordinator.door import Address, DoorKind, DoorMessage, encode_reason
@@ -24,6 +23,7 @@ from coordinator.enclave.workshop import Workshop
 from trusted.allocator import keep_chunk_memory
 from trusted.channel.federation import Federation
 from trusted.channel.session import Identity
+from trusted.clock import Clock, SteadyClock, utc_now
 from trusted.documents.charter import verify_charter
 from trusted.documents.plan import verify_plan
 from trusted.errors import ProtocolError, Reason, WireError
@@ -33,17 +33,12 @@ from trusted.wire import Fields, Json
 _TICK_S = 1.0
 _LINGER_S = 30.0  # after the end: time for members to hear of it, for recipients to be told, for events to be stored
 
-Clock = Callable[[], datetime]
-
-
-def _utc_now() -> datetime:
-    return datetime.now(UTC)
-
 
 def main(boot: Boot) -> int:
     """Serve one plan until its run ends. The exit status is 0 when the run finished or was stopped."""
     keep_chunk_memory()
-    now = _utc_now()
+    clock = SteadyClock(lambda seconds: note("clock-jumped", seconds=seconds))
+    now = clock()
     charter = verify_charter(boot.charter, now)
     federation = Federation(charter, verify_plan(boot.plan, charter, now))
     doors = Doors(_addresses(boot.options), federation.plan.digest, note)
@@ -51,7 +46,7 @@ def main(boot: Boot) -> int:
     aggregator = Aggregator(federation, Identity.generate(boot.provider), doors, workshop)
     note("aggregator-started", plan=federation.plan.digest.hex())
     try:
-        serve(doors, aggregator)
+        serve(doors, aggregator, clock=clock)
     finally:
         workshop.close()
     return 0 if aggregator.state in {RunState.FINISHED, RunState.STOPPED} else 1
@@ -65,7 +60,7 @@ def _addresses(options: Mapping[str, Json]) -> tuple[Address, ...]:
     return tuple(Address.parse(str(door)) for door in doors)
 
 
-def serve(doors: Doors, aggregator: Aggregator, *, clock: Clock = _utc_now) -> None:
+def serve(doors: Doors, aggregator: Aggregator, *, clock: Clock = utc_now) -> None:
     """Feed the aggregator until its run has ended and everybody had time to hear of it.
 
     ``clock`` gives the time in UTC at which it judges; how long this shell itself waits is another matter.

@@ -10,7 +10,6 @@ import json
 import shutil
 import sys
 import time
-from dataclasses import asdict
 from typing import Any
 
 import coordinator.enclave.__main__
@@ -24,16 +23,20 @@ from tests.faults.running import Ended, Judged, Running
 from tests.faults.schedules import UNDISTURBED, Counted, Schedule, draw
 
 TIMEOUT_S = 90.0
-LOADED = (coordinator.enclave.__main__, coordinator.host.server, worker.__main__, worker.collateral, worker.coordinators)
+LOADED = (
+    coordinator.enclave.__main__,
+    coordinator.host.server,
+    worker.__main__,
+    worker.collateral,
+    worker.coordinators,
+)
 
 
 def count(federation: Federation) -> tuple[Ended, Counted]:
     """An undisturbed run, and what there is to disturb."""
     with Running(federation, UNDISTURBED, count=True) as running:
         ended = running.to_the_end(TIMEOUT_S)
-        points = {
-            name: json.loads((running.site.folder / f"counts-{name}.json").read_text()) for name in running.names
-        }
+        points = {name: json.loads((running.site.folder / f"counts-{name}.json").read_text()) for name in running.names}
         passed = json.loads(running.site.relay_door.with_suffix(".json").read_text())
     messages = {(link, way): passed[f"{link.value} {way.value}"] for link in Link for way in Way}
     return ended, Counted(points, messages, len(ended.events))
@@ -67,6 +70,17 @@ def run(federation: Federation, schedule: Schedule, expected: Ended) -> dict[str
     return said
 
 
+def _said_first(expected: Ended, counted: Counted) -> dict[str, Any]:
+    return {
+        "undisturbed_s": round(expected.seconds, 2),
+        "moments": len(counted.moments()),
+        "messages": sum(counted.messages.values()),
+        "points": {process: sorted(points) for process, points in counted.points.items()},
+        "left": expected.left,
+        "descriptors": expected.host_descriptors,
+    }
+
+
 def _told(schedule: Schedule) -> list[str]:
     return [str(fault) for fault in schedule.faults]
 
@@ -83,9 +97,7 @@ def main(arguments: list[str]) -> int:
     began = time.monotonic()
     federation = Federation.found()
     expected, counted = count(federation)
-    print(json.dumps({"undisturbed_s": round(expected.seconds, 2), "moments": len(counted.moments()),
-                      "messages": sum(messages for messages in counted.messages.values()),
-                      "left": expected.left, "descriptors": expected.host_descriptors}), flush=True)
+    print(json.dumps(_said_first(expected, counted)), flush=True)
     failed = 0
     for number in range(options.first, options.first + options.schedules):
         if options.until_s and time.monotonic() - began > options.until_s:
@@ -97,8 +109,6 @@ def main(arguments: list[str]) -> int:
             shutil.rmtree(said["folder"], ignore_errors=True)
     return 1 if failed else 0
 
-
-__all__ = ["LOADED", "asdict", "main"]
 
 if __name__ == "__main__":
     sys.exit(main(sys.argv[1:]))
