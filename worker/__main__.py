@@ -30,7 +30,7 @@ if TYPE_CHECKING:
     from worker.coordinators import Coordinators
 
 _FIRST_PAUSE_S = 0.5
-_LONGEST_PAUSE_S = 15.0
+_LONGEST_PAUSE_S = 5.0
 # What may pass by itself: the host or the network is away, a lease was missed, the aggregator is not there yet.
 _PASSING = frozenset(
     {
@@ -126,11 +126,10 @@ def _memory(prepared: Prepared) -> Memory:
 def _until_closed(site: Site, prepared: Prepared, coordinators: Coordinators, collateral: HostCollateral) -> Closed:
     pause_s = _FIRST_PAUSE_S
     while True:
-        started = time.monotonic()
+        channel = WorkerChannel(prepared.federation, site.identity, site.membership)
         collateral.refresh()
         try:
             with coordinators.attach() as frames:
-                channel = WorkerChannel(prepared.federation, site.identity, site.membership)
                 closed = SessionLoop(site, channel, frames).run()
                 refusal = frames.refusal
             if closed is not None:
@@ -143,7 +142,7 @@ def _until_closed(site: Site, prepared: Prepared, coordinators: Coordinators, co
                 raise
             note("session-lost", reason=error.reason.code, detail=error.detail)
         coordinators.turn()
-        if time.monotonic() - started > _LONGEST_PAUSE_S:
+        if channel.aggregator is not None:  # there was a session: what cut it is no reason to be slow
             pause_s = _FIRST_PAUSE_S
         time.sleep(pause_s)
         pause_s = min(2 * pause_s, _LONGEST_PAUSE_S)

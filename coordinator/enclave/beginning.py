@@ -10,6 +10,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from datetime import datetime, timedelta
+from functools import partial
 from secrets import token_bytes
 
 from coordinator.enclave.closing import ClosingNote
@@ -73,7 +74,7 @@ class Beginning:
                 if note is not None:
                     self.ended_before(note, later)
 
-            course.jobs.submit(lambda key=key: ClosingNote.read(store, key, plan), found, now)
+            course.jobs.submit(partial(ClosingNote.read, store, key, plan), found, now)
 
     def _begin(self, now: datetime) -> None:
         course, quorum = self.course, self.course.witnesses.quorum

@@ -6,9 +6,13 @@ import threading
 from collections.abc import Callable, Iterable
 
 from coordinator.door import MAX_DATA_CHUNK, Announcement, BlobRange, BlobWrite, DoorKind
-from coordinator.door_socket import DoorConnection
-from trusted.errors import Reason, WireError
+from coordinator.door_socket import DoorConnection, reason_of
+from trusted.errors import Reason, RunError, WireError
 from trusted.floe import Buffer
+
+
+class StoreRefused(RunError):
+    """The host did not store a piece, and says why: its disk is full, perhaps. Its door works."""
 
 
 class _Data:
@@ -45,7 +49,11 @@ class DoorStore:
         return buffer[:size]
 
     def write(self, blob: bytes, size_bytes: int, pieces: Iterable[Buffer]) -> None:
-        """Store a blob piece by piece; the host answers each."""
+        """Store a blob piece by piece; the host answers each.
+
+        Raises:
+            StoreRefused: it does not take one.
+        """
         offset = 0
         for piece in pieces:
             view = memoryview(piece)
@@ -53,7 +61,10 @@ class DoorStore:
                 part = view[start : start + MAX_DATA_CHUNK]
                 offset += len(part)
                 write = BlobWrite(blob, offset - len(part), offset == size_bytes)
-                if self._ask(DoorKind.WRITE, write.encode(), part)[0] is not DoorKind.STORED:
+                kind, size, buffer = self._ask(DoorKind.WRITE, write.encode(), part)
+                if kind is DoorKind.REFUSED:
+                    raise StoreRefused(reason_of(bytes(buffer[:size])), "door: the host refuses to store a piece")
+                if kind is not DoorKind.STORED:
                     raise WireError(Reason.UNEXPECTED_MESSAGE, "door: the host did not store a piece")
 
     def discard(self, blob: bytes) -> None:

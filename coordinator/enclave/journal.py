@@ -22,7 +22,7 @@ from coordinator.enclave.admissions import Admissions
 from coordinator.enclave.jobs import Jobs
 from coordinator.enclave.ports import BLOB_NAME_BYTES, HostStore
 from coordinator.enclave.record import RecoveryKey, RunRecord
-from coordinator.enclave.witnesses import Witnesses
+from coordinator.enclave.witnesses import Promise, Witnesses
 from trusted.channel.aggregator import AdmittedPeer
 from trusted.errors import LedgerError, Reason
 from trusted.ledger import leaves
@@ -95,7 +95,7 @@ class Journal:
     _steps: list[_Step] = field(default_factory=list)
     _writing: bool = False
     _proposed: dict[int, _Proposed] = field(default_factory=dict)
-    _bases: dict[str, tuple[int, TreeHead]] = field(default_factory=dict)
+    _bases: dict[str, tuple[Promise, TreeHead]] = field(default_factory=dict)
     _last: RunRecord | None = None
     _state_blob: bytes | None = None
     _log_key: Ed25519PrivateKey = field(init=False, repr=False)
@@ -218,11 +218,11 @@ class Journal:
         known = self._bases.get(member)
         record = said.record
         base = EMPTY if record is None else record.base(self.witnesses.epoch)
-        if known is not None and known[0] == said.connection:
+        if known is not None and known[0] is said:  # a later promise lets go of what was cosigned before it
             base = known[1]
         if base.size > proposed.head.size:  # it cosigned a later one, which is proposed as well
             return
-        self._bases[member] = said.connection, proposed.head
+        self._bases[member] = said, proposed.head
         settled = self.certified if self.certified.size else None
         self.admissions.send(
             member,

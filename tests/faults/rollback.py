@@ -12,6 +12,7 @@ import shutil
 import signal
 import sys
 from collections.abc import Callable
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -19,7 +20,9 @@ from tests.faults.__main__ import LOADED, TIMEOUT_S, UNDISTURBED
 from tests.faults.federation import Federation
 from tests.faults.processes import AGGREGATOR, HOST, fork
 from tests.faults.running import Ended, Running
+from trusted.blob import BlobKind
 from trusted.documents.terms import Deadlines
+from trusted.exchange import Exchanged
 
 _ROUNDS = 3
 _TRAINING_S = 0.8
@@ -78,11 +81,13 @@ class Case(Running):
         return copy
 
     def blobs(self, label: bytes) -> list[Path]:
-        """Files of the spool that begin so, the oldest first."""
-        found = [
-            path for path in (self.disk / "blobs").rglob("*") if path.is_file() and label in path.read_bytes()[:900]
-        ]
-        return sorted(found, key=lambda path: path.stat().st_mtime_ns)
+        """Files of the spool that begin so, the oldest first; the host may take any away meanwhile."""
+        found = []
+        for path in (self.disk / "blobs").rglob("*"):
+            with suppress(OSError):
+                if label in path.read_bytes()[:900]:
+                    found.append((path.stat().st_mtime_ns, path))
+        return [path for _, path in sorted(found)]
 
     def moved(self) -> list[str]:
         """What no run does on a disk that was refused."""
@@ -190,7 +195,7 @@ def two_forks(case: Case, federation: Federation) -> dict[str, Any]:
         before = len(fork_.events())
         fork_.wait_until(lambda: _waits(fork_, before), _REFUSED_S, "the fork waits")
         fork_.wait_until(_after(3.0), 10, "a while")
-        told = [event for event in fork_.events()[before:]]
+        told = fork_.events()[before:]
         said = {"waits": _waits(fork_, before), "moved": [e["event"] for e in told if e["event"] in _PROGRESS]}
         fork_.stop(lost)
         shutil.rmtree(case.site.folder / f"state-{lost}")
@@ -211,16 +216,16 @@ def replayed_fold(case: Case, federation: Federation) -> dict[str, Any]:
     """The update that a site sent in the first round, in the place of its second."""
     case.start_all()
     member = federation.members[1]
-    mark = f'"sender":"{member}"'.encode()
-    case.wait_until(lambda: bool(_updates(case, mark, 1)), TIMEOUT_S, "the first update")
-    first = _updates(case, mark, 1)[0]
-    case.wait_until(lambda: bool(_updates(case, mark, 2)), TIMEOUT_S, "the second update")
+    case.wait_until(lambda: bool(_updates(case, member, 1)), TIMEOUT_S, "the first update")
+    first = next(iter(_updates(case, member, 1).values()))
+    case.wait_for("round-opened", 2)
+    case.wait_until(_after(0.3), 10, "everybody has the task")
     aggregator = case.living[AGGREGATOR].pid
-    os.kill(aggregator, signal.SIGSTOP)
+    os.kill(aggregator, signal.SIGSTOP)  # it reads no update before the host has exchanged it
     try:
-        for path in case.blobs(mark):
-            if b'"round":2' in path.read_bytes()[:900]:
-                path.write_bytes(first)
+        case.wait_until(lambda: bool(_updates(case, member, 2)), TIMEOUT_S, "the second update")
+        for path in _updates(case, member, 2):
+            path.write_bytes(first)
     finally:
         os.kill(aggregator, signal.SIGCONT)
     case.wait_for("round-committed", 2)
@@ -228,18 +233,17 @@ def replayed_fold(case: Case, federation: Federation) -> dict[str, Any]:
     return {"outcome": about[-1]["outcome"], "reason": about[-1].get("reason")}
 
 
-def _updates(case: Case, mark: bytes, number: int) -> list[bytes]:
-    size = (federation_update_bytes(case.federation), f'"round":{number}'.encode())
-    whole = (path.read_bytes() for path in case.blobs(mark))
-    return [data for data in whole if len(data) == size[0] and size[1] in data[:900] and b'"update"' in data[:900]]
-
-
-def federation_update_bytes(federation: Federation) -> int:
-    """How long a whole update is."""
-    from trusted.blob import BlobKind
-    from trusted.exchange import Exchanged
-
-    return Exchanged.of(federation.plan).header(BlobKind.UPDATE, 1, federation.members[1]).sealed_bytes
+def _updates(case: Case, member: str, number: int) -> dict[Path, bytes]:
+    """The whole updates of ``member`` in a round, where they lie."""
+    size = Exchanged.of(case.federation.plan).header(BlobKind.UPDATE, number, member).sealed_bytes
+    marks = (f'"sender":"{member}"'.encode(), f'"round":{number}'.encode(), b'"update"')
+    found = {}
+    for path in case.blobs(marks[0]):
+        with suppress(OSError):
+            data = path.read_bytes()
+            if len(data) == size and all(mark in data[:900] for mark in marks):
+                found[path] = data
+    return found
 
 
 CASES: dict[str, Callable[[Case, Federation], dict[str, Any]]] = {
