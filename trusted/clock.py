@@ -1,9 +1,9 @@
-"""The time as an enclave's shell takes it: its machine's clock, but for jumps. Trust zone: every TEE; this reads clocks.
+"""The time as an enclave's shell takes it: its machine's clock, but for jumps. Trust zone: every TEE; it reads clocks.
 
 The clock is the host's, like all that it gives. This guards against accidents, not against the host: a clock that is
-set wrong by years and back again, as by a bad time server, must not end a run, void every lease or put a deadline beyond
-anybody's life. Rules: time goes on as the machine's uptime does, sleep included. Small steps of the clock are followed.
-A jump is told, and believed only when it has lasted: until then time goes on as if it had not been.
+set wrong by years and back again, as by a bad time server, must not end a run, void every lease or put a deadline
+beyond anybody's life. Rules: time goes on as the machine's uptime does, sleep included. Small steps of the clock are
+followed. A jump is told, and believed only when it has lasted: until then time goes on as if it had not been.
 """
 
 from __future__ import annotations
@@ -29,7 +29,7 @@ def uptime_s() -> float:
 
 
 class SteadyClock:
-    """Gives the time in UTC. ``jumped`` is told the seconds of each jump, once. Not thread-safe: one for each thread."""
+    """Gives the time in UTC, to one thread. ``jumped`` is told the seconds of each jump, once."""
 
     def __init__(
         self, jumped: Callable[[float], None], wall: Clock | None = None, uptime: Callable[[], float] = uptime_s

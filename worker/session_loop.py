@@ -1,9 +1,9 @@
 """One session with the aggregator, driven to its end: frames in and out, work beside. Trust zone: worker TEE's shell.
 
 Rules: frames are answered at once, also while this site trains, so that a challenge never waits for an epoch. Work runs
-on one thread; its results come back through the same queue as the frames. Everything said is said by this thread. A task
-that comes while an earlier one is at work waits for its end, and a later one takes its place: the run may go on without
-a site that is slow, and still want it for the next round.
+on one thread; its results come back through the same queue as the frames. Everything said is said by this thread. A
+task that comes while an earlier one is at work waits for its end, and a later one takes its place: the run may go on
+without a site that is slow, and still want it for the next round.
 """
 
 from __future__ import annotations

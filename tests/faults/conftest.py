@@ -1,4 +1,4 @@
-"""Running what forks as a process of its own. The sample of every day is short; ``tests/conftest.py`` has the options."""
+"""Running what forks as a process of its own. ``tests/conftest.py`` has the options."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""``python -m tests.faults.rollback``: hosts that restore, fork, swap, delete and hold back; one JSON line for each case.
+"""``python -m tests.faults.rollback``: hosts that restore, fork, swap, delete and hold back; a JSON line for each.
 
 A process shell that forks. What such a host gives is refused and named, nothing of the run moves meanwhile, and once
 the right disk is back the run ends with the model of the undisturbed run.
