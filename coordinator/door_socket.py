@@ -92,7 +92,7 @@ class DoorConnection:
         if answer is None:
             raise RunError(Reason.UNREACHABLE, "door: the host hung up instead of answering the registration")
         if answer.kind is DoorKind.REFUSED:
-            raise RunError(_reason(decode_reason(answer.body)), "door: the host refuses this registration")
+            raise RunError(reason_of(answer.body), "door: the host refuses this registration")
         if answer.kind is not DoorKind.REGISTERED:
             raise WireError(Reason.UNEXPECTED_MESSAGE, "door: REGISTERED or REFUSED expected")
 
@@ -166,6 +166,8 @@ class DoorConnection:
             view = view[count:]
 
 
-def _reason(number: int) -> Reason:
+def reason_of(body: bytes) -> Reason:
+    """The reason in a REFUSED; of a number that nobody knows, UNEXPECTED_MESSAGE."""
+    number = decode_reason(body)
     known = {reason.value for reason in Reason}
     return Reason(number) if number in known else Reason.UNEXPECTED_MESSAGE

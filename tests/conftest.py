@@ -9,6 +9,13 @@ import pytest
 from softtee.chip import Chip, SoftwareRoot
 
 
+def pytest_addoption(parser: pytest.Parser) -> None:
+    """Of ``tests/faults``; pytest reads options from this folder alone."""
+    group = parser.getgroup("faults")
+    group.addoption("--schedules", type=int, default=0, help="fault schedules to run; 0: a sample, in bounded time")
+    group.addoption("--seed", default="cloister", help="what fault schedules are drawn from")
+
+
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     """Tests that fork come first: a worker forks before it has threads, and other tests may leave some behind."""
     items.sort(key=lambda item: item.path.name != "test_trainer_process.py")

@@ -10,7 +10,6 @@ from __future__ import annotations
 import json
 import signal
 import sys
-import time
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -35,7 +34,7 @@ if TYPE_CHECKING:
     from worker.coordinators import Coordinators
 
 _FIRST_PAUSE_S = 0.5
-_LONGEST_PAUSE_S = 15.0
+_LONGEST_PAUSE_S = 5.0
 _BEATS_A_LEASE = 12
 # What may pass by itself: the host or the network is away, a lease was missed, the aggregator is not there yet.
 _PASSING = frozenset(
@@ -169,7 +168,7 @@ def _until_closed(
 ) -> Closed | Departed:
     pause_s, doubt = _FIRST_PAUSE_S, _Doubt(prepared.federation.plan.document.deadlines.lease_s)
     while True:
-        started = time.monotonic()
+        channel = WorkerChannel(prepared.federation, site.identity, site.membership)
         collateral.refresh()
         channel = WorkerChannel(prepared.federation, site.identity, site.membership)
         try:
@@ -189,7 +188,7 @@ def _until_closed(
                 raise
             note("session-lost", reason=error.reason.code, detail=error.detail)
         coordinators.turn()
-        if time.monotonic() - started > _LONGEST_PAUSE_S:
+        if channel.aggregator is not None:  # there was a session: what cut it is no reason to be slow
             pause_s = _FIRST_PAUSE_S
         departed = site.operator.sleep(pause_s)
         if departed is not None:

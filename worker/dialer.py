@@ -27,7 +27,7 @@ _PROGRESS_BYTES = 1 << 20
 _PIECES_A_MESSAGE = 4
 _QUEUED_FRAMES = 32
 _STAT_TIMEOUT_S = 30.0
-_MAX_BACKOFF_S = 15.0
+_MAX_BACKOFF_S = 5.0
 _GOODBYE_S = 2.0  # for a host to take what was sent, and end the stream too
 _END = None
 
@@ -144,8 +144,8 @@ def _put(box: queue.Queue[bytes | None], item: bytes | None, given_up: threading
 class Patience:
     """How often a transfer may be cut: without end while bytes move, ``attempts`` times in a row while none do."""
 
-    attempts: int = 8
-    backoff_s: float = 0.5  # doubled after each failure, up to 15 seconds
+    attempts: int = 12
+    backoff_s: float = 0.5  # doubled after each failure, up to 5 seconds
 
 
 @dataclass(slots=True)

@@ -7,9 +7,13 @@ from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 
 from coordinator.door import MAX_DATA_CHUNK, Announcement, BlobRange, BlobWrite, DoorKind
-from coordinator.door_socket import DoorConnection
-from trusted.errors import Reason, WireError
+from coordinator.door_socket import DoorConnection, reason_of
+from trusted.errors import Reason, RunError, WireError
 from trusted.floe import Buffer
+
+
+class StoreRefused(RunError):
+    """The host did not store a piece, and says why: its disk is full, perhaps. Its door works."""
 
 
 class _Data:
@@ -46,7 +50,11 @@ class DoorStore:
         return buffer[:size]
 
     def write(self, blob: bytes, size_bytes: int, pieces: Iterable[Buffer]) -> None:
-        """Store a blob piece by piece; the host answers each, and the next is made meanwhile."""
+        """Store a blob piece by piece; the host answers each, and the next is made meanwhile.
+
+        Raises:
+            StoreRefused: it does not take one.
+        """
         offset, answered = 0, True
         with self._lost_on_error():  # also of who makes the pieces: an answer may be on its way
             for piece in pieces:
@@ -71,7 +79,10 @@ class DoorStore:
             connection.close()
 
     def _require_stored(self) -> None:
-        if self._hear()[0] is not DoorKind.STORED:
+        kind, size, buffer = self._hear()
+        if kind is DoorKind.REFUSED:
+            raise StoreRefused(reason_of(bytes(buffer[:size])), "door: the host refuses to store a piece")
+        if kind is not DoorKind.STORED:
             raise WireError(Reason.UNEXPECTED_MESSAGE, "door: the host did not store a piece")
 
     def _ask(self, kind: DoorKind, *body: Buffer) -> tuple[DoorKind, int, memoryview]:
@@ -96,6 +107,8 @@ class DoorStore:
     def _lost_on_error(self) -> Iterator[None]:
         try:
             yield
+        except StoreRefused:  # an answer as good as any: nothing is on its way
+            raise
         except BaseException:
             data: _Data | None = getattr(self._mine, "data", None)
             if data is not None:

@@ -21,13 +21,13 @@ from secrets import token_bytes
 
 from coordinator.door import TOKEN_BYTES, Address, DoorKind, DoorMessage, DoorRole, Registration
 from coordinator.door_socket import DoorConnection, connect
-from coordinator.enclave.door_store import DoorStore
+from coordinator.enclave.door_store import DoorStore, StoreRefused
 from coordinator.enclave.workshop import Finish
 from trusted.errors import ProtocolError
 from trusted.floe import Buffer
 
 MAX_DOORS = 16
-_REDIAL_S = 1.0
+_REDIAL_S = 0.25
 _STALL_S = 150  # a replica that neither takes nor gives for so long is gone: longer than it may itself wait for a store
 _MAX_UNHEARD = 4096  # events that no replica acknowledged; beyond, the oldest are given up
 
@@ -174,10 +174,16 @@ class Doors:
         return b""
 
     def write(self, blob: bytes, size_bytes: int, pieces: Iterable[Buffer]) -> None:
-        """Store a blob at one replica, which shares it with the others."""
+        """Store a blob at one replica, which shares it with the others.
+
+        Raises:
+            StoreRefused: the host does not take it now. ConnectionError: a door broke.
+        """
         link = self._live()[0]
         try:
             link.store.write(blob, size_bytes, pieces)
+        except StoreRefused:  # no fault of the door: every worker's session would end with it
+            raise
         except (OSError, ProtocolError) as error:
             self._break(link, error)
             raise ConnectionError("a door broke while a blob was written") from error

@@ -151,6 +151,8 @@ class Run:
                 self._ready(member, fields, now)
             elif kind == "promised":
                 if self._witnesses.take(peer, fields):
+                    if self._witnesses.promised[member].record is not None:
+                        self.start(now)  # an earlier aggregator did: a host does not say so of a run that is over
                     self._welcome(member, now)
             elif kind == "cosigned":
                 self._course.require_journal().take(peer, fields, now)

@@ -23,7 +23,7 @@ Finish = Callable[[datetime], None]
 
 _MAX_LANES = 4
 _AT_ONCE = 2  # one whose blob the host keeps back holds up no other
-_AGAIN_S = 1.0
+_AGAIN_S = 0.5
 # Updates that arrive together are read once, by the fold; only who waits longer than this for others is read before.
 _LATER_S = 0.25
 

@@ -73,12 +73,15 @@ class OrderDesk:
             raise RunError(Reason.RUN_STATE, "order: this run is over; sign a new plan to train again")
 
     async def repeat_for(self, aggregator: Aggregator) -> None:
-        """Send a newly registered aggregator the orders that stand; a pause first, so that no round opens before it."""
+        """Send a newly registered aggregator the orders that stand; a pause first, so that no round opens before it.
+
+        None starts a run that is over: an aggregator that has still to send workers home learns that from them.
+        """
         for run in await self._state.runs():
-            if run.plan != aggregator.plan or self._book.status(run.plan).state.is_over:
+            if run.plan != aggregator.plan:
                 continue
             _post_hold(run, aggregator)
-            if run.start_order is not None:
+            if run.start_order is not None and not self._book.status(run.plan).state.is_over:
                 aggregator.post(DoorKind.START, 0, run.start_order)
             if run.stop_order is not None:
                 aggregator.post(DoorKind.STOP, 0, run.stop_order)

@@ -10,7 +10,6 @@ import json
 import shutil
 import sys
 import time
-from dataclasses import asdict
 from typing import Any
 
 import coordinator.enclave.__main__
@@ -71,6 +70,17 @@ def run(federation: Federation, schedule: Schedule, expected: Ended) -> dict[str
     return said
 
 
+def _said_first(expected: Ended, counted: Counted) -> dict[str, Any]:
+    return {
+        "undisturbed_s": round(expected.seconds, 2),
+        "moments": len(counted.moments()),
+        "messages": sum(counted.messages.values()),
+        "points": {process: sorted(points) for process, points in counted.points.items()},
+        "left": expected.left,
+        "descriptors": expected.host_descriptors,
+    }
+
+
 def _told(schedule: Schedule) -> list[str]:
     return [str(fault) for fault in schedule.faults]
 
@@ -87,18 +97,7 @@ def main(arguments: list[str]) -> int:
     began = time.monotonic()
     federation = Federation.found()
     expected, counted = count(federation)
-    print(
-        json.dumps(
-            {
-                "undisturbed_s": round(expected.seconds, 2),
-                "moments": len(counted.moments()),
-                "messages": sum(messages for messages in counted.messages.values()),
-                "left": expected.left,
-                "descriptors": expected.host_descriptors,
-            }
-        ),
-        flush=True,
-    )
+    print(json.dumps(_said_first(expected, counted)), flush=True)
     failed = 0
     for number in range(options.first, options.first + options.schedules):
         if options.until_s and time.monotonic() - began > options.until_s:
@@ -110,8 +109,6 @@ def main(arguments: list[str]) -> int:
             shutil.rmtree(said["folder"], ignore_errors=True)
     return 1 if failed else 0
 
-
-__all__ = ["LOADED", "asdict", "main"]
 
 if __name__ == "__main__":
     sys.exit(main(sys.argv[1:]))

@@ -7,14 +7,28 @@ from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
 from typing import Any
 
+import coordinator.enclave.clocks
+import worker.clocks
+
 
 @dataclass(frozen=True, slots=True)
 class Jump:
-    """``after_s`` from the start of the process its machine's clock is wrong by ``by``, for ``for_s`` seconds."""
+    """``after_s`` after a process first looked at it its machine's clock is wrong by ``by``, for ``for_s`` seconds."""
 
     after_s: float
     by: timedelta
     for_s: float
+
+
+@dataclass(frozen=True, slots=True)
+class _Wrong:
+    """Stands for ``datetime`` where an enclave's shell reads its machine's clock."""
+
+    wall: Any
+
+    def now(self, tz: Any) -> datetime:
+        """The time as this machine tells it."""
+        return self.wall()
 
 
 @dataclass(slots=True)
@@ -25,30 +39,18 @@ class Clocks:
 
     def wall(self) -> Any:
         """A function that gives this machine's time in UTC."""
-        started = time.monotonic()
+        started: list[float] = []
 
         def now() -> datetime:
-            lived = time.monotonic() - started
+            started[:] = started or [time.monotonic()]  # since it was first asked
+            lived = time.monotonic() - started[0]
             wrong = [jump.by for jump in self.jumps if jump.after_s <= lived < jump.after_s + jump.for_s]
             return datetime.now(UTC) + sum(wrong, timedelta())
 
         return now
 
-    def set_for_aggregator(self, shell: Any) -> None:
-        """Let the aggregator's shell live by it."""
+    def set(self) -> None:
+        """Let this process live by it."""
         if self.jumps:
-            wall = self.wall()
-            serve = shell.serve
-            shell.serve = lambda doors, aggregator: serve(doors, aggregator, clock=wall)
-
-    def set_for_worker(self, session_loop: Any) -> None:
-        """Let the worker's session live by it."""
-        if self.jumps:
-            wall = self.wall()
-
-            class Shifted(datetime):
-                @classmethod
-                def now(cls, tz: Any = None) -> datetime:
-                    return wall()
-
-            session_loop.datetime = Shifted
+            wrong = _Wrong(self.wall())
+            coordinator.enclave.clocks.datetime = worker.clocks.datetime = wrong  # type: ignore[misc, assignment]

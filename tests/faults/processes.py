@@ -123,7 +123,7 @@ def run_aggregator(federation: Federation, site: Site, start: Start) -> int:
 
     points = Points(start.moment)
     INSIDE[AGGREGATOR](points)
-    start.clocks.set_for_aggregator(shell)
+    start.clocks.set()
     envelopes = federation.charter.envelope, federation.plan.envelope
     options: dict[str, Any] = {"doors": [f"unix:{site.relay_door}"]}
     boot = Boot(Role.AGGREGATOR, *envelopes, options, federation.machine(AGGREGATOR))
@@ -134,13 +134,12 @@ def run_worker(federation: Federation, member: str, site: Site, start: Start) ->
     """A worker: its shell's ``take_part``, with a vault, and a formula in the trainer's place."""
     from trusted.evidence.boot import Boot, Role
     from trusted.vault import Vault
-    from worker import session_loop
     from worker.__main__ import take_part
     from worker.start import Options, Prepared
 
     points = Points(start.moment)
     in_worker(points)
-    start.clocks.set_for_worker(session_loop)
+    start.clocks.set()
     machine = federation.machine(member)
     folder = site.folder / f"state-{member}"
     folder.mkdir(exist_ok=True)

@@ -108,15 +108,19 @@ class Running:
 
     def start_all(self) -> None:
         """Everybody, and the order to start."""
+        self.start_relay()
+        for name in self.names:
+            self.start(name)
+        self.living["order"] = fork("order", 1, self.log("order"), self._order)
+
+    def start_relay(self) -> None:
+        """The way between all others."""
         tampering = tuple(fault for fault in self.schedule.faults if isinstance(fault, Tampering))
         site, listener = self.site, self._listener
         if listener is None:
             raise RuntimeError("used outside its with block")
         work = lambda: run_relay(listener, site.relay_door, site.host_port, site.host_door, tampering)  # noqa: E731
         self.living["relay"] = fork("relay", 1, self.log("relay"), work)
-        for name in self.names:
-            self.start(name)
-        self.living["order"] = fork("order", 1, self.log("order"), self._order)
 
     def start(self, name: str) -> None:
         """Start ``name``, once more if it has lived before, with the same arguments."""
@@ -233,13 +237,14 @@ class Running:
 
     # --- a whole run -----------------------------------------------------------------------------------------------
 
-    def to_the_end(self, timeout_s: float) -> Ended:
+    def to_the_end(self, timeout_s: float, *, started: bool = False) -> Ended:
         """Let the run end, open its model, and look for what is left.
 
         Raises:
             Judged: it does not end, or not as it must.
         """
-        self.start_all()
+        if not started:
+            self.start_all()
         for fault in self._faults(DiskFull):
             self.wait_until(lambda fault=fault: len(self.events()) > fault.at_event, timeout_s, "the disk fills")
             self.fill_disk(fault.limit_bytes, fault.for_s)

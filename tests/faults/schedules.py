@@ -109,7 +109,7 @@ def draw(seed: str, number: int, counted: Counted) -> Schedule:
     elif kind == "clock":
         by = rng.choice((-30, -2, 2, 30)) * YEAR
         name = rng.choice([name for name in sorted(counted.points) if name != "host"])
-        faults = (ClockJump(name, Jump(round(rng.uniform(0, 2.5), 2), by, round(rng.uniform(0.2, 2.5), 2))),)
+        faults = (ClockJump(name, Jump(round(rng.uniform(0.1, 2.5), 2), by, round(rng.uniform(0.2, 2.5), 2))),)
     else:
         faults = (Crash(process, moment),)
     return Schedule(seed, number, kind, faults, pauses)
