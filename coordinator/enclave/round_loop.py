@@ -108,7 +108,7 @@ class RoundLoop:
     def _open_when_gathered(self, now: datetime) -> None:
         course, cohort = self._course, self._course.plan.cohort
         present = frozenset(course.witnesses.promised)
-        if course.model is None or course.history.rounds >= course.plan.rounds:
+        if course.require_journal().is_held or course.model is None or course.history.rounds >= course.plan.rounds:
             return
         absent = set(cohort.members) - present
         if len(present) < max(cohort.minimum, course.witnesses.quorum.needed):
