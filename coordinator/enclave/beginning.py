@@ -94,7 +94,7 @@ class Beginning:
 
     def _ask_host(self, memories: Memories, now: datetime) -> None:
         self._asking = True
-        exchanged, store = self.course.exchanged, self.course.store
+        exchanged, store, epoch = self.course.exchanged, self.course.store, self.course.witnesses.epoch
         newest, waited = memories.choices[0].head, self._has_waited(now)
         choices = [choice for choice in memories.choices if choice.head == newest or choice.is_firm or waited]
 
@@ -109,6 +109,9 @@ class Beginning:
 
         def answered(found: tuple[Remembered, Resumed] | ProtocolError, later: datetime) -> None:
             self._asking = False
+            if self.course.witnesses.epoch != epoch:  # another aggregator may have gone on: what was heard is old
+                self.proceed(later)
+                return
             if not isinstance(found, ProtocolError):
                 self._go_on(found[1], found[0], later)
                 return

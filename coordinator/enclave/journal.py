@@ -6,6 +6,8 @@ Trust zone: aggregator TEE. No I/O but the store's, no clock. Rules:
 2. Checkpoints are written one after the other, each behind all leaves that came before it.
 3. A quorum's cosignatures on one certify every earlier one. What waits for it happens then, and not before.
 4. What a checkpoint makes superfluous is discarded once it is certified: until then a restart may need it.
+5. In a later epoch nothing is proposed before a quorum has promised anew that holds nothing which this log lacks:
+   another aggregator may have had more certified meanwhile, and a witness alone would let that go.
 """
 
 from __future__ import annotations
@@ -26,11 +28,12 @@ from coordinator.enclave.witnesses import Promise, Witnesses
 from trusted.channel.aggregator import AdmittedPeer
 from trusted.errors import LedgerError, Reason
 from trusted.ledger import leaves
-from trusted.ledger.checkpoint import EMPTY, Checkpoint, TreeHead, origin_of, witness_key
+from trusted.ledger.checkpoint import EMPTY, Checkpoint, Diverged, TreeHead, origin_of, witness_key
 from trusted.ledger.leaves import Leaf, State
 from trusted.ledger.merkle import MAX_SIZE, Tree
 from trusted.ledger.notes import Note, NoteSignature
 from trusted.ledger.segments import Segment, segment_name
+from trusted.ledger.witness import WitnessRecord
 from trusted.wire import Fields, sha256
 
 Then = Callable[[datetime], None]
@@ -101,6 +104,7 @@ class Journal:
     _proposed: dict[int, _Proposed] = field(default_factory=dict)
     _bases: dict[str, tuple[Promise, TreeHead]] = field(default_factory=dict)
     _last: RunRecord | None = None
+    _is_held: bool = False
     _state_blob: bytes | None = None
     _log_key: Ed25519PrivateKey = field(init=False, repr=False)
 
@@ -155,6 +159,39 @@ class Journal:
     def continue_from(self, sequence: int, state_blob: bytes) -> None:
         """Go on behind the state that an earlier aggregator had witnessed as number ``sequence``."""
         self.sequence, self._state_blob = sequence, state_blob
+
+    @property
+    def is_held(self) -> bool:
+        """Whether a later epoch began in which no quorum has said yet that this log is the newest."""
+        return self._is_held
+
+    def hold(self) -> None:
+        """A later epoch began: propose nothing."""
+        self._is_held = True
+
+    def settle(self) -> None:
+        """Propose again, in the epoch that has begun.
+
+        Raises:
+            LedgerError: LEDGER_QUORUM: fewer than a quorum have promised. LEDGER_FORK: they have, and those who hold
+                nothing but this log are no quorum: another aggregator has gone on, and this one may not.
+        """
+        said = self.witnesses.promised
+        self.witnesses.quorum.require(frozenset(said), "epoch")
+        strangers = [head for one in said.values() for head in self._lacks(one.record)]
+        followers = sum(not self._lacks(one.record) for one in said.values())
+        if followers < self.witnesses.quorum.needed:
+            detail = "epoch: witnesses hold what this log lacks"
+            raise Diverged(Reason.LEDGER_FORK, detail, held=strangers[0], offered=self.log.head)
+        self._is_held = False
+
+    def _lacks(self, record: WitnessRecord | None) -> tuple[TreeHead, ...]:
+        """What ``record`` holds and this log does not."""
+        if record is None:
+            return ()
+        tree = self.log.tree
+        held = (record.certified, *(() if record.pending is None else (record.pending.head,)))
+        return tuple(head for head in held if head.size > tree.size or tree.root(head.size) != head.root)
 
     @property
     def waiting_for_witnesses(self) -> tuple[str, ...]:
@@ -242,7 +279,7 @@ class Journal:
 
     def _propose(self, proposed: _Proposed, member: str) -> None:
         said = self.witnesses.promised.get(member)
-        if said is None:
+        if said is None or self._is_held:
             return
         record = said.record
         base = EMPTY if record is None else record.base(self.witnesses.epoch)

@@ -25,10 +25,10 @@ from coordinator.enclave.resuming import Resumed
 from coordinator.enclave.round_loop import RoundLoop
 from coordinator.enclave.sealing import Sealer
 from coordinator.enclave.vigil import MAX_BEAT, STAGES, Sign
-from coordinator.enclave.witnesses import Witnesses
+from coordinator.enclave.witnesses import Witnesses, refusal_event
 from trusted.blob import BlobKind, ContentKey
 from trusted.channel.aggregator import AdmittedPeer
-from trusted.errors import DocumentError, ProtocolError, Reason, RoundError
+from trusted.errors import DocumentError, LedgerError, ProtocolError, Reason, RoundError
 from trusted.exchange import Exchanged
 from trusted.ledger import leaves
 from trusted.ledger.leaves import Outcome
@@ -72,6 +72,7 @@ class Run:
         self._holders: set[str] = set()  # of the initial model
         self._paused: bool | None = None  # until an order says so
         self._invalid_since: datetime | None = None
+        self._told_overtaken = False  # by another aggregator
         self.state = RunState.WAITING
 
     @property
@@ -153,7 +154,7 @@ class Run:
                 if self._witnesses.take(peer, fields):
                     if self._witnesses.promised[member].record is not None:
                         self.start(now)  # an earlier aggregator did: a host does not say so of a run that is over
-                    self._welcome(member, now)
+                    self._promised(member, now)
             elif kind == "cosigned":
                 self._course.require_journal().take(peer, fields, now)
             elif kind == "initial":
@@ -200,6 +201,21 @@ class Run:
             self._holders.add(member)
         promised = fields.take("promised", dict, type(None))
         self._witnesses.greet(member, None if promised is None else Epoch.read(promised, "ready.promised"), now)
+
+    def _promised(self, member: str, now: datetime) -> None:
+        """``member`` has promised itself: welcome it, or everybody, where it makes the quorum of a later epoch."""
+        journal = self._course.journal
+        if journal is None or not journal.is_held:
+            self._welcome(member, now)
+            return
+        try:
+            journal.settle()
+        except LedgerError as error:
+            if error.reason is not Reason.LEDGER_QUORUM and not self._told_overtaken:
+                self._told_overtaken = True
+                self._admissions.effects.append(refusal_event(error))
+            return
+        self._began(now)
 
     def _welcome(self, member: str, now: datetime) -> None:
         """``member`` is a witness of this run now; give it what there is to do."""
@@ -259,9 +275,10 @@ class Run:
             self._ending.end_as_noted(note, now)
 
     def _epoch_began(self, now: datetime) -> None:
-        """A witness was promised to a later aggregator: the newest state is witnessed once more."""
+        """A witness was promised to a later aggregator: the state is witnessed once more, if it is the newest."""
         journal, epoch = self._course.journal, self._witnesses.epoch
         if journal is not None:
+            journal.hold()
             journal.append(leaves.Recovered(epoch.number, epoch.boot, journal.log.tree.size))
             journal.recommit(now)
 

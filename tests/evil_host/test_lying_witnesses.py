@@ -378,3 +378,35 @@ def test_a_witness_that_says_it_forgot_costs_nobody_anything(software_root: Soft
     host.restart()
     assert len(host.outcomes("recovered")) == 1
     everybody_else_finishes(host)
+
+
+def test_one_witness_that_moves_an_aggregator_and_makes_up_a_log_does_not_stop_it(world: World) -> None:
+    """After its word moved everybody to a later epoch it names a log that this aggregator lacks: the others do not."""
+    host = LyingHost(world)
+    joined(host, automatic=False)
+    host.lies["promised"] = in_its_place(lambda: host)
+    host.say(VICTIM, higher(host, 1))
+    journal = host.aggregator._run._course.require_journal()
+    assert not journal.is_held
+    assert host.outcomes("state-refused") == []
+    everybody_else_finishes(host)
+
+
+def test_as_many_strangers_as_leave_no_quorum_hold_an_aggregator_back(world: World) -> None:
+    """Two of four: they may be right, and then another aggregator has gone on. Nothing is proposed, and it is told."""
+    host = LyingHost(world)
+    joined(host, automatic=False)
+    honest = host.say
+
+    def lie(connection: int, message: dict[str, Any]) -> None:
+        made_up = in_its_place(lambda: host)
+        honest(connection, made_up(message) if connection in (3, 4) and message["type"] == "promised" else message)
+
+    host.say = lie  # type: ignore[method-assign]
+    proposed = host.messages[1]["witness"]
+    host.say(VICTIM, higher(host, 1))
+    assert host.aggregator._run._course.require_journal().is_held
+    assert [fields["reason"] for fields in host.outcomes("state-refused")] == [Reason.LEDGER_FORK.code]
+    assert host.messages[1]["witness"] is proposed
+    host.pass_time(10)
+    assert len(host.outcomes("round-opened")) == 1

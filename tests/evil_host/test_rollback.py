@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from dataclasses import replace
 from typing import Any
 
 import pytest
@@ -14,6 +15,7 @@ from tests.world import MemoryStore, SimpleSite, World
 from trusted.errors import Reason
 from trusted.ledger.checkpoint import TreeHead
 from trusted.ledger.segments import Segment, segment_name
+from trusted.ledger.witness import WitnessRecord
 
 SEGMENT, STATE = b"cloister/ledger-segment/v1", b"cloister/run-state/v1"
 Blobs = dict[bytes, bytes]
@@ -290,3 +292,41 @@ def test_a_cosignature_of_an_earlier_session_is_no_record_of_a_later_one(world: 
     back.perform(back.aggregator.receive(4, old, back.now))
     assert back.closed == {4: Reason.RECORD}
     assert second.state.value == "waiting"
+
+
+def test_an_aggregator_that_was_overtaken_is_not_followed_by_the_witnesses_that_come_back(world: World) -> None:
+    """The second one had a round closed and certified; its last word on that has not reached its witnesses.
+
+    Then the host brings them back to the first, which still has the round open: nothing of it may be cosigned.
+    """
+    host, _ = in_second_round(world)
+    first_log = host.aggregator._run._course.require_journal()
+    certified = first_log.certified
+    second = restarted(host)
+    contribute_all(second)
+    assert len(second.outcomes("round-committed")) == 1
+    overtaken = second.aggregator._run._course.require_journal().certified
+    assert overtaken.size > certified.size
+    for connection, site in list(second.sites.items()):
+        site.participant._memory._record = as_untold(site, certified)
+        back = SimpleSite(world, site.member)
+        back.participant, back.automatic = site.participant, False
+        host.sites[10 + connection] = back
+        host.perform(host.aggregator.attach(10 + connection, host.now))
+        host.up(10 + connection, back.channel.begin())
+    for connection in (11, 12, 13, 14):
+        if host.sites[connection].tasks:
+            host.contribute(connection, host.sites[connection].tasks[-1])
+    for _ in range(5):
+        host.pass_time(10)
+    assert [fields["round"] for fields in host.outcomes("round-committed")] == [1]
+    assert first_log.certified == certified
+    (told,) = host.outcomes("state-refused")
+    assert told["reason"] == Reason.LEDGER_FORK.code
+    assert told["offered"].startswith(f"{first_log.log.tree.size}:")
+
+
+def as_untold(site: SimpleSite, certified: TreeHead) -> WitnessRecord:
+    """What the witness would remember, had the word that its last cosignature was certified never come."""
+    known = site.participant._memory._record
+    return replace(known, certified=certified)
