@@ -24,7 +24,7 @@ from coordinator.enclave.admissions import Admissions
 from coordinator.enclave.jobs import Jobs
 from coordinator.enclave.ports import BLOB_NAME_BYTES, HostStore
 from coordinator.enclave.record import RecoveryKey, RunRecord
-from coordinator.enclave.witnesses import Promise, Witnesses
+from coordinator.enclave.witnesses import Witnesses
 from trusted.channel.aggregator import AdmittedPeer
 from trusted.errors import LedgerError, Reason
 from trusted.ledger import leaves
@@ -33,7 +33,7 @@ from trusted.ledger.leaves import Leaf, State
 from trusted.ledger.merkle import MAX_SIZE, Tree
 from trusted.ledger.notes import Note, NoteSignature
 from trusted.ledger.segments import Segment, segment_name
-from trusted.ledger.witness import WitnessRecord
+from trusted.ledger.witness import Epoch, WitnessRecord
 from trusted.wire import Fields, sha256
 
 Then = Callable[[datetime], None]
@@ -102,7 +102,7 @@ class Journal:
     _steps: list[_Step] = field(default_factory=list)
     _writing: bool = False
     _proposed: dict[int, _Proposed] = field(default_factory=dict)
-    _bases: dict[str, tuple[Promise, TreeHead]] = field(default_factory=dict)
+    _bases: dict[str, tuple[int, Epoch, TreeHead]] = field(default_factory=dict)
     _last: RunRecord | None = None
     _is_held: bool = False
     _state_blob: bytes | None = None
@@ -118,9 +118,9 @@ class Journal:
     def prove(self, member: str, leaf: Leaf, index: int) -> None:
         """Show ``member`` that ``leaf`` is at ``index`` of the log that it was asked to cosign last."""
         known = self._bases.get(member)
-        if known is None or known[1].size <= index:
+        if known is None or known[2].size <= index:
             return  # it came after, and witnesses the leaf with what it cosigns next
-        proof = [node.hex() for node in self.log.tree.inclusion_proof(index, known[1].size)]
+        proof = [node.hex() for node in self.log.tree.inclusion_proof(index, known[2].size)]
         message = {"type": "included", "leaf": leaves.encode(leaf).hex(), "index": index, "proof": proof}
         self.admissions.send(member, message)
 
@@ -281,14 +281,14 @@ class Journal:
         said = self.witnesses.promised.get(member)
         if said is None or self._is_held:
             return
-        record = said.record
+        record, now = said.record, (said.connection, self.witnesses.epoch)
         base = EMPTY if record is None else record.base(self.witnesses.epoch)
         known = self._bases.get(member)
-        if known is not None and known[0] is said:  # a later promise lets go of what was cosigned before it
-            base = known[1]
+        if known is not None and known[:2] == now:  # in another epoch a witness holds on to what was certified alone
+            base = known[2]
         if base.size > proposed.head.size:  # it cosigned a later one, which is proposed as well
             return
-        self._bases[member] = said, proposed.head
+        self._bases[member] = *now, proposed.head
         settled = self.certified if self.certified.size else None
         self.admissions.send(
             member,

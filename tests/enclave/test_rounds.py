@@ -48,7 +48,7 @@ def test_who_is_away_is_waited_for_no_longer_and_the_round_closes(collecting, gi
         collecting.count(given_by(member), {})
     collecting.settle(NOW)
     assert collecting.state is RoundState.COLLECTING
-    collecting.away.add("site-3")
+    collecting.away["site-3"] = Reason.LEASE_EXPIRED
     assert collecting.waiting_for == ()
     collecting.settle(NOW)
     assert collecting.state is RoundState.CLOSED
@@ -56,7 +56,7 @@ def test_who_is_away_is_waited_for_no_longer_and_the_round_closes(collecting, gi
 
 
 def test_who_is_away_counts_all_the_same_while_the_round_collects(collecting, given_by):
-    collecting.away.add("site-3")
+    collecting.away["site-3"] = Reason.LEASE_EXPIRED
     assert collecting.takes("site-3")
     collecting.count(given_by("site-3"), {})
     assert not collecting.takes("site-3")
@@ -67,10 +67,13 @@ def test_who_is_away_counts_all_the_same_while_the_round_collects(collecting, gi
     assert collecting.lost == {}
 
 
-def test_with_everybody_away_the_round_is_abandoned_at_once(collecting):
-    collecting.away.update(MEMBERS)
+def test_with_everybody_away_the_round_waits_for_who_may_come_back_until_its_deadline(collecting):
+    collecting.away.update(dict.fromkeys(MEMBERS, Reason.LEASE_EXPIRED))
     collecting.settle(NOW)
+    assert collecting.state is RoundState.COLLECTING
+    collecting.settle(collecting.deadline)
     assert collecting.state is RoundState.ABANDONED
+    assert collecting.lost == dict.fromkeys(MEMBERS, Reason.LEASE_EXPIRED)
 
 
 def test_who_comes_after_the_round_closed_hears_that_and_not_that_it_answered(collecting, given_by):
