@@ -142,6 +142,7 @@ class RoundLoop:
         course, cohort = self._course, self._course.plan.cohort
         present = frozenset(course.witnesses.promised) - set(course.resting)
         if course.model is None:
+            self._missing_since.clear()  # before the first round everybody has a whole lease to come
             return
         absent = set(cohort.members) - present
         if len(present) < cohort.minimum or course.witnesses.missing:
