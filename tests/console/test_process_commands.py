@@ -75,7 +75,7 @@ def story(consortium: Consortium) -> Story:
     try:
         assert consortium.order("start", "main", RECIPIENT).code == 0
         watched = consortium.start("watch", "run", "watch", *consortium.papers("main"), *consortium.host, "--json")
-        until("the round has waited for the frozen site", lambda: waited_for(consortium, LOST))
+        until("the round has waited for the frozen site", lambda: has_waited_for(consortium, LOST))
         waited_for = [LOST]
     finally:
         os.kill(enclave, signal.SIGKILL)
@@ -83,7 +83,7 @@ def story(consortium: Consortium) -> Story:
     return Story(consortium, workers, intruder, watched, attested, waited_for)
 
 
-def waited_for(consortium: Consortium, site: str) -> bool:
+def has_waited_for(consortium: Consortium, site: str) -> bool:
     """Whether a round waits for ``site`` alone, or has waited one lease for it while others still trained."""
     gone = ("contribution", site, "gone")
     told = ((entry["event"], entry.get("member"), entry.get("outcome")) for entry in consortium.events("main"))
