@@ -59,6 +59,7 @@ class Site:
         trainer_beat: any number that grows while the trainer works.
         beat_s: how often the aggregator hears that work goes on; several times in a lease.
         jumps: watches the clock, if anybody does.
+        pulse: of the work that was begun last; the work of a session that broke may still be at it.
     """
 
     participant: Participant
@@ -73,6 +74,7 @@ class Site:
     trainer_beat: Callable[[], int] = lambda: 0
     beat_s: float = 5.0
     jumps: JumpDetector | None = None
+    pulse: Pulse | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -97,7 +99,6 @@ class SessionLoop:
         self._inbox: queue.SimpleQueue[bytes | _Done | _StreamEnded] = queue.SimpleQueue()
         self._working: SendInitial | Train | None = None
         self._next: SendInitial | Train | None = None
-        self._pulse: Pulse | None = None
         self._told_at = 0.0  # of the monotonic clock, as all times here
         self._tick_at = time.monotonic() + _TICK_S
         self._resting = False
@@ -210,11 +211,14 @@ class SessionLoop:
 
     def _begin(self, action: SendInitial | Train) -> None:
         self._working = action
-        self._pulse = Pulse(action.round, self._site.trainer_beat) if isinstance(action, Train) else None
-        threading.Thread(target=self._work, args=(action, self._pulse), daemon=True).start()
+        if isinstance(action, Train):
+            earlier = self._site.pulse
+            is_same = earlier is not None and earlier.round == action.round
+            self._site.pulse = earlier if is_same else Pulse(action.round, self._site.trainer_beat)
+        threading.Thread(target=self._work, args=(action, self._site.pulse), daemon=True).start()
 
     def _on_done(self, done: _Done) -> None:
-        self._working = self._pulse = None
+        self._working = None
         self._say(done.message)
         if self._next is not None:
             action, self._next = self._next, None
@@ -259,9 +263,10 @@ class SessionLoop:
 
     def _tell_progress(self) -> None:
         """Tell of every new stage and quarter, and now and then that anything moves at all."""
-        if self._pulse is None:
+        pulse = self._site.pulse
+        if pulse is None or not isinstance(self._working, Train):
             return
-        news = self._pulse.news(coarse=time.monotonic() - self._told_at < self._site.beat_s)
+        news = pulse.news(coarse=time.monotonic() - self._told_at < self._site.beat_s)
         if news is not None:
             self._told_at = time.monotonic()
             self._say(news)
@@ -271,8 +276,8 @@ class SessionLoop:
         resting = wish is not Wish.TAKE_PART
         if resting is not self._resting:
             self._resting = resting
-            self._site.note("site-paused" if resting else "site-resumed")
             if wish in (Wish.TAKE_PART, Wish.PAUSE):  # of what ends this worker it hears in a moment
+                self._site.note("site-paused" if resting else "site-resumed")
                 self._say_away(wish)
 
     def _say_away(self, wish: Wish) -> None:

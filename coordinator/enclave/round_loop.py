@@ -152,6 +152,9 @@ class RoundLoop:
     def _open_when_gathered(self, now: datetime) -> None:
         course, cohort = self._course, self._course.plan.cohort
         present = frozenset(course.witnesses.promised) - set(course.resting)
+        if course.model is None:
+            self._missing_since.clear()  # before the first round everybody has a whole lease to come
+            return
         if course.require_journal().is_held or course.model is None or course.history.rounds >= course.plan.rounds:
             return
         absent = set(cohort.members) - present

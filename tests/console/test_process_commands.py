@@ -73,12 +73,19 @@ def story(consortium: Consortium) -> Story:
     try:
         assert consortium.order("start", "main", RECIPIENT).code == 0
         watched = consortium.start("watch", "run", "watch", *consortium.papers("main"), *consortium.host, "--json")
-        until("the round waits for the frozen site", lambda: consortium.status("main").get("waiting_for") == [LOST])
+        until("the round has waited for the frozen site", lambda: has_waited_for(consortium, LOST))
         waited_for = [LOST]
     finally:
         os.kill(enclave, signal.SIGKILL)
     watched.ended(_START_S)
     return Story(consortium, workers, intruder, watched, attested, waited_for)
+
+
+def has_waited_for(consortium: Consortium, site: str) -> bool:
+    """Whether a round waits for ``site`` alone, or has waited one lease for it while others still trained."""
+    gone = ("contribution", site, "gone")
+    told = ((entry["event"], entry.get("member"), entry.get("outcome")) for entry in consortium.events("main"))
+    return consortium.status("main").get("waiting_for") == [site] or gone in told
 
 
 def test_a_lost_worker_costs_its_own_contribution_and_the_run_finishes(story: Story) -> None:

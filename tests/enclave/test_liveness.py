@@ -9,7 +9,7 @@ import pytest
 
 from coordinator.enclave.vigil import Sign, Vigil
 from tests.enclave.test_run import Manual, manual, running, task
-from tests.world import LAYOUT, NOW, SimpleSite, World
+from tests.world import LAYOUT, NOW, Net, SimpleSite, World
 from trusted.errors import Reason
 
 LEASE_S = 120
@@ -141,7 +141,7 @@ def test_a_round_that_nobody_can_make_up_is_abandoned_at_its_deadline(world: Wor
 # --- a site's own word
 
 
-def away(net: Manual, connection: int, reason: Reason | None) -> None:
+def away(net: Net, connection: int, reason: Reason | None) -> None:
     net.say(connection, {"type": "away", "reason": None if reason is None else int(reason)})
 
 

@@ -16,8 +16,8 @@ from coordinator.enclave.aggregator import Aggregator
 from coordinator.enclave.clocks import counted_s
 from coordinator.enclave.doors import Doors
 from coordinator.enclave.workshop import Workshop
-from tests.host.conftest import NOW, RunningHost, signed_order
-from tests.world import World
+from tests.host.conftest import RunningHost, signed_order
+from tests.world import NOW, World
 from trusted.clock import JumpDetector
 from trusted.documents.order import Action
 

@@ -226,6 +226,26 @@ def test_a_site_that_goes_says_so_within_seconds_while_it_trains(place: Place, l
     assert [entry["reason"] for entry in told(place, "left")] == [reason]
 
 
+def test_work_that_outlives_its_session_is_told_in_the_next_one(place: Place) -> None:
+    """The task comes again and waits for the very work that is at it: what that moves is this site's progress."""
+    thread = place.attend()
+    assert place.training.wait(15)
+    pulse = place.site.pulse
+    for frames in place.net.frames.values():
+        frames.put(None)
+    thread.join(5)
+    assert place.outcome is None
+    place.attend()
+    until(lambda: len(place.net.frames) == 2 and 101 in place.net.aggregator._run._admissions.members.values())
+    vigil = place.net.aggregator._run._rounds._vigil
+    place.beats += 5
+    until(lambda: (sign := vigil.last(MEMBER)) is not None and sign.stage == "train" and sign.beat >= 5)
+    assert place.site.pulse is pulse
+    place.go_on.set()
+    until(lambda: {"round": 1, "member": MEMBER, "outcome": "counted"} in told(place, "contribution"))
+    assert place.rounds == [1]  # trained once
+
+
 def test_a_stopped_run_is_heard_within_a_second_while_the_site_trains(place: Place) -> None:
     thread = place.attend()
     assert place.training.wait(15)
