@@ -40,8 +40,8 @@ BIG = Layout((TensorSpec("weight", Dtype.FLOAT32, (1500, 1500)),))  # 9 MB: thre
 WINDOW_BYTES = 4 << 20  # of an upload: what one message carries, and what a host holds that is not on disk
 _SLOW = Weather(bytes_per_s=4e6)
 _SCALED = {
-    "grpc.keepalive_time_ms": 1000,
-    "grpc.keepalive_timeout_ms": 1500,
+    "grpc.keepalive_time_ms": 1500,
+    "grpc.keepalive_timeout_ms": 3000,
     "grpc.http2.min_ping_interval_without_data_ms": 500,
     "grpc.max_reconnect_backoff_ms": 1000,
 }
@@ -257,20 +257,21 @@ class Cases:
         return {"away": away, "shown": shown, "back_s": back_s, "rounds": ended.rounds, **ended.work.told()}
 
     def vpn_drop(self) -> dict[str, Any]:
-        """The VPN of one site drops in the middle of an upload, then of a download, and knows no connection afterwards."""
+        """The VPN of one site drops in the middle of an upload, then of a download, and forgets its connections."""
         with self._run("big", weather=_SLOW) as run:
             wire = run.wires["site-3"]
             run.until("round-opened")
-            _when(run, lambda: wire.carried()["up"] > 6e6, "half an upload")
+            begun = wire.carried()
+            run.wait_until(lambda: wire.carried()["up"] > begun["up"] + 5e6, TIMEOUT_S, "half an upload")
             _drop(run, wire)
             run.until("round-opened", 2)
-            down = wire.carried()["down"]
-            _when(run, lambda: wire.carried()["down"] > down + 5e6, "half a download")
+            second = wire.carried()
+            run.wait_until(lambda: wire.carried()["down"] > second["down"] + 5e6, TIMEOUT_S, "half a download")
             _drop(run, wire)
             ended = finish(run)
-            carried = wire.carried()
-        blob = BIG.elements * 4
-        return {"carried": carried, "blob": blob, **self._same_as_calm("big", ended)}
+            over = wire.carried()
+        used = {way: over[way] - begun[way] for way in ("up", "down")}
+        return {"carried": used, "blob": 4 * BIG.elements, **self._same_as_calm("big", ended)}
 
     def forgotten_connection(self) -> dict[str, Any]:
         """A middlebox forgets an idle connection and says nothing: what belongs to it goes nowhere from then on."""
@@ -283,10 +284,6 @@ class Cases:
             back_s = time.monotonic() - forgotten_at
             ended = finish(run)
         return {"back_s": back_s, **self._same_as_calm("small", ended)}
-
-
-def _when(run: Networked, holds: Callable[[], bool], what: str) -> None:
-    run.wait_until(holds, TIMEOUT_S, what)
 
 
 def _drop(run: Networked, wire: Wire) -> None:
