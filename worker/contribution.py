@@ -116,6 +116,7 @@ class Contributor:
     _model: Vector | None = field(default=None, repr=False)
     _base: tuple[bytes, Vector] | None = field(default=None, repr=False)
     _one_at_a_time: threading.Lock = field(default_factory=threading.Lock)
+    _progress: Progress = field(default=lambda stage, percent: None, repr=False)
 
     def contribute(self, task: Train, progress: Progress) -> SealedUpdate:
         """The update of ``task``, uploaded.
@@ -123,17 +124,18 @@ class Contributor:
         Raises:
             BlobError: the model does not open. AppError: training failed. RunError: the host cannot be reached.
         """
-        with self._one_at_a_time:  # a session that broke may still be at work on the very same task
+        self._progress = progress  # also of what an earlier session began: this one is asked how far it is
+        with self._one_at_a_time:  # a session that broke may still be at work on the very same task, or send its bytes
             if self._last is None or (self._last.round, self._last.blob) != (task.round, task.upload):
                 self._last = None
-                self._last = self._work(task, progress)
+                self._last = self._work(task)
             update = self._last
-        progress("upload", 0)
-        begun, stream = time.monotonic(), SealedStream(update.sealed)
-        self._put(update.blob, stream, progress)
-        update.seconds["seal"] = stream.seconds
-        update.seconds["upload"] = max(0.0, time.monotonic() - begun - stream.seconds)
-        return update
+            self._report("upload", 0)
+            begun, stream = time.monotonic(), SealedStream(update.sealed)
+            self._put(update.blob, stream)
+            update.seconds["seal"] = stream.seconds
+            update.seconds["upload"] = max(0.0, time.monotonic() - begun - stream.seconds)
+            return update
 
     def require_own(self, number: int, prefix_sha256: bytes) -> None:
         """Refuse a log that says of round ``number`` that another update of this site counts than the one it sent.
@@ -149,16 +151,19 @@ class Contributor:
         """Seal and upload the initial model; the ``initial`` document that gives its key."""
         key = ContentKey.generate()
         sealed = SealedVector(order.header, vector, key=key, signing_key=self.signing_key)
-        self._put(order.blob, SealedStream(sealed), lambda stage, percent: None)
+        self._put(order.blob, SealedStream(sealed))
         return {"type": "initial", "blob": order.blob.hex(), "key": key.secret.hex()}
 
-    def _work(self, task: Train, progress: Progress) -> SealedUpdate:
+    def _report(self, stage: str, percent: int) -> None:
+        self._progress(stage, percent)
+
+    def _work(self, task: Train) -> SealedUpdate:
         """Download and train, each timed for whoever asks why a round is slow."""
         marks = [time.monotonic()]
-        progress("download", 0)
-        model = self._fetch(task, progress)
+        self._report("download", 0)
+        model = self._fetch(task)
         marks.append(time.monotonic())
-        progress("train", 0)
+        self._report("train", 0)
         result = self.trainer.train(model, task.round, timeout_s=self.train_timeout_s)
         if result.delta.shape != model.shape:
             raise AppError(Reason.APP_REPLY, "update: not a vector of the plan's layout")
@@ -170,35 +175,35 @@ class Contributor:
         metrics = {name: value for name, value in result.metrics.items() if name in self.allowed_metrics}
         return SealedUpdate(task.round, task.upload, sealed, key, result.num_examples, metrics, seconds)
 
-    def _fetch(self, task: Train, progress: Progress) -> Vector:
+    def _fetch(self, task: Train) -> Vector:
         """The whole model that the app sees: what is exchanged, over what stays as it was where the plan says so."""
         if self._model is None:
             self._model = np.empty(task.model.header.elements, dtype="<f4")
-        self._open(task.model, self._model, progress)
+        self._open(task.model, self._model)
         if task.base is None:
             return self._model
         if self._base is None or self._base[0] != task.base.blob:
             whole = np.empty(task.base.header.elements, dtype="<f4")
-            self._open(task.base, whole, progress)
+            self._open(task.base, whole)
             self._base = task.base.blob, whole
         whole = self._base[1]
         self.exchanged.put_into(whole, self._model)
         return whole
 
-    def _open(self, announced: AnnouncedBlob, vector: Vector, progress: Progress) -> None:
+    def _open(self, announced: AnnouncedBlob, vector: Vector) -> None:
         header = announced.header
         stored = self.transport.get_blob(announced.blob, header=header)
         open_vector(
-            _counted(stored, header.sealed_bytes, progress),
+            _counted(stored, header.sealed_bytes, self._report),
             vector,
             expected=header,
             key=announced.key,
             verify_key=announced.signer,
         )
 
-    def _put(self, blob: bytes, stream: SealedStream, progress: Progress) -> None:
+    def _put(self, blob: bytes, stream: SealedStream) -> None:
         def sent(count: int) -> None:
-            progress("upload", 100 * count // len(stream))
+            self._report("upload", 100 * count // len(stream))
 
         try:
             self.transport.put_blob(blob, stream, sent)

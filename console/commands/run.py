@@ -1,4 +1,4 @@
-"""``cloister run``: start, pause, resume, stop and watch a run at a host.
+"""``cloister run``: start, pause, resume, stop, watch and audit a run at a host.
 
 Trust zone: a member's machine; the host may lie.
 """
@@ -181,6 +181,37 @@ def report(
             status = desk.status()
             events = (event.fields for event in desk.client.recorded(desk.plan.digest))
             show_rounds(told, split_rounds(events, desk.plan), status)
+
+
+@app.command(
+    epilog="Exit code 5 when the log does not hold. Example: cloister run log --charter charter.dsse.json "
+    "--plan plan.dsse.json --credential site-1.dsse.json --coordinator coordinator.example:8443 --ca ca.pem"
+)
+def log(
+    charter: CharterFile,
+    plan: PlanFile,
+    coordinator: Coordinator,
+    ca: Ca = None,
+    proxy: Proxy = "",
+    credential: Annotated[
+        list[Path] | None,
+        typer.Option(help="A member's credential, to check its cosignature; repeatable."),
+    ] = None,
+    known: Annotated[
+        list[str] | None, typer.Option(help="A checkpoint, size:root, that the log must extend; repeatable.")
+    ] = None,
+    json_output: JsonOption = False,
+) -> None:
+    """List what the run's log says, verified: under one root, cosigned by the sites, every cohort drawn by its seed.
+
+    A host may hold back the newest part; give a checkpoint that you know, and it cannot.
+    """
+    with reporting(json_output) as report:
+        from console import ordering
+        from console.run_log import fetch_log, show_log
+
+        with ordering.desk(charter, plan, ordering.Host(coordinator, ca, proxy)) as desk:
+            show_log(report, fetch_log(desk, credential or [], known or []))
 
 
 @app.command("list", epilog="Example: cloister run list --coordinator coordinator.example:8443 --ca ca.pem")

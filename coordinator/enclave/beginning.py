@@ -19,10 +19,10 @@ from coordinator.enclave.course import Course
 from coordinator.enclave.journal import Journal, Log
 from coordinator.enclave.record import SECRET_BYTES, RecoveryKey
 from coordinator.enclave.resuming import Resumed, resume
-from coordinator.enclave.sampling import commitment
 from coordinator.enclave.witnesses import Memories, Remembered, refusal_event
 from trusted.errors import LedgerError, ProtocolError, Reason
 from trusted.ledger import leaves
+from trusted.ledger.sampling import commitment
 
 _AGAIN = timedelta(seconds=5)  # until a host that gave no state, or a wrong one, is asked again
 

@@ -21,6 +21,7 @@ from typing import Any
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 
 from coordinator.enclave.admissions import Admissions
+from coordinator.enclave.effects import Emit
 from coordinator.enclave.jobs import Jobs
 from coordinator.enclave.ports import BLOB_NAME_BYTES, HostStore
 from coordinator.enclave.record import RecoveryKey, RunRecord
@@ -32,7 +33,7 @@ from trusted.ledger.checkpoint import EMPTY, Checkpoint, Diverged, TreeHead, ori
 from trusted.ledger.leaves import Leaf, State
 from trusted.ledger.merkle import MAX_SIZE, Tree
 from trusted.ledger.notes import Note, NoteSignature
-from trusted.ledger.segments import Segment, segment_name
+from trusted.ledger.segments import Segment, certificate_name, segment_name
 from trusted.ledger.witness import Epoch, WitnessRecord
 from trusted.wire import Fields, sha256
 
@@ -106,6 +107,7 @@ class Journal:
     _last: RunRecord | None = None
     _is_held: bool = False
     _state_blob: bytes | None = None
+    _told: TreeHead = EMPTY  # the newest checkpoint whose certificate lies where auditors look for it
     _log_key: Ed25519PrivateKey = field(init=False, repr=False)
 
     def __post_init__(self) -> None:
@@ -158,7 +160,7 @@ class Journal:
 
     def continue_from(self, sequence: int, state_blob: bytes) -> None:
         """Go on behind the state that an earlier aggregator had witnessed as number ``sequence``."""
-        self.sequence, self._state_blob = sequence, state_blob
+        self.sequence, self._state_blob, self._told = sequence, state_blob, self.log.stored
 
     @property
     def is_held(self) -> bool:
@@ -246,6 +248,22 @@ class Journal:
                 step.step.then(now)
         for blob in spent:
             self.store.discard(blob)
+        if any(step.step.stored is None for step in settled):  # a round closed, or the run released or ended
+            self._tell(now)
+
+    def _tell(self, now: datetime) -> None:
+        """Leave the newest certificate where auditors look for it, and say in public which checkpoint it is of."""
+        head, plan = self.certified, self._plan
+        note = b"" if self.certificate is None else self.certificate.encode()
+
+        def told(_: None, later: datetime) -> None:
+            older, self._told = sorted((self._told, head), key=lambda one: one.size)
+            if older.size:
+                self.store.discard(certificate_name(plan, older))
+            if self._told == head:
+                self.admissions.effects.append(Emit("checkpoint", {"size": head.size, "root": head.root.hex()}))
+
+        self.jobs.submit(lambda: self.store.write(certificate_name(plan, head), len(note), [note]), told, now)
 
     def _write_next(self, now: datetime) -> None:
         if self._writing or not self._steps:

@@ -21,13 +21,14 @@ from coordinator.enclave.disclosure import disclosed
 from coordinator.enclave.fold import ContributionLost, weighted_mean
 from coordinator.enclave.record import Counted, Phase, RunRecord
 from coordinator.enclave.rounds import Round, RoundEvent, RoundState
-from coordinator.enclave.sampling import drawn, upload_name
+from coordinator.enclave.sampling import upload_name
 from coordinator.enclave.sealing import RoundModel
 from coordinator.enclave.stages import Stages
 from coordinator.enclave.vigil import Sign, Vigil
 from trusted.blob import BlobKind
 from trusted.errors import BlobError, Reason
 from trusted.ledger import leaves
+from trusted.ledger.sampling import drawn
 
 
 @dataclass(frozen=True, slots=True)

@@ -1,35 +1,11 @@
-"""Who trains in a round, and where each update goes: drawn from the run's seed. Trust zone: aggregator TEE.
-
-The seed is secret while the run lasts, so a host cannot foresee a cohort, and fixed, so it cannot have one drawn again
-until it likes it. The log holds a commitment from the beginning and the seed at the end: then anybody can draw every
-cohort again (docs/protocol.md §13.3).
-"""
+"""Where each update of a round goes: drawn from the run's seed, as its cohort is. Trust zone: aggregator TEE."""
 
 from __future__ import annotations
 
-import hmac
-from collections.abc import Iterable
-from hashlib import sha256 as _sha256
-
 from coordinator.enclave.ports import BLOB_NAME_BYTES
-from trusted.wire import pack, sha256
-
-
-def commitment(seed: bytes) -> bytes:
-    """What the first leaf of the log says of the seed, 32 bytes."""
-    return sha256(pack("cloister/sampling-seed/v1", seed))
-
-
-def drawn(seed: bytes, number: int, present: Iterable[str], size: int) -> tuple[str, ...]:
-    """``size`` of the members that are ``present`` when round ``number`` opens, or all, by id: the lowest lots win."""
-    lots = sorted((_lot(seed, "cloister/cohort/v1", number, member.encode()), member) for member in present)
-    return tuple(sorted(member for _, member in lots[:size]))
+from trusted.ledger.sampling import lot
 
 
 def upload_name(seed: bytes, number: int, member: str, verify_key: bytes) -> bytes:
     """The blob (16 bytes) for the update of this start of a member's worker: the same after a restart of this side."""
-    return _lot(seed, "cloister/upload-name/v1", number, member.encode(), verify_key)[:BLOB_NAME_BYTES]
-
-
-def _lot(seed: bytes, label: str, number: int, *fields: bytes) -> bytes:
-    return hmac.digest(seed, pack(label, number.to_bytes(4, "big"), *fields), _sha256)
+    return lot(seed, "cloister/upload-name/v1", number, member.encode(), verify_key)[:BLOB_NAME_BYTES]

@@ -7,7 +7,8 @@ from itertools import combinations, pairwise, product
 
 import pytest
 
-from coordinator.enclave.sampling import commitment, drawn, upload_name
+from coordinator.enclave.sampling import upload_name
+from trusted.ledger.sampling import commitment, drawn
 from trusted.wire import pack, sha256
 
 SEED = sha256(b"a seed")

@@ -20,7 +20,7 @@ from typing import Any
 
 from tests.faults.clocks import Clocks
 from tests.faults.crash_points import INSIDE, Moment, Points, in_worker
-from tests.faults.federation import INITIAL, Federation, Formula
+from tests.faults.federation import Federation, Formula
 
 _PR_SET_PDEATHSIG = 1
 HOST, AGGREGATOR = "host", "aggregator"
@@ -43,9 +43,9 @@ class Site:
     def relay_door(self) -> Path:
         return self.folder / "r"
 
-    @property
-    def target(self) -> str:
-        return f"http://127.0.0.1:{self.relay_port}"
+    def dialled(self, member: str) -> dict[str, Any]:
+        """Where the worker of ``member`` finds its host, as its options say it."""
+        return {"coordinators": (f"http://127.0.0.1:{self.relay_port}",)}
 
 
 @dataclass(slots=True)
@@ -144,7 +144,7 @@ def run_worker(federation: Federation, member: str, site: Site, start: Start) ->
     folder = site.folder / f"state-{member}"
     folder.mkdir(exist_ok=True)
     blank: dict[str, Any] = dict.fromkeys(Options.__slots__, "")
-    options = Options(**blank | {"coordinators": (site.target,)})
+    options = Options(**blank | site.dialled(member))
     boot = Boot(Role.WORKER, federation.charter.envelope, federation.plan.envelope, {}, machine)
     place = federation.members.index(member)
     prepared = Prepared(
@@ -152,7 +152,7 @@ def run_worker(federation: Federation, member: str, site: Site, start: Start) ->
         rule=federation.rules[member],
         membership=federation.papers[member],
         trainer=Formula(place, site.training_s),  # type: ignore[arg-type]
-        initial=INITIAL.copy(),
+        initial=federation.initial.copy(),
         vault=Vault.open(folder, machine, Role.WORKER, federation.plan.digest),
     )
     return _counted(lambda: take_part(boot, options, prepared), points, start)

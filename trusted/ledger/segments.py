@@ -29,6 +29,11 @@ def segment_name(plan: bytes, head: TreeHead) -> bytes:
     return sha256(pack("cloister/ledger-segment-name/v1", plan, _encode_head(head)))[:16]
 
 
+def certificate_name(plan: bytes, head: TreeHead) -> bytes:
+    """The blob name (16 bytes) of the note that certifies ``head``, while it is the newest that was told."""
+    return sha256(pack("cloister/ledger-certificate-name/v1", plan, _encode_head(head)))[:16]
+
+
 @dataclass(frozen=True, slots=True)
 class Segment:
     """The leaves between ``before`` and the checkpoint that names the segment.
