@@ -84,6 +84,7 @@ class Contributor:
     allowed_metrics: frozenset[str]
     train_timeout_s: float
     _last: SealedUpdate | None = None
+    _initial: tuple[bytes, ContentKey, memoryview] | None = field(default=None, repr=False)
     _model: Vector | None = field(default=None, repr=False)
     _base: tuple[bytes, Vector] | None = field(default=None, repr=False)
     _room: bytearray = field(default_factory=bytearray, repr=False)
@@ -95,6 +96,7 @@ class Contributor:
         Raises:
             BlobError: the model does not open. AppError: training failed. RunError: the host cannot be reached.
         """
+        self._initial = None  # a round opens: nobody asks for it any more
         with self._one_at_a_time:  # a session that broke may still be at work on the very same task
             if self._last is None or (self._last.round, self._last.blob) != (task.round, task.upload):
                 self._last = None
@@ -107,9 +109,15 @@ class Contributor:
         return update
 
     def send_initial(self, order: SendInitial, vector: Vector) -> dict[str, Any]:
-        """Seal and upload the initial model; the ``initial`` document that gives its key."""
-        key = ContentKey.generate()
-        sealed = self._seal(order.header, vector, key, bytearray(order.header.sealed_bytes))
+        """Seal and upload the initial model; the ``initial`` document that gives its key.
+
+        What is asked for again under the same name is the same bytes under the same key: a host keeps the first.
+        """
+        with self._one_at_a_time:
+            if self._initial is None or self._initial[0] != order.blob:
+                key, room = ContentKey.generate(), bytearray(order.header.sealed_bytes)
+                self._initial = order.blob, key, self._seal(order.header, vector, key, room)
+            _, key, sealed = self._initial
         self._put(order.blob, sealed, lambda stage, percent: None)
         return {"type": "initial", "blob": order.blob.hex(), "key": key.secret.hex()}
 
