@@ -55,6 +55,7 @@ class DoorKind(IntEnum):
     STOP = 21  # the signed order that stops it
     ARRIVED = 22  # blob: an expected blob is complete; sent again when a complete blob is expected again
     RECORDED = 24  # empty: the event of this number is stored, now or before; one of number 0 is not answered
+    OVER = 25  # empty: the run is over by all that this host was told; there may still be workers to send home
     DECLINED = 23  # Decline: the host has no room for an expected blob, or knows its name as another one
 
     READ = 32  # BlobRange; answered by DATA or MISSING

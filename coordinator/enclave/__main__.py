@@ -35,7 +35,7 @@ _LINGER_S = 30.0  # after the end: time for members to hear of it, for recipient
 
 
 def main(boot: Boot) -> int:
-    """Serve one plan until its run ends. The exit status is 0 when the run finished or was stopped."""
+    """Serve one plan until its run ends. The exit status is 0 when the run finished or was stopped, or was over."""
     keep_chunk_memory()
     clock = SteadyClock(lambda seconds: note("clock-jumped", seconds=seconds))
     now = clock()
@@ -49,7 +49,7 @@ def main(boot: Boot) -> int:
         serve(doors, aggregator, clock=clock)
     finally:
         workshop.close()
-    return 0 if aggregator.state in {RunState.FINISHED, RunState.STOPPED} else 1
+    return 0 if aggregator.state in {RunState.WAITING, RunState.FINISHED, RunState.STOPPED} else 1
 
 
 def _addresses(options: Mapping[str, Json]) -> tuple[Address, ...]:
@@ -78,6 +78,7 @@ class _Shell:
         self._clock = clock
         self._sessions = Sessions()
         self._ended_at: float | None = None
+        self._said_over_at: float | None = None
 
     def run(self) -> None:
         """Until the end, and a while longer for those who are still there."""
@@ -100,12 +101,20 @@ class _Shell:
                 self._feed(link, message)
 
     def _is_over(self) -> bool:
+        if self._nobody_comes():
+            return True
         if self._ended_at is None:
             if self._aggregator.state in {RunState.WAITING, RunState.RUNNING}:
                 return False
             self._ended_at = time.monotonic()
         somebody_waits = self._aggregator.is_awaited or len(self._sessions) > 0 or self._doors.has_unheard_events
         return not somebody_waits or time.monotonic() - self._ended_at >= _LINGER_S
+
+    def _nobody_comes(self) -> bool:
+        """Started when everybody has gone home: the host says that the run is over, and no worker knows of one."""
+        if self._aggregator.state is not RunState.WAITING or len(self._sessions) > 0 or self._said_over_at is None:
+            return False
+        return time.monotonic() - self._said_over_at >= _LINGER_S
 
     def _end_sessions(self, link: Link) -> None:
         for number in self._sessions.drop(link):
@@ -128,6 +137,8 @@ class _Shell:
             self._do(lambda: aggregator.start(now))
         elif message.kind is DoorKind.STOP:
             self._do(lambda: aggregator.stop(now))
+        elif message.kind is DoorKind.OVER:
+            self._said_over_at = self._said_over_at or time.monotonic()
 
     def _do(self, act: Callable[[], tuple[Effect, ...]]) -> None:
         """Let the aggregator act, and do what it asks. With every door broken, it goes on when one is back."""

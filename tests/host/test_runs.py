@@ -112,6 +112,7 @@ def test_an_aggregator_that_comes_when_the_run_is_over_is_told_to_stop_but_never
     again = host.door()
     if repeated is not None:
         again.next(repeated)
+    again.next(DoorKind.OVER)
     again.control.send(DoorKind.EVENT, 1, b'{"event": "run-waits", "outcome": "witnesses"}')
     again.next(DoorKind.RECORDED)  # and nothing came before it
 
