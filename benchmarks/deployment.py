@@ -41,7 +41,7 @@ from trusted.evidence.boot import Boot, Role
 _REPOSITORY = Path(__file__).resolve().parent.parent
 _SAMPLE_S = 0.05
 _PR_SET_PDEATHSIG = 1
-_HOST_LIMITS = {  # every worker of a benchmark has this machine's address
+HOST_LIMITS = {  # every worker of a benchmark has this machine's address
     "streams_per_peer": 1 << 20,
     "handshakes_per_peer": 1 << 14,
     "attaches_at_once": 1 << 14,
@@ -65,6 +65,7 @@ class Deployment:
         plain: nothing is sealed.
         crowd: many workers in each process, without threads and models of their own.
         tls: between workers and host; without it the host listens on loopback in plaintext.
+        training_s: how long a worker takes over an update, but for a crowd's.
     """
 
     workers: int
@@ -76,6 +77,7 @@ class Deployment:
     plain: bool = False
     crowd: bool = False
     tls: bool = True
+    training_s: float = 0.0
 
 
 def measure(spec: Deployment) -> dict[str, Any]:
@@ -85,7 +87,7 @@ def measure(spec: Deployment) -> dict[str, Any]:
         stack.callback(shutil.rmtree, folder, ignore_errors=True)
         initial = np.zeros(spec.elements, dtype="<f4")
         now = datetime.now(UTC).replace(microsecond=0)
-        consortium = Consortium.of(SoftwareRoot.create(now=now), _terms(spec, initial), now)
+        consortium = Consortium.of(SoftwareRoot.create(now=now), terms_of(spec, initial), now)
         host, address = _start_host(stack, folder, consortium, tls=spec.tls)
         aggregator = _start_aggregator(stack, folder, spec, consortium)
         one = np.full(1, 1e-3, dtype="<f4")
@@ -98,18 +100,19 @@ def measure(spec: Deployment) -> dict[str, Any]:
                 serve = crowd if spec.crowd else serve_members
                 serve(consortium, members, address, initial=initial, update=update)
 
-            workers.append(_fork(stack, folder / f"workers-{place}.log", spec, work))
+            workers.append(fork(stack, folder / f"workers-{place}.log", spec, work))
         peaks = stack.enter_context(_peaks({"host": host.pid, "aggregator": aggregator}))
         kinds = {"host": [host.pid], "aggregator": [aggregator], "workers": workers}
         try:
             found = _run(consortium, address, kinds)
         except BaseException:
-            _show_logs(folder)
+            show_logs(folder)
             raise
         return {"spec": asdict(spec), **found, **peaks.to_json(), "sealed": not spec.plain}
 
 
-def _show_logs(folder: Path) -> None:
+def show_logs(folder: Path) -> None:
+    """The end of every process' log, for whoever asks why nothing was measured."""
     for log in sorted(folder.glob("*.log")):
         print(f"--- {log.name}", log.read_text(errors="replace")[-20000:], sep="\n", file=sys.stderr)
 
@@ -123,7 +126,8 @@ def crowd(*arguments: Any, **vectors: Any) -> None:
     asyncio.run(serve_crowd(*arguments, **vectors))
 
 
-def _terms(spec: Deployment, initial: np.ndarray[Any, Any]) -> Terms:
+def terms_of(spec: Deployment, initial: np.ndarray[Any, Any]) -> Terms:
+    """What the plan of this deployment says."""
     share = spec.elements // spec.tensors
     sizes = [share] * (spec.tensors - 1) + [spec.elements - share * (spec.tensors - 1)]
     layout = Layout(tuple(TensorSpec(f"t{n}", Dtype.FLOAT32, (size,)) for n, size in enumerate(sizes)))
@@ -138,11 +142,11 @@ def _start_host(
     (folder / "charter.json").write_bytes(consortium.charter.envelope)
     scheme = "" if tls else "http://"
     config = {"state": "host", "listen": f"{scheme}127.0.0.1:0", "door": f"unix:{folder}/host/door/door.sock"}
-    config |= {"charter": "charter.json", "limits": _HOST_LIMITS}  # type: ignore[dict-item]
+    config |= {"charter": "charter.json", "limits": HOST_LIMITS}  # type: ignore[dict-item]
     (folder / "host.json").write_text(json.dumps(config))
     log = stack.enter_context((folder / "host.log").open("wb"))
     host = subprocess.Popen(
-        [sys.executable, "-m", "coordinator.host", str(folder / "host.json")],
+        host_command(folder)[1],
         stdout=subprocess.PIPE,
         stderr=log,
         cwd=_REPOSITORY,
@@ -156,8 +160,18 @@ def _start_host(
     return host, Address(f"{scheme}127.0.0.1:{words['port']}", ca, words["door"])
 
 
+def host_command(folder: Path) -> tuple[str, list[str]]:
+    """How the host of ``folder`` is started: its program, and the arguments from the program's name on."""
+    return sys.executable, [sys.executable, "-m", "coordinator.host", str(folder / "host.json")]
+
+
 def _start_aggregator(stack: ExitStack, folder: Path, spec: Deployment, consortium: Consortium) -> int:
-    door = f"unix:{folder}/host/door/door.sock"
+    serve = serve_aggregator(consortium, f"unix:{folder}/host/door/door.sock")
+    return fork(stack, folder / "aggregator.log", spec, serve)
+
+
+def serve_aggregator(consortium: Consortium, door: str) -> Callable[[], None]:
+    """The work of an aggregator's process, on a chip of its own."""
     envelopes = consortium.charter.envelope, consortium.plan.envelope
     provider = consortium.provider(Role.AGGREGATOR.value)
 
@@ -166,10 +180,10 @@ def _start_aggregator(stack: ExitStack, folder: Path, spec: Deployment, consorti
 
         main(Boot(Role.AGGREGATOR, *envelopes, {"doors": [door]}, provider))
 
-    return _fork(stack, folder / "aggregator.log", spec, serve)
+    return serve
 
 
-def _fork(stack: ExitStack, log: Path, spec: Deployment, work: Callable[[], None]) -> int:
+def fork(stack: ExitStack, log: Path, spec: Deployment, work: Callable[[], None]) -> int:
     """Do ``work`` in a child that ends with this process. gRPC is not yet imported here."""
     pid = os.fork()
     if pid:
@@ -178,7 +192,7 @@ def _fork(stack: ExitStack, log: Path, spec: Deployment, work: Callable[[], None
     code = 1
     try:
         _die_with_parent()
-        descriptor = os.open(log, os.O_WRONLY | os.O_CREAT, 0o600)
+        descriptor = os.open(log, os.O_WRONLY | os.O_CREAT | os.O_APPEND, 0o600)
         os.dup2(descriptor, 2)
         os.dup2(descriptor, 1)
         if spec.plain:
@@ -256,12 +270,7 @@ def _run(consortium: Consortium, address: Address, kinds: dict[str, list[int]]) 
 
     ``kinds`` are the processes whose time on a core is told, in the mean over warm rounds.
     """
-    from securesystemslib.signer import CryptoSigner  # type: ignore[attr-defined]
-
     from console.client import HostClient
-    from trusted.documents import order
-    from trusted.documents.dsse import new_envelope, sign
-    from trusted.documents.order import Action, Order
 
     plan = consortium.plan.digest
     admitted: list[float] = []
@@ -270,9 +279,7 @@ def _run(consortium: Consortium, address: Address, kinds: dict[str, list[int]]) 
     stages: list[Any] = []
     started = time.monotonic()
     with HostClient(address.target, address.ca or None) as client:
-        document = Order(Action.START, plan, "site-1", token_bytes(16), datetime.now(UTC).replace(microsecond=0))
-        signer = CryptoSigner(consortium.keys["site-1"])
-        client.submit(sign(new_envelope(document.encode(), order.PAYLOAD_TYPE), signer).encode())
+        client.submit(start_order(consortium))
         for event in client.watch(plan):
             name = event.fields.get("event")
             if name == "admitted":
@@ -290,6 +297,20 @@ def _run(consortium: Consortium, address: Address, kinds: dict[str, list[int]]) 
     measured = max(1, len(rounds) - 1)  # in the last round workers may be gone before they are looked at
     costs = {kind: spent[0][kind].until(spent[measured][kind], measured) for kind in kinds}
     return {"warm_rounds_s": rounds, "stages": stages[1:], "admitted_s": admitted, "costs": costs}
+
+
+def start_order(consortium: Consortium) -> bytes:
+    """The first member's order to start, signed now."""
+    from securesystemslib.signer import CryptoSigner  # type: ignore[attr-defined]
+
+    from trusted.documents import order
+    from trusted.documents.dsse import new_envelope, sign
+    from trusted.documents.order import Action, Order
+
+    issued = datetime.now(UTC).replace(microsecond=0)
+    document = Order(Action.START, consortium.plan.digest, "site-1", token_bytes(16), issued)
+    signer = CryptoSigner(consortium.keys["site-1"])
+    return sign(new_envelope(document.encode(), order.PAYLOAD_TYPE), signer).encode()
 
 
 if __name__ == "__main__":

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import threading
+import time
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any
@@ -32,12 +33,14 @@ class _Result:
 
 @dataclass(frozen=True, slots=True)
 class _Echo:
-    """Trains nothing: every round gives the same update."""
+    """Trains nothing: every round gives the same update, ``after_s``."""
 
     update: Vector
+    after_s: float = 0.0
 
     def train(self, model: Vector, round: int, timeout_s: float) -> _Result:
         """The update, whatever the model."""
+        time.sleep(self.after_s)
         return _Result(self.update)
 
     def beat(self) -> int:
@@ -49,11 +52,18 @@ class _Echo:
 
 
 def serve_members(
-    consortium: Consortium, members: list[str], address: Address, *, initial: Vector, update: Vector
+    consortium: Consortium,
+    members: list[str],
+    address: Address,
+    *,
+    initial: Vector,
+    update: Vector,
+    training_s: float = 0.0,
 ) -> None:
     """Take part for all ``members`` until the run is over, each on a thread of its own."""
+    echo = _Echo(update, training_s)
     threads = [
-        threading.Thread(target=_take_part, args=(consortium, member, address, initial, update)) for member in members
+        threading.Thread(target=_take_part, args=(consortium, member, address, initial, echo)) for member in members
     ]
     for thread in threads:
         thread.start()
@@ -61,7 +71,7 @@ def serve_members(
         thread.join()
 
 
-def _take_part(consortium: Consortium, member: str, address: Address, initial: Vector, update: Vector) -> None:
+def _take_part(consortium: Consortium, member: str, address: Address, initial: Vector, echo: _Echo) -> None:
     from trusted.allocator import keep_chunk_memory
     from worker.__main__ import take_part
 
@@ -74,7 +84,7 @@ def _take_part(consortium: Consortium, member: str, address: Address, initial: V
         federation=Federation(consortium.charter, consortium.plan),
         rule=consortium.rule(member),
         membership=consortium.membership(member),
-        trainer=_Echo(update),  # type: ignore[arg-type]
+        trainer=echo,  # type: ignore[arg-type]
         initial=initial if member == "site-1" else None,
     )
     take_part(boot, options, prepared)

@@ -58,6 +58,7 @@ class DoorKind(IntEnum):
     RECORDED = 24  # empty: the event of this number is stored, now or before; one of number 0 is not answered
     PAUSE = 25  # the signed order that pauses it; the newer one of this and RESUME is sent again, ahead of START
     RESUME = 26  # the signed order that lets a paused run go on
+    OVER = 27  # empty: the run is over by all that this host was told; there may still be workers to send home
 
     READ = 32  # BlobRange; answered by DATA or MISSING
     DATA = 33  # the bytes; fewer than asked only at the end of what the host has

@@ -113,6 +113,7 @@ class Contributor:
     allowed_metrics: frozenset[str]
     train_timeout_s: float
     _last: SealedUpdate | None = None
+    _initial: tuple[bytes, ContentKey, SealedVector] | None = field(default=None, repr=False)
     _model: Vector | None = field(default=None, repr=False)
     _base: tuple[bytes, Vector] | None = field(default=None, repr=False)
     _one_at_a_time: threading.Lock = field(default_factory=threading.Lock)
@@ -124,6 +125,7 @@ class Contributor:
         Raises:
             BlobError: the model does not open. AppError: training failed. RunError: the host cannot be reached.
         """
+        self._initial = None  # a round opens: nobody asks for it any more
         self._progress = progress  # also of what an earlier session began: this one is asked how far it is
         with self._one_at_a_time:  # a session that broke may still be at work on the very same task, or send its bytes
             if self._last is None or (self._last.round, self._last.blob) != (task.round, task.upload):
@@ -148,10 +150,17 @@ class Contributor:
             raise LedgerError(Reason.LEDGER_LEAF, "included: not the update that this site sent")
 
     def send_initial(self, order: SendInitial, vector: Vector) -> dict[str, Any]:
-        """Seal and upload the initial model; the ``initial`` document that gives its key."""
-        key = ContentKey.generate()
-        sealed = SealedVector(order.header, vector, key=key, signing_key=self.signing_key)
-        self._put(order.blob, SealedStream(sealed))
+        """Seal and upload the initial model; the ``initial`` document that gives its key.
+
+        What is asked for again under the same name is the same bytes under the same key: a host keeps the first.
+        """
+        with self._one_at_a_time:
+            if self._initial is None or self._initial[0] != order.blob:
+                key = ContentKey.generate()
+                sealed = SealedVector(order.header, vector, key=key, signing_key=self.signing_key)
+                self._initial = order.blob, key, sealed
+            _, key, sealed = self._initial
+            self._put(order.blob, SealedStream(sealed))
         return {"type": "initial", "blob": order.blob.hex(), "key": key.secret.hex()}
 
     def _report(self, stage: str, percent: int) -> None:

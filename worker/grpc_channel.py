@@ -24,7 +24,7 @@ _OPTIONS = (
     ("grpc.keepalive_permit_without_calls", 1),
     ("grpc.http2.max_pings_without_data", 0),
     ("grpc.initial_reconnect_backoff_ms", 500),
-    ("grpc.max_reconnect_backoff_ms", 5_000),
+    ("grpc.max_reconnect_backoff_ms", 1_000),  # whoever calls waits longer, and should find out at once when it calls
 )
 # A disk that is full may be so for a minute; a site that gave up at once would cost the round its update.
 _PASSING = frozenset(

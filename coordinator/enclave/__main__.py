@@ -45,7 +45,8 @@ Clock = Callable[[], datetime]
 def main(boot: Boot) -> int:
     """Serve one plan until its run ends, or SIGTERM asks to go: what is being written is written first.
 
-    The exit status is 0 when the run finished or was stopped, and when this process was asked to go.
+    The exit status is 0 when the run finished or was stopped, and when there was nothing to do,
+    or this process was asked to go.
     """
     keep_chunk_memory()
     now = utc_now()
@@ -66,7 +67,8 @@ def main(boot: Boot) -> int:
         serve(doors, aggregator, jumps=watched(), leaving=leaving)
     finally:
         workshop.close()
-    return 0 if leaving.is_set() or aggregator.state in {RunState.FINISHED, RunState.STOPPED} else 1
+    idle = {RunState.WAITING, RunState.FINISHED, RunState.STOPPED}
+    return 0 if leaving.is_set() or aggregator.state in idle else 1
 
 
 def _addresses(options: Mapping[str, Json]) -> tuple[Address, ...]:
@@ -119,6 +121,7 @@ class _Shell:
         self._dismissed = False
         self._sessions = Sessions()
         self._ended_at: float | None = None
+        self._said_over_at: float | None = None
         self._orders = {
             DoorKind.START: aggregator.start,
             DoorKind.PAUSE: aggregator.pause,
@@ -165,12 +168,20 @@ class _Shell:
         return self._dismissed and (is_late or not self._doors.has_unheard_events)
 
     def _is_over(self) -> bool:
+        if self._nobody_comes():
+            return True
         if self._ended_at is None:
             if self._aggregator.state in {RunState.WAITING, RunState.RUNNING}:
                 return False
             self._ended_at = time.monotonic()
         somebody_waits = self._aggregator.is_awaited or len(self._sessions) > 0 or self._doors.has_unheard_events
         return not somebody_waits or time.monotonic() - self._ended_at >= _LINGER_S
+
+    def _nobody_comes(self) -> bool:
+        """Started when everybody has gone home: the host says that the run is over, and no worker knows of one."""
+        if self._aggregator.state is not RunState.WAITING or len(self._sessions) > 0 or self._said_over_at is None:
+            return False
+        return time.monotonic() - self._said_over_at >= _LINGER_S
 
     def _end_sessions(self, link: Link) -> None:
         for number in self._sessions.drop(link):
@@ -191,6 +202,8 @@ class _Shell:
                 self._do(lambda: aggregator.receive(session, message.body, now))
         elif message.kind in self._orders:
             self._do(partial(self._orders[message.kind], now))
+        elif message.kind is DoorKind.OVER:
+            self._said_over_at = self._said_over_at or time.monotonic()
 
     def _do(self, act: Callable[[], tuple[Effect, ...]]) -> None:
         """Let the aggregator act, and do what it asks. With every door broken, it goes on when one is back."""

@@ -1,7 +1,9 @@
 """Getting the initial model from a member that holds it. Trust zone: aggregator TEE. No I/O of its own, no clock.
 
 Rules: only a member that was asked may send it, under the name it was given. What it sends must have the digest that
-the plan pins; a member whose model does not loses its session, and the next one that sent it is read.
+the plan pins; a member whose model does not loses its session, and the next one that sent it is read. A name is for one
+start of one worker, which sends the same bytes again; once they did not open it is used no more, for a host keeps the
+first bytes of a name.
 """
 
 from __future__ import annotations
@@ -32,16 +34,22 @@ class InitialModel:
         self._store = store
         self._jobs = jobs
         self._accept = accept
-        self._names: dict[str, bytes] = {}
+        self._names: dict[str, tuple[bytes, bytes]] = {}  # verify key and blob
         self._sent: list[Contribution] = []
         self._reading = False
         self._found = False
 
     def ask(self, member: str) -> None:
-        """Let ``member``, which says that it holds the model, send it. Asking again names the same blob."""
-        if self._found:
+        """Let ``member``, which says that it holds the model, send it. The same start of its worker gets one name."""
+        peer = self._admissions.peer(member)
+        if self._found or peer is None:
             return
-        blob = self._names.setdefault(member, token_bytes(BLOB_NAME_BYTES))
+        verify_key, blob = self._names.get(member, (b"", b""))
+        if verify_key != peer.verify_key:
+            if blob:
+                self._store.discard(blob)
+            blob = token_bytes(BLOB_NAME_BYTES)
+            self._names[member] = peer.verify_key, blob
         size = self._exchanged.header(BlobKind.INITIAL, 0, member).sealed_bytes
         self._store.expect(blob, size)
         self._admissions.send(member, {"type": "send-initial", "blob": blob.hex(), "bytes": size})
@@ -54,7 +62,7 @@ class InitialModel:
         """
         if self._found:
             return
-        if self._names.get(peer.member) != blob:
+        if self._names.get(peer.member) != (peer.verify_key, blob):
             raise RoundError(Reason.INITIAL_MODEL, "initial.blob: not the one that was asked for")
         header = self._exchanged.header(BlobKind.INITIAL, 0, peer.member)
         self._sent.append(Contribution(peer.member, 1, blob, header, key, peer.verify_key))
@@ -74,16 +82,19 @@ class InitialModel:
             except RoundError as error:
                 return error.reason
 
-        self._jobs.submit(read, lambda outcome, later: self._was_read(sent.member, outcome, later), now)
+        self._jobs.submit(read, lambda outcome, later: self._was_read(sent, outcome, later), now)
 
-    def _was_read(self, member: str, outcome: GlobalModel | Reason, now: datetime) -> None:
-        self._reading = False
+    def _was_read(self, sent: Contribution, outcome: GlobalModel | Reason, now: datetime) -> None:
+        self._reading, member = False, sent.member
         if isinstance(outcome, Reason):
+            if self._names.get(member, (b"", b""))[1] == sent.blob:
+                del self._names[member]
             self._admissions.refuse_member(member, outcome)
             self._read_next(now)
+            self._store.discard(sent.blob)
             return
         self._found = True
         self._sent.clear()
         self._accept(member, outcome, now)
-        for name in self._names.values():  # last: with every door broken, what is left is the host's loss
+        for _, name in self._names.values():  # last: with every door broken, what is left is the host's loss
             self._store.discard(name)

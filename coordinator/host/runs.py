@@ -85,6 +85,8 @@ class OrderDesk:
                 aggregator.post(DoorKind.START, 0, run.start_order)
             if run.stop_order is not None:
                 aggregator.post(DoorKind.STOP, 0, run.stop_order)
+        if self._book.status(aggregator.plan).state.is_over:
+            aggregator.post(DoorKind.OVER)
 
     async def _repeat_hold(self, aggregator: Aggregator) -> None:
         for run in await self._state.runs():

@@ -12,10 +12,13 @@ import numpy as np
 import pytest
 
 from coordinator.enclave.aggregator import Aggregator
+from coordinator.enclave.closing import note_name
+from coordinator.enclave.release import History, publish, seal_release
 from tests.enclave.test_run import released_model
-from tests.world import MemoryStore, Net, SimpleSite, World
+from tests.world import INITIAL, MemoryStore, Net, SimpleSite, World
 from trusted.channel.worker import WorkerChannel
 from trusted.errors import Reason
+from trusted.release import release_name, verify_release
 
 
 class MemoryKeeper:
@@ -393,3 +396,113 @@ def test_what_a_checkpoint_makes_superfluous_is_discarded(world):
     others = [blob for blob in others if b'"kind":"initial"' not in blob[:200]]  # of those who were not the first
     assert len(states) == 1
     assert len(others) == 1  # the released model
+
+
+def ended_run(world: World) -> Mortal:
+    net = begun(world)
+    assert ended(net)
+    return net
+
+
+def left_behind(net: Mortal, member: str) -> SimpleSite:
+    """Of all workers only this one did not hear of the end; a new aggregator is there, and no order starts it."""
+    site = net.by_member[member]
+    site.closed = None
+    net.kill()
+    net.connect(member)
+    return site
+
+
+def test_a_worker_that_was_left_behind_is_sent_home_by_a_new_aggregator_without_a_quorum(world):
+    net = ended_run(world)
+    site = left_behind(net, "site-4")
+    assert site.closed is not None
+    assert (site.closed.outcome, site.closed.rounds) == ("finished", world.plan.document.rounds)
+    assert len(net.outcomes("round-opened")) == world.plan.document.rounds
+
+
+@pytest.mark.parametrize("change", ["deleted", "altered", "cut"])
+def test_without_the_closing_note_it_is_sent_nowhere(world, change):
+    net = ended_run(world)
+    name = note_name(world.plan.digest)
+    note = net.store.blobs[name]
+    if change == "deleted":
+        del net.store.blobs[name]
+    else:
+        net.store.blobs[name] = note[:-1] + (b"" if change == "cut" else bytes([note[-1] ^ 1]))
+    assert left_behind(net, "site-4").closed is None
+    net.connect()
+    assert net.by_member["site-4"].closed is not None  # all together know it from the log
+
+
+def test_a_worker_that_remembers_nothing_opens_no_note_and_starts_nothing(world):
+    net = ended_run(world)
+    net.kill()
+    net.keepers["site-4"].records.clear()
+    net.live("site-4")
+    net.connect("site-4")
+    assert net.by_member["site-4"].closed is None
+    assert net.aggregator.state.value == "waiting"
+
+
+def test_the_closing_note_of_another_run_is_none(world, software_root, chip):
+    net, other = ended_run(world), World(software_root, chip)
+    theirs = ended_run(other).store.blobs[note_name(other.plan.digest)]
+    net.store.blobs[note_name(world.plan.digest)] = theirs
+    assert left_behind(net, "site-4").closed is None
+
+
+def test_the_aggregator_waits_for_whoever_took_part_and_has_not_heard(world):
+    net = ended_run(world)
+    assert net.aggregator.is_awaited
+    for connection in list(net.sites)[:-1]:
+        net.say(connection, {"type": "heard"})
+        assert net.aggregator.is_awaited
+    net.say(list(net.sites)[-1], {"type": "heard"})
+    assert not net.aggregator.is_awaited
+
+
+def test_a_run_that_is_under_way_awaits_nobody(world):
+    assert not in_second_round(world).aggregator.is_awaited
+
+
+def test_a_site_that_promised_itself_to_a_fork_comes_back_and_everybody_goes_on(world, expected):
+    """The others keep their sessions, and let go of what they cosigned in the epoch before."""
+    net = in_second_round(world)
+    gone = net.by_member["site-4"]
+    (connection,) = [number for number, site in net.sites.items() if site is gone]
+    del net.sites[connection]
+    net.perform(net.aggregator.detach(connection, net.now))
+    fork = Waiting(world, net.store)
+    fork.by_member = {"site-4": gone}
+    fork.connect()
+    net.connect("site-4")
+    assert {site.error for site in net.by_member.values()} == {None}
+    finish(net)
+    assert released_model(world, net, "site-1").tobytes() == expected
+
+
+class Slow(MemoryStore):
+    """A host that discards in its own time."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.discarded: list[bytes] = []
+
+    def discard(self, blob: bytes) -> None:
+        self.discarded.append(blob)
+
+
+def test_a_release_takes_the_place_of_an_earlier_one_only_when_that_is_gone(world):
+    store, identity, name = Slow(), world.identity("aggregator"), release_name(world.plan.digest)
+    vector, history = np.zeros(INITIAL.size, dtype="<f4"), History([(1, world.members)])
+    release = seal_release(world.federation, identity, store, model=vector, history=history)
+    store.blobs[name] = b"an earlier one"
+    with pytest.raises(ConnectionError):
+        publish(release, identity, store)
+    assert store.blobs[name] == b"an earlier one"
+    assert store.discarded == [name]
+    del store.blobs[name]
+    publish(release, identity, store)
+    assert store.discarded == [name]  # nothing was there: what is asked of the host now could come behind the write
+    assert verify_release(store.blobs[name], world.federation, world.now).release == release

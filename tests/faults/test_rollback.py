@@ -44,5 +44,5 @@ def test_a_fork_without_a_quorum_of_witnesses_does_nothing_and_its_site_comes_ba
 
 def test_an_update_of_an_earlier_round_in_the_place_of_a_later_one_is_refused(run_module) -> None:
     said = told(run_module, "replayed fold")
-    assert (said["outcome"], said["reason"]) == ("refused", Reason.BLOB_HEADER.code)
+    assert (said["outcome"], said["reason"]) == ("refused", Reason.BLOB_ROUND.code)
     assert not said["same"]  # the round went on without that site, and everybody knows

@@ -17,6 +17,7 @@ import pytest
 
 from coordinator.door import Address, DoorKind, DoorMessage, encode_message
 from coordinator.enclave.__main__ import _addresses
+from coordinator.enclave.door_store import StoreRefused
 from coordinator.enclave.doors import MAX_DOORS, Doors, Link
 from coordinator.enclave.sessions import Sessions
 from coordinator.host.config import HostConfig
@@ -24,7 +25,7 @@ from coordinator.host.limits import Limits
 from tests.host.conftest import NOW, PLAN, RunningHost
 from tests.host.test_blobs import wait_for
 from tests.world import World
-from trusted.errors import ProtocolError
+from trusted.errors import ProtocolError, Reason
 from worker.dialer import Dialer
 
 
@@ -125,8 +126,10 @@ def test_what_is_written_again_through_another_door_after_the_answer_was_lost_st
     for again in (b"first", b"again"):
         doors.write(name, len(again), [again])
     assert doors.read(name, 0, 5) == b"first"
-    with pytest.raises(ConnectionError):
+    with pytest.raises(StoreRefused) as caught:
         doors.write(name, 6, [b"longer"])
+    assert caught.value.reason is Reason.RUN_STATE
+    assert not any(link.is_broken for link in doors._links)
 
 
 def test_a_job_that_is_done_comes_out_among_the_messages_from_whichever_thread_posts_it(doors: Doors) -> None:

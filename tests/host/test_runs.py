@@ -131,6 +131,30 @@ def test_a_run_that_is_over_is_not_started_again(host: RunningHost, world: World
     assert refused(lambda: client.submit(signed_order(world))) is Reason.RUN_STATE
 
 
+@pytest.mark.parametrize(
+    ("orders", "repeated"), [((Action.START,), None), ((Action.START, Action.STOP), DoorKind.STOP)]
+)
+def test_an_aggregator_that_comes_when_the_run_is_over_is_told_to_stop_but_never_to_start(
+    host: RunningHost, world: World, orders: tuple[Action, ...], repeated: DoorKind | None
+) -> None:
+    first, client = host.door(), host.client()
+    for action in orders:
+        client.submit(signed_order(world, action))
+    first.event(event="run-ended", outcome="stopped" if repeated else "finished")
+    events = client.watch(PLAN)
+    while next(events).fields["event"] != "run-ended":
+        pass
+    first.close()
+    while next(events).fields["event"] != "aggregator-gone":
+        pass
+    again = host.door()
+    if repeated is not None:
+        again.next(repeated)
+    again.next(DoorKind.OVER)
+    again.control.send(DoorKind.EVENT, 1, b'{"event": "run-waits", "outcome": "witnesses"}')
+    again.next(DoorKind.RECORDED)  # and nothing came before it
+
+
 def test_a_host_holds_a_limited_number_of_runs(make_host: Callable[..., RunningHost], world: World) -> None:
     client = make_host(runs=1).client()
     client.submit(signed_order(world))
