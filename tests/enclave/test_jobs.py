@@ -93,6 +93,10 @@ class LaterNet(Net):
         value = work()
         self.perform(self.aggregator.finish(lambda now: done(value, now), self.now))
 
+    def let(self, kind: str) -> None:
+        """The newest job of this kind is done."""
+        self.let_run(max(place for place, (work, _) in enumerate(self.jobs.waiting) if kind in work.__qualname__))
+
     def let_all_run(self) -> None:
         while self.jobs.waiting:
             self.let_run()
@@ -195,12 +199,12 @@ def test_many_bad_updates_cost_one_more_fold_and_not_one_each(five):
     net.contribute_all()
     for connection in (1, 3, 5):
         net.damage(connection)
-    net.let_run(-2)  # it is witnessed who counts
+    net.let("write")  # it is witnessed who counts
     before = net.jobs.submitted
-    net.let_run(-1)
+    net.let("fold")
     assert net.jobs.submitted == before + 2  # the fold without them, and its witnesses
-    net.let_run(-1)
-    net.let_run(-1)
+    net.let("fold")
+    net.let("write")
     assert len(net.outcomes("round-committed")) == 1
     told = [site.receipts[0] for site in net.sites.values()]
     assert told == [Reason.BLOB_OPEN, None, Reason.BLOB_OPEN, None, Reason.BLOB_OPEN]
@@ -212,9 +216,9 @@ def test_the_stages_of_a_round_hold_the_time_of_every_fold(world):
     net.contribute_all()
     net.damage(2)
     for _ in range(2):
-        net.let_run(-2)  # written, and witnessed at once
+        net.let("write")  # and witnessed at once
         net.now += timedelta(seconds=3)
-        net.let_run(-1)
+        net.let("fold")
     (told,) = net.outcomes("round-stages")
     assert told["metrics"] == {"broadcast": 0.0, "collect": 5.0, "fold": 6.0}
 
