@@ -86,10 +86,11 @@ class Beginning:
         course, quorum = self.course, self.course.witnesses.quorum
         federation = course.admissions.federation
         course.seed = token_bytes(SECRET_BYTES)
-        course.journal = self._journal(RecoveryKey.generate(), Log())
-        seed = commitment(course.seed)
-        genesis = leaves.Genesis(federation.plan.digest, federation.charter.digest, seed, quorum.members, quorum.needed)
-        course.journal.append(genesis)
+        log, seed = Log(), commitment(course.seed)
+        log.append(
+            leaves.Genesis(federation.plan.digest, federation.charter.digest, seed, quorum.members, quorum.needed)
+        )
+        course.journal = self._journal(RecoveryKey.generate(), log)
         self.began(now)
 
     def _ask_host(self, memories: Memories, now: datetime) -> None:

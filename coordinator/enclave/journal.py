@@ -114,8 +114,16 @@ class Journal:
         self._log_key = self.key.log_key(self._plan)
 
     def append(self, leaf: Leaf) -> int:
-        """Note something that happened, and its place in the log; the next checkpoint covers it."""
+        """Note something that happened, behind who came and went until then; its place in the log.
+
+        The next checkpoint covers it.
+        """
+        self._append_admissions()
         return self.log.append(leaf)
+
+    def _append_admissions(self) -> None:
+        for leaf in self.admissions.take_leaves():
+            self.log.append(leaf)
 
     def prove(self, member: str, leaf: Leaf, index: int) -> None:
         """Show ``member`` that ``leaf`` is at ``index`` of the log that it was asked to cosign last."""
@@ -138,8 +146,7 @@ class Journal:
 
     def _write(self, step: _Step, now: datetime) -> None:
         self._last = step.record
-        for leaf in self.admissions.take_leaves():
-            self.append(leaf)
+        self._append_admissions()
         self._steps.append(step)
         self._write_next(now)
 

@@ -243,4 +243,4 @@ def test_a_cosignature_counts_once_for_each_member_and_for_what_was_proposed(hel
 def test_leaves_of_admissions_stand_before_the_state_that_follows_them(held):
     log = read_log(held.world.plan.digest, held.journal.log.head, lambda name: held.store.blobs.get(name, b""))
     kinds = [type(parse(leaf)).__name__ for leaf in log.leaves]
-    assert kinds == ["Genesis", "Opened", "Admitted", "Admitted", "Admitted", "Admitted", "State"]
+    assert kinds == ["Genesis", "Admitted", "Admitted", "Admitted", "Admitted", "Opened", "State"]
