@@ -35,7 +35,7 @@ from trusted.documents.layout import Dtype, Layout, TensorSpec
 from trusted.errors import Reason
 
 LOADED = (coordinator.enclave.__main__, coordinator.host.server, worker.__main__, worker.collateral)
-TIMEOUT_S = 60.0
+TIMEOUT_S = 90.0
 BIG = Layout((TensorSpec("weight", Dtype.FLOAT32, (1500, 1500)),))  # 9 MB: three messages of an upload
 WINDOW_BYTES = 4 << 20  # of an upload: what one message carries, and what a host holds that is not on disk
 _SLOW = Weather(bytes_per_s=4e6)
@@ -273,9 +273,9 @@ class Cases:
         used = {way: over[way] - begun[way] for way in ("up", "down")}
         return {"carried": used, "blob": 4 * BIG.elements, **self._same_as_calm("big", ended)}
 
-    def forgotten_connection(self) -> dict[str, Any]:
+    def forgotten_connection(self, training_s: float = 5.0) -> dict[str, Any]:
         """A middlebox forgets an idle connection and says nothing: what belongs to it goes nowhere from then on."""
-        with self._run("small", training_s=5.0) as run:
+        with self._run("small", training_s=training_s) as run:
             wire = run.wires["site-2"]
             run.until("round-opened")
             wire.forget()
@@ -284,6 +284,10 @@ class Cases:
             back_s = time.monotonic() - forgotten_at
             ended = finish(run)
         return {"back_s": back_s, **self._same_as_calm("small", ended)}
+
+    def forgotten_for_long(self) -> dict[str, Any]:
+        """The same, for as long as keepalive takes as it is shipped."""
+        return self.forgotten_connection(training_s=60.0)
 
 
 def _drop(run: Networked, wire: Wire) -> None:
