@@ -269,9 +269,9 @@ class Cases:
             run.wait_until(lambda: wire.carried()["down"] > second["down"] + 5e6, TIMEOUT_S, "half a download")
             _drop(run, wire)
             ended = finish(run)
-            over = wire.carried()
+            over, cuts = wire.carried(), run.log("site-3").read_text().count('"session-lost"')
         used = {way: over[way] - begun[way] for way in ("up", "down")}
-        return {"carried": used, "blob": 4 * BIG.elements, **self._same_as_calm("big", ended)}
+        return {"carried": used, "cuts": cuts, "blob": 4 * BIG.elements, **self._same_as_calm("big", ended)}
 
     def forgotten_connection(self, training_s: float = 5.0) -> dict[str, Any]:
         """A middlebox forgets an idle connection and says nothing: what belongs to it goes nowhere from then on."""

@@ -19,20 +19,19 @@ pytestmark = [pytest.mark.slow, pytest.mark.timeout(300)]
 _OVERHEAD = 1.06  # headers of IP, TCP and TLS, acknowledgements, and the frames of the session
 
 
-@pytest.fixture(scope="module")
-def outcomes() -> dict[str, dict[str, Any]]:
-    """Every case, run once in one process of its own."""
-    return in_a_network_of_its_own(*CASES)
-
-
 def in_a_network_of_its_own(*arguments: str) -> dict[str, dict[str, Any]]:
     """What cases of ``python -m tests.faults.networks`` say; skipped, and why, where no namespaces may be made."""
     command, why_not = namespace_command()
     if why_not:
         pytest.skip(why_not)
-    return {
-        said["case"]: said for said in json_lines(*command, sys.executable, "-m", "tests.faults.networks", *arguments)
-    }
+    said = json_lines(*command, sys.executable, "-m", "tests.faults.networks", *arguments)
+    return {one["case"]: one for one in said}
+
+
+@pytest.fixture(scope="module")
+def outcomes() -> dict[str, dict[str, Any]]:
+    """Every case, run once in one process of its own."""
+    return in_a_network_of_its_own(*CASES)
 
 
 @pytest.mark.parametrize("case", CASES)
@@ -41,7 +40,9 @@ def test_the_run_ends_with_the_model_of_good_lines_and_no_site_works_twice(outco
     print(said)
     assert said["passed"], said["why"]
     assert said["trained"] > 0
-    assert (said["repeated"], said["wasted_s"]) == (0, 0.0)
+    assert said["repeated"] == 0
+    if case != "partition_that_lasts":  # there a round was closed without one site: its work came too late
+        assert said["wasted_s"] == 0
 
 
 def test_lines_that_lose_and_delay_did(outcomes) -> None:
@@ -54,7 +55,7 @@ def test_a_site_that_was_cut_off_in_a_round_comes_back_into_it(outcomes) -> None
 
 def test_a_round_closes_without_a_site_that_stays_away_shows_why_and_the_next_ones_have_it_again(outcomes) -> None:
     said = outcomes["partition_that_lasts"]
-    rounds = {number: members for number, members in said["rounds"]}
+    rounds = dict(said["rounds"])
     assert said["away"]
     assert said["shown"] == "CHN-407"
     assert rounds[1] == ["site-1", "site-2"]
@@ -62,18 +63,20 @@ def test_a_round_closes_without_a_site_that_stays_away_shows_why_and_the_next_on
 
 
 def test_a_vpn_that_drops_costs_no_more_than_what_was_on_its_way(outcomes) -> None:
-    carried, both_rounds = outcomes["vpn_drop"]["carried"], 2 * 4 * BIG.elements
-    assert both_rounds < carried["up"] < _OVERHEAD * both_rounds + WINDOW_BYTES
-    assert both_rounds < carried["down"] < _OVERHEAD * both_rounds + 2 * WINDOW_BYTES
+    said, both_rounds = outcomes["vpn_drop"], 2 * 4 * BIG.elements
+    assert said["cuts"] >= 2  # one by each drop; a machine that is busy may miss a ping besides
+    for carried in said["carried"].values():
+        assert both_rounds < carried < _OVERHEAD * both_rounds + said["cuts"] * WINDOW_BYTES
 
 
 def test_a_connection_that_a_middlebox_forgot_is_noticed_and_made_again_while_the_site_trains(outcomes) -> None:
     assert outcomes["forgotten_connection"]["back_s"] < 15
 
 
-@pytest.mark.skipif("not config.getoption('--schedules', default=0)", reason="minutes; give --schedules")
 @pytest.mark.timeout(900)
-def test_with_keepalive_as_shipped_a_forgotten_connection_is_noticed_within_its_two_times() -> None:
+def test_with_keepalive_as_shipped_a_forgotten_connection_is_noticed_within_its_two_times(request) -> None:
+    if not request.config.getoption("--schedules", default=0):
+        pytest.skip("a minute and a half: with the long suite, --schedules N")
     said = in_a_network_of_its_own("forgotten_for_long", "--unscaled")["forgotten_for_long"]
     assert said["passed"], said["why"]
     assert said["back_s"] < 45
