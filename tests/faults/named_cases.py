@@ -3,16 +3,20 @@
 from __future__ import annotations
 
 import hashlib
+import sqlite3
 import sys
+from contextlib import closing, suppress
 from typing import Any
 
-from tests.faults.networks import MEDIUM, TIMEOUT_S, Cases, finish, report
+from tests.faults.networks import TIMEOUT_S, Cases, Networked, finish, report
 from tests.faults.processes import HOST
 from tests.faults.relay import Deed, Link, Tampering, Way
 from tests.faults.running import Running
 from tests.faults.schedules import Schedule
 from tests.faults.wires import Weather
 from tests.faults.work import work_of
+from trusted.blob import BlobKind
+from trusted.exchange import Exchanged
 
 _NEVER_AGAIN = Schedule("-", 0, "gone for good", (), pauses_s=(1e9,))
 _AT_ONCE = Schedule("-", 0, "back at once", (), pauses_s=(1.0,))
@@ -41,11 +45,12 @@ class NamedCases(Cases):
         return {"sessions_lost": lost, "rounds": ended.rounds, "run_s": round(ended.seconds, 1), **work.told()}
 
     def flip_684(self) -> dict[str, Any]:
-        with self._run("medium", weather=Weather(delay_s=0.25)) as run:
-            wire = run.wires["site-3"]
+        with self._run("medium", training_s=0.5) as run:
+            wire, size = run.wires["site-3"], _update_bytes(run)
             run.until("round-opened")
-            begun, blob = wire.carried()["up"], 4 * MEDIUM.elements
-            run.wait_until(lambda: wire.carried()["up"] > begun + blob, TIMEOUT_S, "all of the update")
+            begun = wire.carried()["up"]
+            wire.spoil(Weather(delay_s=0.25))
+            run.wait_until(lambda: _arrived(run, size) == len(run.wires), TIMEOUT_S, "all updates are at the host")
             wire.spoil(Weather(swallows=True))  # while the answer is on its way
             wire.forget()
             run.pause(2.0)
@@ -53,10 +58,10 @@ class NamedCases(Cases):
             run.until("round-committed", round=1)
             sent = wire.carried()["up"] - begun
             ended = finish(run)
-        return {"blob": blob, "sent": sent, **self._same_as_calm("medium", ended)}
+        return {"blob": size, "sent": sent, **self._same_as_calm("medium", ended)}
 
     def flip_763(self) -> dict[str, Any]:
-        with self._run("impatient", schedule=_NEVER_AGAIN) as run:
+        with self._run("short", schedule=_NEVER_AGAIN) as run:
             run.until("round-committed", round=1)
             run.kill("site-3")
             ended = finish(run, without=("site-3",))
@@ -76,7 +81,7 @@ class NamedCases(Cases):
 
     def nvflare_4209(self) -> dict[str, Any]:
         away = ("site-3",)
-        with self._run("impatient", without=away) as run:
+        with self._run("short", without=away) as run:
             ended = finish(run, without=away)
         return {"rounds": ended.rounds, **ended.work.told()}
 
@@ -89,6 +94,21 @@ class NamedCases(Cases):
             ended = finish(run)
             after = hashlib.sha256(run.site.ca.read_bytes()).hexdigest()
         return {"same_ca": before == after, **self._same_as_calm("small", ended)}
+
+
+def _update_bytes(run: Networked) -> int:
+    plan = run.federation.plan
+    return Exchanged.of(plan).header(BlobKind.UPDATE, 1, "site-3").sealed_bytes
+
+
+def _arrived(run: Networked, size_bytes: int) -> int:
+    """How many updates of ``size_bytes`` the host holds whole, by its own books."""
+    with suppress(sqlite3.Error), closing(sqlite3.connect(f"file:{run.books}?mode=ro", uri=True, timeout=1)) as db:
+        found = db.execute(
+            "SELECT COUNT(*) FROM blobs WHERE total_bytes = ? AND received_bytes = total_bytes", (size_bytes,)
+        ).fetchone()
+        return int(found[0])
+    return 0
 
 
 CASES = (

@@ -145,6 +145,11 @@ class Networked(Running):
         """Wait for an event."""
         self.wait_until(lambda: self.seen(name, count, **fields), TIMEOUT_S, f"{name} {fields}")
 
+    @property
+    def books(self) -> Any:
+        """The host's database."""
+        return self.site.folder / "host" / "host.sqlite"
+
     def pause(self, seconds: float) -> None:
         """Let time pass."""
         until = time.monotonic() + seconds
@@ -202,6 +207,7 @@ class Cases:
             "small": Federation.found,
             "big": lambda: Federation.found(layout=BIG),
             "medium": lambda: Federation.found(layout=MEDIUM),
+            "short": lambda: Federation.found(deadlines=replace(DEADLINES, lease_s=3, reattest_s=1)),
             "impatient": lambda: Federation.found(rounds=4, deadlines=replace(DEADLINES, lease_s=5)),
         }
         if kind not in self._federations:
