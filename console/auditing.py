@@ -17,10 +17,10 @@ from dataclasses import dataclass
 from typing import NoReturn
 
 from trusted.documents.charter import VerifiedCharter
-from trusted.documents.credential import Credential, VerifiedCredential, verify_credential
+from trusted.documents.credential import PAYLOAD_TYPE, Credential, VerifiedCredential, verify_credential
 from trusted.documents.dsse import open_envelope
 from trusted.documents.plan import VerifiedPlan
-from trusted.errors import LedgerError, Reason
+from trusted.errors import LedgerError, ProtocolError, Reason
 from trusted.ledger import leaves
 from trusted.ledger.checkpoint import Checkpoint, Diverged, TreeHead, origin_of, witness_key
 from trusted.ledger.leaves import Leaf
@@ -105,15 +105,14 @@ class Auditor:
     def _require_certificates(self, log: StoredLog, tree: Tree, head: TreeHead) -> None:
         """What earlier quorums cosigned stands in the segments, and must be of this very log."""
         for data in log.certificates:
-            note = Note.parse(data)
-            _require_prefix(tree, head, self._checkpoint(note).head)
+            note, certified = self._parsed(data)
+            _require_prefix(tree, head, certified)
             self._lines(note)
 
     def _cosigners(self, certificate: bytes, head: TreeHead) -> Cosigners:
         if not certificate:
             raise LedgerError(Reason.STATE_MISSING, f"log: no certificate for {head}; the host told of it")
-        note = Note.parse(certificate)
-        certified = self._checkpoint(note).head
+        note, certified = self._parsed(certificate)
         if certified != head:
             raise _diverged(Reason.LEDGER_FORK, "log: its certificate is of another checkpoint", certified, head)
         checked, unchecked = self._lines(note)
@@ -124,11 +123,16 @@ class Auditor:
         absent = set(members) - checked - unchecked
         return Cosigners(tuple(sorted(checked)), tuple(sorted(unchecked)), tuple(sorted(absent)), needed)
 
-    def _checkpoint(self, note: Note) -> Checkpoint:
-        checkpoint = Checkpoint.parse(note.text)
+    def _parsed(self, data: bytes) -> tuple[Note, TreeHead]:
+        """A certificate, and the checkpoint that it is of. No line of it has been verified."""
+        try:
+            note = Note.parse(data)
+            checkpoint = Checkpoint.parse(note.text)
+        except ProtocolError:
+            raise LedgerError(Reason.LEDGER_SIGNATURE, "log: what should be a certificate is none") from None
         if checkpoint.origin != self._origin:
             raise LedgerError(Reason.LEDGER_SIGNATURE, "log: a certificate of another plan's log")
-        return checkpoint
+        return note, checkpoint.head
 
     def _lines(self, note: Note) -> tuple[set[str], set[str]]:
         """Members whose cosignature was verified, and those whose could not be.
@@ -174,7 +178,7 @@ def read_credential(envelope: bytes, charter: VerifiedCharter) -> VerifiedCreden
     Raises:
         WireError, DocumentError: its member did not sign it under this charter.
     """
-    claimed = Credential.parse(open_envelope(envelope, "application/vnd.cloister.credential.v1+json").payload)
+    claimed = Credential.parse(open_envelope(envelope, PAYLOAD_TYPE).payload)
     return verify_credential(envelope, charter, claimed.validity.not_before)
 
 

@@ -93,7 +93,7 @@ def _told(desk: Desk) -> tuple[TreeHead, ...]:
         if event.fields.get("event") == "checkpoint":
             size, root = event.fields.get("size"), bytes.fromhex(str(event.fields.get("root", "")))
             if not isinstance(size, int) or not size or len(root) != _ROOT_BYTES:
-                raise LedgerError(Reason.MALFORMED, "event.checkpoint: size and root expected")
+                raise LedgerError(Reason.STATE_MISSING, "log: the host tells of a checkpoint without its size or root")
             heads.append(TreeHead(size, root))
     return tuple(heads)
 
@@ -105,7 +105,7 @@ def _whole(client: HostClient, plan: bytes, name: bytes, limit: int) -> bytes:
         for piece in client.get_blob(plan, name):
             data += piece
             if len(data) > limit:
-                raise LedgerError(Reason.TOO_LARGE, "log: more than any part of a log has")
+                raise LedgerError(Reason.STATE_ROLLBACK, "log: the host gives more than any part of a log has")
     except RunError as error:
         if error.reason is not Reason.BLOB_UNKNOWN:
             raise

@@ -134,7 +134,7 @@ class Contributor:
             update = self._last
             self._report("upload", 0)
             begun, stream = time.monotonic(), SealedStream(update.sealed)
-            self._put(update.blob, stream)
+            self._put(update.blob, stream, self._report)
             update.seconds["seal"] = stream.seconds
             update.seconds["upload"] = max(0.0, time.monotonic() - begun - stream.seconds)
             return update
@@ -160,7 +160,7 @@ class Contributor:
                 sealed = SealedVector(order.header, vector, key=key, signing_key=self.signing_key)
                 self._initial = order.blob, key, sealed
             _, key, sealed = self._initial
-            self._put(order.blob, SealedStream(sealed))
+            self._put(order.blob, SealedStream(sealed), lambda stage, percent: None)
         return {"type": "initial", "blob": order.blob.hex(), "key": key.secret.hex()}
 
     def _report(self, stage: str, percent: int) -> None:
@@ -210,9 +210,9 @@ class Contributor:
             verify_key=announced.signer,
         )
 
-    def _put(self, blob: bytes, stream: SealedStream) -> None:
+    def _put(self, blob: bytes, stream: SealedStream, progress: Progress) -> None:
         def sent(count: int) -> None:
-            self._report("upload", 100 * count // len(stream))
+            progress("upload", 100 * count // len(stream))
 
         try:
             self.transport.put_blob(blob, stream, sent)

@@ -265,7 +265,7 @@ class Journal:
 
         def told(_: None, later: datetime) -> None:
             older, self._told = sorted((self._told, head), key=lambda one: one.size)
-            if older.size:
+            if older.size and older != self._told:
                 self.store.discard(certificate_name(plan, older))
             if self._told == head:
                 self.admissions.effects.append(Emit("checkpoint", {"size": head.size, "root": head.root.hex()}))

@@ -49,10 +49,10 @@ _OPTIONS = (
     ("grpc.http2.bdp_probe", 0),
     ("grpc.so_reuseport", 0),  # a second host on the port is an error, not half of the workers
     # Sites sit behind NAT and proxies that forget idle connections within a minute: both sides ping.
-    ("grpc.keepalive_time_ms", 30_000),
+    ("grpc.keepalive_time_ms", 10_000),
     ("grpc.keepalive_timeout_ms", 20_000),
     ("grpc.keepalive_permit_without_calls", 1),
-    ("grpc.http2.min_ping_interval_without_data_ms", 10_000),
+    ("grpc.http2.min_ping_interval_without_data_ms", 5_000),
 )
 
 _log = logging.getLogger(__name__)

@@ -111,6 +111,24 @@ def test_the_report_tells_where_the_time_of_each_round_went(story: Story) -> Non
     assert data["medians"]["warm"]["seconds"] > 0
 
 
+def test_the_log_of_the_run_is_listed_verified_and_drawn_again(story: Story) -> None:
+    papers = [*story.consortium.papers("main"), *story.consortium.host]
+    credentials = [
+        word for site in SITES for word in ("--credential", story.consortium / site / "credential.dsse.json")
+    ]
+    data = cloister("run", "log", *papers, *credentials).data
+    kinds = [leaf["kind"] for leaf in data["leaves"]]
+    assert (kinds[0], kinds.count("committed"), kinds[-2:]) == ("genesis", ROUNDS, ["ended", "state"])
+    assert data["quorum"] == {"needed": 2, "verified": True}
+    assert data["cosigned"] == {"checked": [RECIPIENT, OTHER], "unchecked": [], "absent": [LOST]}
+    assert data["cohorts_drawn_again"] == kinds.count("opened")
+    assert cloister("run", "log", *papers, "--known", f"{data['size']}:{data['root']}").code == 0
+    refused = cloister("run", "log", *papers, "--known", f"{data['size'] + 1}:{'00' * 32}")
+    assert refused.code == 5
+    assert refused.error["code"].endswith("-1002")
+    assert data["root"] in refused.error["message"]
+
+
 def test_the_operator_of_a_killed_enclave_is_told(story: Story) -> None:
     assert story.workers[LOST].ended() == 1
     assert "ended by signal 9" in story.workers[LOST].said

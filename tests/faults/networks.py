@@ -13,7 +13,7 @@ import os
 import signal
 import sys
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
 from typing import Any
@@ -28,15 +28,16 @@ from coordinator.host.run_status import RunStatus
 from tests.faults.federation import DEADLINES, Federation
 from tests.faults.processes import HOST, Site, Start, fork, run_host, run_worker
 from tests.faults.running import Judged, Running
-from tests.faults.schedules import UNDISTURBED
+from tests.faults.schedules import UNDISTURBED, Schedule
 from tests.faults.wires import Weather, Wire, enter, ip
 from tests.faults.work import Work, work_of
 from trusted.documents.layout import Dtype, Layout, TensorSpec
 from trusted.errors import Reason
 
 LOADED = (coordinator.enclave.__main__, coordinator.host.server, worker.__main__, worker.collateral)
-TIMEOUT_S = 60.0
+TIMEOUT_S = 90.0
 BIG = Layout((TensorSpec("weight", Dtype.FLOAT32, (1500, 1500)),))  # 9 MB: three messages of an upload
+MEDIUM = Layout((TensorSpec("weight", Dtype.FLOAT32, (600, 1000)),))  # 2.4 MB: too much to be sent again unasked
 WINDOW_BYTES = 4 << 20  # of an upload: what one message carries, and what a host holds that is not on disk
 _SLOW = Weather(bytes_per_s=4e6)
 _SCALED = {
@@ -90,12 +91,13 @@ class Networked(Running):
             wire.end()
         Running.__exit__(self, kind, *rest)
 
-    def start_all(self) -> None:
-        """The host first: workers pin its CA."""
+    def start_all(self, without: tuple[str, ...] = ()) -> None:
+        """The host first: workers pin its CA. Those in ``without`` come later, or never."""
         self.start(HOST)
         self.wait_until(self._ca_is_there, TIMEOUT_S, "the host's CA")
         for name in self.names[1:]:
-            self.start(name)
+            if name not in without:
+                self.start(name)
         self.living["order"] = fork("order", 1, self.log("order"), self._order)
 
     def start(self, name: str) -> None:
@@ -130,14 +132,23 @@ class Networked(Running):
 
     def shown(self, member: str) -> str | None:
         """Why nobody waits for ``member``, as the host shows it to people; None: it is waited for."""
+        return self.status().members[member].away_reason
+
+    def status(self) -> RunStatus:
+        """What the host shows to people."""
         status = RunStatus(self.federation.plan.digest.hex(), rounds=self.federation.plan.document.rounds)
         for event in self.events():
             status = status.after(event)
-        return status.members[member].away_reason
+        return status
 
     def until(self, name: str, count: int = 1, **fields: Any) -> None:
         """Wait for an event."""
         self.wait_until(lambda: self.seen(name, count, **fields), TIMEOUT_S, f"{name} {fields}")
+
+    @property
+    def books(self) -> Any:
+        """The host's database."""
+        return self.site.folder / "host" / "host.sqlite"
 
     def pause(self, seconds: float) -> None:
         """Let time pass."""
@@ -155,9 +166,9 @@ class Outcome:
     bytes_in: int
 
 
-def finish(run: Networked) -> Outcome:
-    """Let the run end; its model, its rounds, and what the sites worked."""
-    enclaves = (run.names[1], *run.federation.members)
+def finish(run: Networked, without: tuple[str, ...] = ()) -> Outcome:
+    """Let the run end, ``without`` those who stay away; its model, its rounds, and what the sites worked."""
+    enclaves = [name for name in run.names[1:] if name not in without]
     run.wait_until(lambda: all(name in run.ended for name in enclaves), TIMEOUT_S, "the end of the run")
     bad = {name: code for name, code in run.ended.items() if code}
     if bad:
@@ -170,7 +181,7 @@ def finish(run: Networked) -> Outcome:
     os.kill(run.living[HOST].pid, signal.SIGTERM)
     run.wait_until(lambda: HOST in run.ended, TIMEOUT_S, "the host stops")
     rounds = tuple((number, tuple(members)) for number, members in found["rounds"])
-    work = work_of({member: run.log(member) for member in run.federation.members}, rounds)
+    work = work_of({name: run.log(name) for name in enclaves[1:]}, rounds)
     return Outcome(found["model"], rounds, work, found["bytes_in"])
 
 
@@ -195,6 +206,8 @@ class Cases:
         made: dict[str, Callable[[], Federation]] = {
             "small": Federation.found,
             "big": lambda: Federation.found(layout=BIG),
+            "medium": lambda: Federation.found(layout=MEDIUM),
+            "short": lambda: Federation.found(deadlines=replace(DEADLINES, lease_s=3, reattest_s=1)),
             "impatient": lambda: Federation.found(rounds=4, deadlines=replace(DEADLINES, lease_s=5)),
         }
         if kind not in self._federations:
@@ -202,12 +215,20 @@ class Cases:
         return self._federations[kind]
 
     @contextmanager
-    def _run(self, kind: str, training_s: float = 0.0, weather: Weather | None = None) -> Iterator[Networked]:
-        with Networked(self._federation(kind), UNDISTURBED, training_s=training_s, scaled=self.scaled) as run:
+    def _run(
+        self,
+        kind: str,
+        training_s: float = 0.0,
+        weather: Weather | None = None,
+        *,
+        without: tuple[str, ...] = (),
+        schedule: Schedule = UNDISTURBED,
+    ) -> Iterator[Networked]:
+        with Networked(self._federation(kind), schedule, training_s=training_s, scaled=self.scaled) as run:
             for wire in run.wires.values():
                 if weather is not None:
                     wire.spoil(weather)
-            run.start_all()
+            run.start_all(without)
             yield run
 
     def _same_as_calm(self, kind: str, ended: Outcome) -> dict[str, Any]:
@@ -269,13 +290,13 @@ class Cases:
             run.wait_until(lambda: wire.carried()["down"] > second["down"] + 5e6, TIMEOUT_S, "half a download")
             _drop(run, wire)
             ended = finish(run)
-            over = wire.carried()
+            over, cuts = wire.carried(), run.log("site-3").read_text().count('"session-lost"')
         used = {way: over[way] - begun[way] for way in ("up", "down")}
-        return {"carried": used, "blob": 4 * BIG.elements, **self._same_as_calm("big", ended)}
+        return {"carried": used, "cuts": cuts, "blob": 4 * BIG.elements, **self._same_as_calm("big", ended)}
 
-    def forgotten_connection(self) -> dict[str, Any]:
+    def forgotten_connection(self, training_s: float = 5.0) -> dict[str, Any]:
         """A middlebox forgets an idle connection and says nothing: what belongs to it goes nowhere from then on."""
-        with self._run("small", training_s=5.0) as run:
+        with self._run("small", training_s=training_s) as run:
             wire = run.wires["site-2"]
             run.until("round-opened")
             wire.forget()
@@ -284,6 +305,10 @@ class Cases:
             back_s = time.monotonic() - forgotten_at
             ended = finish(run)
         return {"back_s": back_s, **self._same_as_calm("small", ended)}
+
+    def forgotten_for_long(self) -> dict[str, Any]:
+        """The same, for as long as keepalive takes as it is shipped."""
+        return self.forgotten_connection(training_s=60.0)
 
 
 def _drop(run: Networked, wire: Wire) -> None:
@@ -296,16 +321,11 @@ def _drop(run: Networked, wire: Wire) -> None:
 CASES = ("loss_and_delay", "partition_that_heals", "partition_that_lasts", "vpn_drop", "forgotten_connection")
 
 
-def main(arguments: list[str]) -> int:
-    """0 when all passed."""
-    parser = argparse.ArgumentParser(prog="python -m tests.faults.networks")
-    parser.add_argument("cases", nargs="*", default=CASES)
-    parser.add_argument("--unscaled", action="store_true")
-    options = parser.parse_args(arguments)
+def report(cases: Cases, names: Sequence[str]) -> int:
+    """Run cases of these names, a JSON line for each; 0 when all passed."""
     ip("link", "set", "lo", "up")
-    cases = Cases(scaled=not options.unscaled)
     failed = 0
-    for name in options.cases:
+    for name in names:
         began = time.monotonic()
         try:
             said = {"case": name, "passed": True, **getattr(cases, name)()}
@@ -314,6 +334,15 @@ def main(arguments: list[str]) -> int:
             failed += 1
         print(json.dumps(said | {"seconds": round(time.monotonic() - began, 2)}), flush=True)
     return 1 if failed else 0
+
+
+def main(arguments: list[str]) -> int:
+    """0 when all passed."""
+    parser = argparse.ArgumentParser(prog="python -m tests.faults.networks")
+    parser.add_argument("cases", nargs="*", default=CASES)
+    parser.add_argument("--unscaled", action="store_true")
+    options = parser.parse_args(arguments)
+    return report(Cases(scaled=not options.unscaled), options.cases)
 
 
 if __name__ == "__main__":

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import threading
+import time
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from secrets import token_bytes
@@ -147,6 +149,51 @@ def test_the_same_task_again_sends_the_same_bytes_and_trains_once():
     assert len(site.app.given) == 1
     site.contribute(site.task(1, 1.0))  # another name: sealed anew
     assert len(site.app.given) == 2
+
+
+class SlowStore(Store):
+    """A line that takes its time: each upload waits until ``go``."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.begun, self.go = threading.Event(), threading.Event()
+        self.at_once: list[int] = []
+        self._at_work = 0
+
+    def put_blob(self, blob: bytes, sealed: memoryview, progress: Callable[[int], None]) -> None:
+        self._at_work += 1
+        self.at_once.append(self._at_work)
+        self.begun.set()
+        assert self.go.wait(30)
+        progress(len(sealed) // 2)
+        super().put_blob(blob, sealed, progress)
+        self._at_work -= 1
+
+
+def test_what_a_broken_session_still_sends_is_not_sent_beside_it_and_the_next_one_tells_how_far_it_is():
+    site = Site()
+    fresh = SlowStore()
+    fresh.blobs = site.store.blobs
+    site.store = site.contributor.transport = fresh
+    task, told = site.task(1, 0.25), ([], [])
+    threads = [
+        threading.Thread(target=site.contributor.contribute, args=(task, lambda *said, one=one: one.append(said)))
+        for one in told
+    ]
+    threads[0].start()
+    assert fresh.begun.wait(30)
+    threads[1].start()
+    until = time.monotonic() + 30
+    while ("upload", 7) not in told[1] and time.monotonic() < until:  # until the second session has asked
+        site.contributor._report("upload", 7)
+        time.sleep(0.01)
+    fresh.go.set()
+    for thread in threads:
+        thread.join(30)
+    assert fresh.at_once == [1, 1]
+    assert told[1].count(("upload", 50)) == 2  # of the upload that the first session began, and of its own
+    assert ("upload", 50) not in told[0]
+    assert len(site.app.given) == 1
 
 
 @pytest.mark.parametrize("step", [np.nan, np.inf])
