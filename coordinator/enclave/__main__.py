@@ -87,6 +87,7 @@ class _Shell:
             if time.monotonic() >= tick_at:  # also while messages keep coming: a busy host stops no clock
                 tick_at = time.monotonic() + _TICK_S
                 self._do(lambda: self._aggregator.tick(self._clock()))
+                self._do(self._announce_again)
             try:
                 arrived = self._doors.next(max(0.0, tick_at - time.monotonic()))
             except queue.Empty:
@@ -99,6 +100,10 @@ class _Shell:
                 self._end_sessions(link)
             else:
                 self._feed(link, message)
+
+    def _announce_again(self) -> tuple[Effect, ...]:
+        self._doors.announce_again()
+        return ()
 
     def _is_over(self) -> bool:
         if self._nobody_comes():

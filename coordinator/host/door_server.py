@@ -187,8 +187,10 @@ class DoorServer:
             blob = await self._spool.expect(name, announcement.size_bytes)
             await self._spool.settle(name, blob)
         except ProtocolError as refusal:
-            await self._book.note(aggregator.plan, "blob-declined", reason=refusal.reason.code)
+            self._spool.decline(name, refusal.reason)
             aggregator.post(DoorKind.DECLINED, 0, Decline(name.blob, refusal.reason).encode())
+            with suppress(ProtocolError):  # where nothing can be stored, this cannot either
+                await self._book.note(aggregator.plan, "blob-declined", reason=refusal.reason.code)
             return
         if blob.is_complete or blob.shared:
             aggregator.post(DoorKind.ARRIVED, 0, name.blob)

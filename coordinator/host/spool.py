@@ -16,7 +16,7 @@ import asyncio
 import os
 from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import BinaryIO
 
@@ -24,11 +24,12 @@ from coordinator.door import BLOB_BYTES, PLAN_BYTES
 from coordinator.host.file_pool import FilePool
 from coordinator.host.limits import Limits
 from coordinator.host.state import HostState, Origin, StoredBlob
-from trusted.errors import BlobError, Reason, RunError
+from trusted.errors import BlobError, ProtocolError, Reason, RunError
 
 MAX_BLOB_BYTES = 1 << 44
 _DISK_THREADS = 4
 _REMEMBER_BYTES = 64 << 20  # at most so much arrives twice after a crash
+_MAX_DECLINED = 4096  # beyond, the oldest are unknown again
 _PIECES_A_WRITE = 1024  # IOV_MAX: the kernel refuses more at once
 Buffer = bytes | bytearray | memoryview
 
@@ -123,6 +124,7 @@ class Spool:
         self._pool = FilePool(folder.parent / "blob-pool", limits.pool_bytes)
         self._disk = ThreadPoolExecutor(max_workers=_DISK_THREADS, thread_name_prefix="spool")
         self._blobs: dict[BlobName, SpooledBlob] = {}
+        self._declined: dict[BlobName, Reason] = {}
         self.reserved_bytes = 0  # of the quota
         self.on_complete: Callable[[BlobName], None] = lambda name: None
 
@@ -143,9 +145,17 @@ class Spool:
             RunError: the aggregator announced no such blob.
         """
         blob = self._blobs.get(name)
+        if blob is None and name in self._declined:
+            raise RunError(self._declined[name], "blob: announced, and there is no room for it yet; ask again")
         if blob is None:
             raise _unknown()
         return blob
+
+    def decline(self, name: BlobName, reason: Reason) -> None:
+        """An announcement was refused for ``reason``: its uploader hears that, and may wait for the next one."""
+        while len(self._declined) >= _MAX_DECLINED:
+            del self._declined[next(iter(self._declined))]
+        self._declined[name] = reason
 
     def peek(self, name: BlobName) -> SpooledBlob | None:
         """The blob ``name`` as it is here, from any thread; None if nothing is known of it here."""
@@ -179,6 +189,7 @@ class Spool:
         Raises:
             RunError: announced with another size or written by the aggregator, or more than there is room for.
         """
+        self._declined.pop(name, None)
         known = self._blobs.get(name)
         if known is not None:
             if known.total_bytes != size_bytes or known.origin is not Origin.WORKER:
@@ -208,8 +219,12 @@ class Spool:
         """Write down how far a blob is: an upload that is cut now continues here after a crash, too."""
         blob = self._blobs.get(name)
         if blob is not None and blob.remembered_bytes != blob.received_bytes:
-            blob.remembered_bytes = blob.received_bytes
-            self._state.note_received(_stored(name, blob))
+            before, blob.remembered_bytes = blob.remembered_bytes, blob.received_bytes
+            try:
+                self._state.note_received(_stored(name, blob))
+            except ProtocolError:
+                blob.remembered_bytes = before  # the store is away: whoever sent it asks again, and it is noted then
+                raise
 
     async def write(self, name: BlobName, offset: int, data: Buffer, *, last: bool) -> SpooledBlob:
         """Add what the aggregator writes; the first write makes the blob, the ``last`` one fixes its size.
@@ -226,14 +241,14 @@ class Spool:
         if last and blob.total_bytes is None:
             if end != blob.received_bytes:
                 raise RunError(Reason.RUN_STATE, "blob: bytes stand behind what is called the last one")
-            blob.total_bytes = end
-            blob.remembered_bytes = end
-            await self._state.finish_blob(_stored(name, blob))
+            await self._state.finish_blob(replace(_stored(name, blob), total_bytes=end, received_bytes=end))
+            blob.total_bytes = blob.remembered_bytes = end  # not before: this answer is what a restart relies on
             blob.moved()
         return blob
 
     async def discard(self, name: BlobName) -> None:
         """Delete a blob, whether or not it exists. Its readers and writers are told that it is unknown."""
+        self._declined.pop(name, None)
         if name in self._blobs:
             await self._state.delete_blob(name.plan, name.blob)
             self.forget(name)
@@ -266,6 +281,9 @@ class Spool:
             new = _behind(pieces, blob.received_bytes - offset)
             if new:
                 await self._write_behind(name, blob, new)
+            elif blob.is_complete and blob.remembered_bytes != blob.received_bytes:  # the store was away at the end
+                self.remember(name)
+                self._arrived(name, blob)
 
     async def _write_behind(self, name: BlobName, blob: SpooledBlob, new: Sequence[memoryview]) -> None:
         """Write ``new`` and count it, also when the stream that brought it is cut meanwhile."""
@@ -284,9 +302,9 @@ class Spool:
                 blob.received_bytes += arrived
                 if blob.total_bytes is None:
                     self.reserved_bytes += arrived
+                blob.moved()
                 if blob.is_complete or blob.received_bytes - blob.remembered_bytes >= _REMEMBER_BYTES:
                     self.remember(name)
-                blob.moved()
                 if blob.is_complete:
                     self._arrived(name, blob)
 

@@ -10,6 +10,7 @@ import sqlite3
 from collections.abc import AsyncIterator, Iterator
 from contextlib import contextmanager
 from pathlib import Path
+from typing import Any
 
 from coordinator.host.state import Change, EventSource, Origin, StoredBlob, StoredOrder, StoredRun
 from trusted.errors import Reason, RunError
@@ -44,11 +45,27 @@ _BLOB = "plan, blob, origin, total_bytes, shared, received_bytes"
 _LARGEST = (1 << 63) - 1  # what a column holds
 
 
+class _Database(sqlite3.Connection):
+    """Says with a reason that it cannot be read or written now: its disk is full, as a rule."""
+
+    def execute(self, *arguments: Any) -> sqlite3.Cursor:
+        """As SQLite does.
+
+        Raises:
+            RunError: STORE_AWAY.
+        """
+        try:
+            return super().execute(*arguments)
+        except sqlite3.OperationalError:
+            advice = "is its disk full? It goes on when there is room"
+            raise RunError(Reason.STORE_AWAY, f"database: not readable or writable now; {advice}") from None
+
+
 class SqliteState:
     """Implements :class:`coordinator.host.state.HostState` for one process."""
 
     def __init__(self, path: Path) -> None:
-        self._db = sqlite3.connect(path, isolation_level=None)
+        self._db = sqlite3.connect(path, isolation_level=None, factory=_Database)
         for pragma in ("journal_mode = WAL", "synchronous = NORMAL", "secure_delete = ON", "foreign_keys = ON"):
             self._db.execute(f"PRAGMA {pragma}")
         self._migrate()
@@ -75,10 +92,11 @@ class SqliteState:
         self._db.execute("BEGIN IMMEDIATE")
         try:
             yield self._db
+            self._db.execute("COMMIT")
         except BaseException:
-            self._db.execute("ROLLBACK")
+            if self._db.in_transaction:  # SQLite may have rolled it back itself
+                self._db.execute("ROLLBACK")
             raise
-        self._db.execute("COMMIT")
 
     # blobs
 
