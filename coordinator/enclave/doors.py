@@ -19,16 +19,17 @@ from collections.abc import Callable, Iterable, Sequence
 from functools import partial
 from secrets import token_bytes
 
-from coordinator.door import TOKEN_BYTES, Address, DoorKind, DoorMessage, DoorRole, Registration
+from coordinator.door import TOKEN_BYTES, Address, Decline, DoorKind, DoorMessage, DoorRole, Registration
 from coordinator.door_socket import DoorConnection, connect
 from coordinator.enclave.door_store import DoorStore, StoreRefused
 from coordinator.enclave.workshop import Finish
-from trusted.errors import ProtocolError
+from trusted.errors import ProtocolError, Reason
 from trusted.floe import Buffer
 
 MAX_DOORS = 16
 _REDIAL_S = 0.25
 _STALL_S = 150  # a replica that neither takes nor gives for so long is gone: longer than it may itself wait for a store
+_NO_ROOM_NOW = frozenset({int(Reason.QUOTA), int(Reason.STORE_AWAY), int(Reason.HOST_SHORT)})
 _MAX_UNHEARD = 4096  # events that no replica acknowledged; beyond, the oldest are given up
 
 Note = Callable[..., None]
@@ -83,7 +84,8 @@ class Doors:
         self._token = token_bytes(TOKEN_BYTES)  # the same at every door: it names this aggregator's events
         self._arrivals: queue.SimpleQueue[tuple[Link, DoorMessage | _Opened | None] | Finish] = queue.SimpleQueue()
         self._links: list[Link] = []
-        self._expected: set[bytes] = set()  # no host makes this side remember a name that was not asked for
+        self._expected: dict[bytes, int] = {}  # sizes; no host makes this side remember a name that was not asked for
+        self._declined: set[bytes] = set()
         self._nearest: dict[bytes, Link] = {}  # where a blob arrived, or was written
         self._speaker: Link | None = None  # through which events go
         self._unheard: dict[int, bytes] = {}  # in the order in which they were told
@@ -131,6 +133,8 @@ class Doors:
             elif arrival.kind is DoorKind.ARRIVED:
                 if arrival.body in self._expected:
                     self._nearest.setdefault(arrival.body, link)
+            elif arrival.kind is DoorKind.DECLINED:
+                self._try(link, partial(self._note_declined, arrival.body))
             elif not link.is_broken:  # else what came before no longer counts: its sessions are over
                 return link, arrival
             if time.monotonic() >= deadline:  # a host that keeps talking stops no clock
@@ -153,8 +157,19 @@ class Doors:
 
     def expect(self, blob: bytes, size_bytes: int) -> None:
         """Announce an upload at every door: on each it goes before any frame that tells a worker the name."""
-        self._expected.add(blob)
+        self._expected[blob] = size_bytes
         self._at_all(lambda link: link.store.expect(blob, size_bytes))
+
+    def announce_again(self) -> None:
+        """Announce what a replica had no room for; to be called now and then."""
+        declined, self._declined = self._declined, set()
+        for blob in declined & self._expected.keys():
+            self.expect(blob, self._expected[blob])
+
+    def _note_declined(self, body: bytes) -> None:
+        decline = Decline.decode(body)
+        if decline.reason in _NO_ROOM_NOW:
+            self._declined.add(decline.blob)
 
     def read(self, blob: bytes, offset: int, size_bytes: int) -> Buffer:
         """At most ``size_bytes`` from ``offset``, from the replica that has it nearest; nothing where none has it.
@@ -191,7 +206,7 @@ class Doors:
 
     def discard(self, blob: bytes) -> None:
         """Let every replica forget a blob."""
-        self._expected.discard(blob)
+        self._expected.pop(blob, None)
         self._nearest.pop(blob, None)
         self._at_all(lambda link: link.store.discard(blob))
 

@@ -94,7 +94,7 @@ class Ending:
     def end_as_noted(self, note: ClosingNote, now: datetime) -> None:
         """An earlier aggregator ended the run and sent some home: tell the others."""
         self.outcome, self._rounds, self._farewell_at = note.outcome, note.rounds, now
-        self.awaited |= set(self.course.witnesses.promised)
+        self.awaited |= set(self.course.plan.cohort.members)  # who has gone home is not known: they come, or do not
         self.proceed(now)
 
     def heard(self, member: str) -> None:

@@ -257,6 +257,7 @@ class Run:
 
     def _resumed(self, found: Resumed, now: datetime) -> None:
         course, head = self._course, found.head
+        self._ending.awaited |= {leaf.member for leaf in found.said if isinstance(leaf, leaves.Admitted)}
         if self._is_over:  # it was stopped meanwhile, and nothing here was told to anybody
             return
         if found.outcome is not None:

@@ -231,8 +231,10 @@ class DoorServer:
         except HostShort:
             raise  # it passes: the announcement waits
         except ProtocolError as refusal:
-            await self._book.note(aggregator.plan, "blob-declined", reason=refusal.reason.code)
+            self._spool.decline(name, refusal.reason)
             aggregator.post(DoorKind.DECLINED, 0, Decline(name.blob, refusal.reason).encode())
+            with suppress(ProtocolError):  # where nothing can be stored, this cannot either
+                await self._book.note(aggregator.plan, "blob-declined", reason=refusal.reason.code)
             return
         if blob.is_complete or blob.shared:
             aggregator.post(DoorKind.ARRIVED, 0, name.blob)

@@ -30,6 +30,7 @@ from trusted.errors import BlobError, Reason, RunError
 MAX_BLOB_BYTES = 1 << 44
 _DISK_THREADS = 4
 _REMEMBER_BYTES = 64 << 20  # at most so much arrives twice after a crash
+_MAX_DECLINED = 4096  # beyond, the oldest are unknown again
 _PIECES_A_WRITE = 1024  # IOV_MAX: the kernel refuses more at once
 Buffer = bytes | bytearray | memoryview
 
@@ -126,6 +127,7 @@ class Spool:
         self._disk = ThreadPoolExecutor(max_workers=_DISK_THREADS, thread_name_prefix="spool")
         self._blobs: dict[BlobName, SpooledBlob] = {}
         self._owed: set[BlobName] = set()  # discarded while the disk was too full to forget them
+        self._declined: dict[BlobName, Reason] = {}
         self.reserved_bytes = 0  # of the quota
         self.on_complete: Callable[[BlobName], None] = lambda name: None
 
@@ -146,9 +148,17 @@ class Spool:
             RunError: the aggregator announced no such blob.
         """
         blob = self._blobs.get(name)
+        if blob is None and name in self._declined:
+            raise RunError(self._declined[name], "blob: announced, and there is no room for it yet; ask again")
         if blob is None:
             raise _unknown()
         return blob
+
+    def decline(self, name: BlobName, reason: Reason) -> None:
+        """An announcement was refused for ``reason``: its uploader hears that, and may wait for the next one."""
+        while len(self._declined) >= _MAX_DECLINED:
+            del self._declined[next(iter(self._declined))]
+        self._declined[name] = reason
 
     def peek(self, name: BlobName) -> SpooledBlob | None:
         """The blob ``name`` as it is here, from any thread; None if nothing is known of it here."""
@@ -186,6 +196,7 @@ class Spool:
         Raises:
             RunError: announced with another size or written by the aggregator, or more than there is room for.
         """
+        self._declined.pop(name, None)
         known = self._blobs.get(name)
         if known is not None:
             if known.total_bytes != size_bytes or known.origin is not Origin.WORKER:
@@ -252,6 +263,7 @@ class Spool:
         On a full disk the file goes first, which makes the room to forget its name; what cannot be forgotten yet is
         forgotten with the next blob that is discarded.
         """
+        self._declined.pop(name, None)
         if name not in self._blobs:
             return
         self._owed.add(name)
@@ -293,6 +305,9 @@ class Spool:
             new = _behind(pieces, blob.received_bytes - offset)
             if new:
                 await self._write_behind(name, blob, new)
+            elif blob.is_complete and blob.remembered_bytes != blob.received_bytes:  # the store was away at the end
+                self.remember(name)
+                self._arrived(name, blob)
 
     async def _write_behind(self, name: BlobName, blob: SpooledBlob, new: Sequence[memoryview]) -> None:
         """Write ``new`` and count it, also when the stream that brought it is cut meanwhile."""

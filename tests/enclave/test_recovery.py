@@ -462,6 +462,25 @@ def test_the_aggregator_waits_for_whoever_took_part_and_has_not_heard(world):
     assert not net.aggregator.is_awaited
 
 
+def test_a_restarted_aggregator_waits_for_those_too_that_only_the_one_before_it_met(world):
+    net = in_second_round(world)
+    net.kill()
+    net.start()
+    net.connect("site-1", "site-2", "site-3")
+    for _ in range(5):
+        net.pass_time(30)
+    for connection in list(net.sites):
+        net.contribute(connection, net.sites[connection].tasks[-1])
+    assert ended(net)
+    for connection in list(net.sites):
+        net.say(connection, {"type": "heard"})
+    assert net.aggregator.is_awaited
+    net.connect("site-4")
+    assert net.by_member["site-4"].closed is not None
+    net.say(max(net.sites), {"type": "heard"})
+    assert not net.aggregator.is_awaited
+
+
 def test_a_run_that_is_under_way_awaits_nobody(world):
     assert not in_second_round(world).aggregator.is_awaited
 

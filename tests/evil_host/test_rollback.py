@@ -210,7 +210,7 @@ def test_of_two_aggregators_that_both_knew_a_quorum_only_the_later_goes_on(world
     for _ in range(5):
         host.pass_time(10)
     assert [fields["round"] for fields in host.outcomes("round-committed")] == [1]
-    assert {host.refused_by(connection) for connection in (2, 3, 4)} == {Reason.LEDGER_SHRINKS}
+    assert {host.refused_by(connection) for connection in (2, 3, 4)} == {Reason.LEDGER_FORK}
     assert host.aggregator.state.value == "running"
     assert {"site-2", "site-3", "site-4"} <= finish(second)[1]
 

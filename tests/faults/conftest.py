@@ -30,8 +30,9 @@ def run_module() -> Run:
             try:
                 for line in process.stdout:
                     yield json.loads(line)
-            finally:
+            except BaseException:
                 process.terminate()
+                raise
         assert process.returncode == 0, f"exit code {process.returncode}"
 
     return run
