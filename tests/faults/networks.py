@@ -26,7 +26,7 @@ import worker.coordinators
 import worker.grpc_channel
 from coordinator.host.run_status import RunStatus
 from tests.faults.federation import DEADLINES, Federation
-from tests.faults.processes import HOST, Site, Start, fork, run_host, run_worker
+from tests.faults.processes import AGGREGATOR, HOST, Site, Start, fork, run_host, run_worker
 from tests.faults.running import Judged, Running
 from tests.faults.schedules import UNDISTURBED, Schedule
 from tests.faults.wires import Weather, Wire, enter, ip
@@ -167,8 +167,12 @@ class Outcome:
 
 
 def finish(run: Networked, without: tuple[str, ...] = ()) -> Outcome:
-    """Let the run end, ``without`` those who stay away; its model, its rounds, and what the sites worked."""
-    enclaves = [name for name in run.names[1:] if name not in without]
+    """Let the run end, ``without`` those who stay away; its model, its rounds, and what the other sites worked.
+
+    An aggregator from which somebody stays away waits half a minute for it to hear of the end: it is not waited for.
+    """
+    sites = [name for name in run.federation.members if name not in without]
+    enclaves = sites if without else [AGGREGATOR, *sites]
     run.wait_until(lambda: all(name in run.ended for name in enclaves), TIMEOUT_S, "the end of the run")
     bad = {name: code for name, code in run.ended.items() if code}
     if bad:
@@ -181,7 +185,7 @@ def finish(run: Networked, without: tuple[str, ...] = ()) -> Outcome:
     os.kill(run.living[HOST].pid, signal.SIGTERM)
     run.wait_until(lambda: HOST in run.ended, TIMEOUT_S, "the host stops")
     rounds = tuple((number, tuple(members)) for number, members in found["rounds"])
-    work = work_of({name: run.log(name) for name in enclaves[1:]}, rounds)
+    work = work_of({name: run.log(name) for name in sites}, rounds)
     return Outcome(found["model"], rounds, work, found["bytes_in"])
 
 
@@ -308,7 +312,7 @@ class Cases:
 
     def forgotten_for_long(self) -> dict[str, Any]:
         """The same, for as long as keepalive takes as it is shipped."""
-        return self.forgotten_connection(training_s=60.0)
+        return self.forgotten_connection(training_s=40.0)
 
 
 def _drop(run: Networked, wire: Wire) -> None:
