@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from datetime import UTC, datetime, timedelta
@@ -9,17 +10,18 @@ from secrets import token_bytes
 from typing import Any
 
 import numpy as np
+from securesystemslib.signer import CryptoSigner
 
 from softtee.chip import SoftwareRoot
 from tests.world import ChipProvider, World
-from trusted.attestation.binding import host_data
+from trusted.blob import open_blob
+from trusted.documents.dsse import new_envelope, sign
 from trusted.documents.layout import Dtype, Layout, TensorSpec
 from trusted.documents.order import PAYLOAD_TYPE, Action, Order
 from trusted.documents.plan import initial_digest
 from trusted.documents.terms import Deadlines
 from trusted.evidence.sealing import derived_key
-from trusted.release import release_name
-from worker.memory import Memory
+from trusted.release import release_name, verify_release
 
 MEMBERS = ("site-1", "site-2", "site-3")
 ROUNDS = 2
@@ -61,8 +63,6 @@ class Formula:
     pause_s: float = 0.0
 
     def train(self, model: np.ndarray, round_number: int, *, timeout_s: float) -> _Result:
-        import time
-
         time.sleep(self.pause_s)
         factor = np.float32(0.01 * (self.place + 1) * round_number)
         delta = np.sin(model * np.float32(self.place + 1)) * factor
@@ -100,10 +100,6 @@ class Federation(World):
 
     def start_order(self) -> bytes:
         """The order that starts the run, signed by the first member."""
-        from securesystemslib.signer import CryptoSigner
-
-        from trusted.documents.dsse import new_envelope, sign
-
         issued = datetime.now(UTC).replace(microsecond=0)
         document = Order(Action.START, self.plan.digest, self.members[0], token_bytes(16), issued)
         signer = CryptoSigner(self.signing[self.members[0]])
@@ -111,20 +107,9 @@ class Federation(World):
 
     def opened_release(self, read: Any) -> tuple[bytes, tuple[tuple[int, tuple[str, ...]], ...]]:
         """The released model, verified and opened by its recipient, and the rounds that it says it holds."""
-        from trusted.blob import open_blob
-        from trusted.release import verify_release
-
         now = datetime.now(UTC) + timedelta(seconds=5)
         verified = verify_release(read(release_name(self.plan.digest)), self.federation, now)
         key, release = verified.open_key(self.members[0], self.sealing[self.members[0]]), verified.release
         header = release.header(self.federation)
         opened = open_blob([read(release.blob)], expected=header, key=key, verify_key=release.verify_key)
         return b"".join(opened), tuple(release.contributions)
-
-    @staticmethod
-    def host_data_of(role: str, world: World) -> bytes:
-        """What a machine of ``role`` was launched with."""
-        return host_data(role, world.charter.digest, world.plan.digest)
-
-
-__all__ = ["INITIAL", "LAYOUT", "MEMBERS", "ROUNDS", "Federation", "Formula", "KeyedProvider", "Memory"]
