@@ -168,7 +168,7 @@ class Doors:
 
     def _note_declined(self, body: bytes) -> None:
         decline = Decline.decode(body)
-        if decline.reason in _NO_ROOM_NOW:
+        if decline.reason in _NO_ROOM_NOW and decline.blob in self._expected:
             self._declined.add(decline.blob)
 
     def read(self, blob: bytes, offset: int, size_bytes: int) -> Buffer:

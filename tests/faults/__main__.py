@@ -10,6 +10,7 @@ import json
 import shutil
 import sys
 import time
+from pathlib import Path
 from typing import Any
 
 import coordinator.enclave.__main__
@@ -74,11 +75,17 @@ def _said_first(expected: Ended, counted: Counted) -> dict[str, Any]:
     return {
         "undisturbed_s": round(expected.seconds, 2),
         "moments": len(counted.moments()),
-        "messages": sum(counted.messages.values()),
-        "points": {process: sorted(points) for process, points in counted.points.items()},
+        "messages": {f"{link.value} {way.value}": count for (link, way), count in counted.messages.items()},
+        "points": counted.points,
+        "events": counted.events,
         "left": expected.left,
         "descriptors": expected.host_descriptors,
     }
+
+
+def _counted_before(said: dict[str, Any]) -> Counted:
+    messages = {(link, way): said["messages"][f"{link.value} {way.value}"] for link in Link for way in Way}
+    return Counted(said["points"], messages, said["events"])
 
 
 def _told(schedule: Schedule) -> list[str]:
@@ -92,11 +99,14 @@ def main(arguments: list[str]) -> int:
     parser.add_argument("--schedules", type=int, default=20)
     parser.add_argument("--first", type=int, default=0, help="number of the first schedule")
     parser.add_argument("--until-s", type=float, default=0.0, help="begin no schedule after so many seconds")
+    parser.add_argument("--counted", type=Path, help="output of an earlier run, to draw from exactly what it drew from")
     parser.add_argument("--keep", action="store_true", help="keep the folder of a run that failed")
     options = parser.parse_args(arguments)
     began = time.monotonic()
     federation = Federation.found()
     expected, counted = count(federation)
+    if options.counted is not None:
+        counted = _counted_before(json.loads(options.counted.read_text().splitlines()[0]))
     print(json.dumps(_said_first(expected, counted)), flush=True)
     failed = 0
     for number in range(options.first, options.first + options.schedules):

@@ -12,17 +12,18 @@ from secrets import token_bytes
 from typing import Any
 
 import numpy as np
+from securesystemslib.signer import CryptoSigner
 
 from softtee.chip import SoftwareRoot
 from tests.world import ChipProvider, World
-from trusted.attestation.binding import host_data
+from trusted.blob import open_blob
+from trusted.documents.dsse import new_envelope, sign
 from trusted.documents.layout import Dtype, Layout, TensorSpec
 from trusted.documents.order import PAYLOAD_TYPE, Action, Order
 from trusted.documents.plan import initial_digest
 from trusted.documents.terms import Deadlines
 from trusted.evidence.sealing import derived_key
-from trusted.release import release_name
-from worker.memory import Memory
+from trusted.release import release_name, verify_release
 
 MEMBERS = ("site-1", "site-2", "site-3")
 ROUNDS = 2
@@ -111,10 +112,6 @@ class Federation(World):
 
     def start_order(self) -> bytes:
         """The order that starts the run, signed by the first member."""
-        from securesystemslib.signer import CryptoSigner
-
-        from trusted.documents.dsse import new_envelope, sign
-
         issued = datetime.now(UTC).replace(microsecond=0)
         document = Order(Action.START, self.plan.digest, self.members[0], token_bytes(16), issued)
         signer = CryptoSigner(self.signing[self.members[0]])
@@ -122,9 +119,6 @@ class Federation(World):
 
     def opened_release(self, read: Any) -> tuple[bytes, tuple[tuple[int, tuple[str, ...]], ...]]:
         """The released model, verified and opened by its recipient, and the rounds that it says it holds."""
-        from trusted.blob import open_blob
-        from trusted.release import verify_release
-
         now = datetime.now(UTC) + timedelta(seconds=5)
         verified = verify_release(read(release_name(self.plan.digest)), self.federation, now)
         key, release = verified.open_key(self.members[0], self.sealing[self.members[0]]), verified.release

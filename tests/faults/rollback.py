@@ -11,15 +11,17 @@ import os
 import shutil
 import signal
 import sys
+import time
 from collections.abc import Callable
 from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
-from tests.faults.__main__ import LOADED, TIMEOUT_S, UNDISTURBED
+from tests.faults.__main__ import TIMEOUT_S
 from tests.faults.federation import Federation
 from tests.faults.processes import AGGREGATOR, HOST, fork
 from tests.faults.running import Ended, Running
+from tests.faults.schedules import UNDISTURBED
 from trusted.blob import BlobKind
 from trusted.documents.terms import Deadlines
 from trusted.exchange import Exchanged
@@ -108,8 +110,6 @@ def _refused(case: Case) -> dict[str, Any]:
 
 
 def _after(seconds: float) -> Callable[[], bool]:
-    import time
-
     deadline = time.monotonic() + seconds
     return lambda: time.monotonic() >= deadline
 
@@ -273,8 +273,6 @@ def main(names: list[str]) -> int:
         print(json.dumps(said), flush=True)
     return 0
 
-
-__all__ = ["CASES", "LOADED", "main"]
 
 if __name__ == "__main__":
     sys.exit(main(sys.argv[1:]))

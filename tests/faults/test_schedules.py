@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import sys
 from datetime import timedelta
 from typing import Any
@@ -33,6 +34,10 @@ def test_every_schedule_ends_with_the_model_of_the_undisturbed_run(request: pyte
     failed = [outcome for outcome in schedules if not outcome["passed"]]
     for outcome in failed:
         print(f"python -m tests.faults --seed {seed} --first {outcome['number']} --schedules 1 --keep: {outcome}")
+    if failed:
+        print(
+            f"--counted takes a file of this line, where the numbers of moments must be the same: {json.dumps(counted)}"
+        )
     print(
         f"{len(schedules) - len(failed)} of {len(schedules)} schedules passed; undisturbed {counted}", file=sys.stderr
     )

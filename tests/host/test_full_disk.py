@@ -12,7 +12,7 @@ from secrets import token_bytes
 
 import pytest
 
-from coordinator.door import Address
+from coordinator.door import Address, Decline
 from coordinator.enclave.door_store import StoreRefused
 from coordinator.enclave.doors import Doors
 from coordinator.host.limits import Limits
@@ -148,6 +148,16 @@ async def test_what_was_declined_is_said_to_its_uploader_until_it_is_announced_a
     assert await refused(blobs.upload(name, 0, [b"a"])) is Reason.BLOB_UNKNOWN
 
 
+@pytest.mark.parametrize(("reason", "known"), [(Reason.QUOTA, False), (Reason.RUN_STATE, True)])
+def test_a_decline_of_a_name_that_nobody_announced_or_for_good_is_not_remembered(doors: Doors, reason, known) -> None:
+    announced, other = token_bytes(16), token_bytes(16)
+    doors.expect(announced, 10)
+    doors._note_declined(Decline(announced if known else other, reason).encode())
+    assert doors._declined == set()
+    doors._note_declined(Decline(announced, Reason.STORE_AWAY).encode())
+    assert doors._declined == {announced}
+
+
 def test_an_aggregator_announces_again_what_there_was_no_room_for(make_host) -> None:
     host = make_host(spool_bytes=1500)
     with Doors([host.config.door], PLAN, lambda event, **fields: None) as doors:
@@ -158,7 +168,7 @@ def test_an_aggregator_announces_again_what_there_was_no_room_for(make_host) -> 
         arrivals(doors, lambda: bool(doors._declined))
         with pytest.raises(ProtocolError) as caught:
             host.dialer(patience=Patience(2, 0.05)).put_blob(second, data)
-        assert caught.value.reason is Reason.HOST_SHORT
+        assert caught.value.reason is Reason.QUOTA
         doors.discard(first)
         doors.announce_again()
         assert doors._declined == set()

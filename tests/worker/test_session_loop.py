@@ -96,8 +96,9 @@ class Session:
             60,  # type: ignore[arg-type]
         )
         participant, membership = world.participant("site-1"), world.membership("site-1")
-        clock, note = (lambda: world.now), (lambda event, **fields: None)
-        site = Site(participant, worker, membership, contributor, INITIAL, "aggregator", 60, note, clock)
+        site = Site(
+            participant, worker, membership, contributor, INITIAL, "aggregator", 60, lambda event, **fields: None
+        )
         self.loop = SessionLoop(site, WorkerChannel(world.federation, worker, membership), self.frames)
         self.ended: list[Any] = []
         self.thread = threading.Thread(target=lambda: self.ended.append(self.loop.run()), daemon=True)
