@@ -125,11 +125,3 @@ class Federation(World):
         header = release.header(self.federation)
         opened = open_blob([read(release.blob)], expected=header, key=key, verify_key=release.verify_key)
         return b"".join(opened), tuple(release.contributions)
-
-    @staticmethod
-    def host_data_of(role: str, world: World) -> bytes:
-        """What a machine of ``role`` was launched with."""
-        return host_data(role, world.charter.digest, world.plan.digest)
-
-
-__all__ = ["LAYOUT", "MEMBERS", "ROUNDS", "Federation", "Formula", "KeyedProvider", "Memory"]
