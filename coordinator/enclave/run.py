@@ -194,13 +194,14 @@ class Run:
             raise RoundError(Reason.MALFORMED, "away.reason: SITE_PAUSED, SITE_WITHDRAWS, SITE_LEAVES or null expected")
 
     def _ready(self, member: str, fields: Fields, now: datetime) -> None:
-        self._ending.awaited.add(member)
         self._holders.discard(member)
         self._course.resting.pop(member, None)  # each session says so anew
         if fields.boolean("has_initial"):
             self._holders.add(member)
         promised = fields.take("promised", dict, type(None))
-        self._witnesses.greet(member, None if promised is None else Epoch.read(promised, "ready.promised"), now)
+        epoch = None if promised is None else Epoch.read(promised, "ready.promised")
+        self._ending.awaited.add(member)  # it says what a worker says: it is to hear how the run ends
+        self._witnesses.greet(member, epoch, now)
 
     def _promised(self, member: str, now: datetime) -> None:
         """``member`` has promised itself: welcome it, or everybody, where it makes the quorum of a later epoch."""

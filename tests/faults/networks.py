@@ -212,7 +212,7 @@ class Cases:
             "big": lambda: Federation.found(layout=BIG),
             "medium": lambda: Federation.found(layout=MEDIUM),
             "short": lambda: Federation.found(deadlines=replace(DEADLINES, lease_s=3, reattest_s=1)),
-            "impatient": lambda: Federation.found(rounds=4, deadlines=replace(DEADLINES, lease_s=5)),
+            "impatient": lambda: Federation.found(rounds=10, deadlines=replace(DEADLINES, lease_s=5)),
         }
         if kind not in self._federations:
             self._federations[kind] = made[kind]()
