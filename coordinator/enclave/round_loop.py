@@ -66,6 +66,7 @@ class RoundLoop:
         self._closing = _Closing()
         self._busy = False
         self._over = False
+        self._parted: dict[str, Reason] = {}
         self._missing_since: dict[str, datetime] = {}  # witnesses that are not here; forgotten while too few are
         self._absent_since: dict[str, datetime] = {}
         self._vigil = Vigil(course.lease)
@@ -94,6 +95,7 @@ class RoundLoop:
 
     def welcome(self, member: str, now: datetime) -> None:
         """Give ``member``, which has just come, the task that it may still have to do."""
+        self._parted.pop(member, None)
         if self.current is not None and self.current.takes(member):
             if self.current.away.pop(member, None) is not None:
                 self._course.emit("awaited", round=self.current.number, member=member)
@@ -112,8 +114,9 @@ class RoundLoop:
             course.emit("awaited", round=current.number, member=member, outcome=sign.outcome)
 
     def part(self, member: str, reason: Reason) -> None:
-        """``member`` says that it goes: for now, or for good."""
+        """``member`` says that it goes: for now, or for good. It may be drawn already for a round that is to open."""
         current = self.current
+        self._parted[member] = reason
         if current is None or not current.takes(member):
             return
         if reason is Reason.SITE_WITHDRAWS:
@@ -210,6 +213,8 @@ class RoundLoop:
         self._vigil = Vigil(course.lease)
         for member in opened.cohort:
             self._send_task(opened, member, now)
+        for member, reason in tuple(self._parted.items()):
+            self.part(member, reason)
 
     def _send_task(self, current: Round, member: str, now: datetime) -> None:
         course, made = self._course, self._require_sent()

@@ -470,7 +470,8 @@ def test_a_restarted_aggregator_waits_for_those_too_that_only_the_one_before_it_
     for _ in range(5):
         net.pass_time(30)
     for connection in list(net.sites):
-        net.contribute(connection, net.sites[connection].tasks[-1])
+        if not ended(net):  # two are enough: nobody showed any progress for a lease
+            net.contribute(connection, net.sites[connection].tasks[-1])
     assert ended(net)
     for connection in list(net.sites):
         net.say(connection, {"type": "heard"})
