@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from enum import IntEnum, unique
 
-_FAMILIES = {1: "WIR", 2: "ATT", 3: "DOC", 4: "CHN", 5: "BLB", 6: "RND", 7: "RUN", 8: "APP", 9: "TEE", 10: "LOG"}
+_FAMILIES = dict(enumerate(("WIR", "ATT", "DOC", "CHN", "BLB", "RND", "RUN", "APP", "TEE", "LOG", "KEY"), 1))
 
 
 @unique

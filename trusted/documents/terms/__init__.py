@@ -1,0 +1,32 @@
+"""The terms of a plan, one file for each object inside it (docs/protocol.md §2). Trust zone: every TEE.
+
+Each ``read`` refuses what is out of bounds, whoever signed it; the bounds stop a plan that no enclave could carry out.
+"""
+
+from trusted.documents.terms.aggregation import MAX_WEIGHT, Aggregation, Rule
+from trusted.documents.terms.app import App, AppKind, Scalar
+from trusted.documents.terms.cohort import MAX_COHORT, MAX_DEADLINE_S, Cohort, Deadlines
+from trusted.documents.terms.dataset import MAX_ROWS, DatasetContract, read_columns
+from trusted.documents.terms.exchange import Exchange
+from trusted.documents.terms.metrics import MetricRule
+from trusted.documents.terms.privacy import Mechanism, Privacy
+
+__all__ = [
+    "MAX_COHORT",
+    "MAX_DEADLINE_S",
+    "MAX_ROWS",
+    "MAX_WEIGHT",
+    "Aggregation",
+    "App",
+    "AppKind",
+    "Cohort",
+    "DatasetContract",
+    "Deadlines",
+    "Exchange",
+    "Mechanism",
+    "MetricRule",
+    "Privacy",
+    "Rule",
+    "Scalar",
+    "read_columns",
+]
