@@ -21,7 +21,7 @@ from trusted.encoding import Vector
 from worker.flower import FlowerApp
 from worker.trainer import Trainer, split_vector
 
-pytestmark = pytest.mark.slow
+pytestmark = [pytest.mark.slow, pytest.mark.timeout(600)]
 
 PLAN, ROUNDS, TIMEOUT_S = "robust", 3, 180.0
 OPTIONS = ["--rule", "median", "--minimum", "3", "--server", "yogi:learning_rate=0.05", "--proximal-mu", "0.1"]
