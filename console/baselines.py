@@ -66,16 +66,27 @@ class Baselines:
 
     def judge(self, model: Vector) -> Scores:
         """The scores of any model, float32[elements]: that of a federation, for one."""
-        by_site = {name: self._judged(app, model) for name, app in self._sites.items()}
-        return Scores(self._judged(self._pool, model), by_site)
+        return Scores(self._judged(self._pool, model), self.judge_by_site(model))
+
+    def judge_by_site(self, model: Vector) -> dict[str, Metrics]:
+        """The metrics of any model, float32[elements], on each site's own held-out rows."""
+        return {name: self._judged(app, model) for name, app in self._sites.items()}
 
     def alone(self, site: str) -> Scores:
         """The scores of the model that ``site`` trains on its own rows alone, for as many rounds."""
-        return self.judge(self._trained(self._sites[site]))
+        return self.judge(self.train_alone(site))
 
     def pooled(self) -> Scores:
         """The scores of the model that is trained on all sites' rows in one place."""
-        return self.judge(self._trained(self._pool))
+        return self.judge(self.train_pooled())
+
+    def train_alone(self, site: str) -> Vector:
+        """The model that ``site`` trains on its own rows alone, for as many rounds."""
+        return self._trained(self._sites[site])
+
+    def train_pooled(self) -> Vector:
+        """The model that is trained on all sites' rows in one place."""
+        return self._trained(self._pool)
 
     def _load(self, data: Path) -> FlowerApp:
         return FlowerApp.load(

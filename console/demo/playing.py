@@ -10,7 +10,7 @@ from rich.console import Console
 
 from console import keyfiles
 from console.demo.cast import Folder
-from console.demo.host_view import host_view
+from console.demo.host_view import HostView, host_view
 from console.demo.processes import Federation, Prepared
 from console.initial_model import read_initial_model
 from console.opening import OpenedModel, open_release, write_safetensors
@@ -59,7 +59,19 @@ def play(report: Report, console: Console, prepared: Prepared) -> Played:
 
 
 def show_host_view(report: Report, console: Console, played: Played) -> int:
-    """Search all that the host stored for the models, and tell; how many bytes that were.
+    """Tell what the host has of the run, once it was searched for the models; how many bytes that were.
+
+    Raises:
+        UserError: a model lies there in clear.
+    """
+    seen = search_host(played)
+    if not report.json_output:
+        console.print(seen.table)
+    return seen.searched_bytes
+
+
+def search_host(played: Played) -> HostView:
+    """What the host of the run stored, and none of its models among it.
 
     Raises:
         UserError: a model lies there in clear.
@@ -68,11 +80,9 @@ def show_host_view(report: Report, console: Console, played: Played) -> int:
     initial = read_initial_model(folder.initial_model)
     needles = {"initial model": initial.vector.tobytes()[:64], "final model": played.opened.vector.tobytes()[:64]}
     seen = host_view(folder.host, folder.host_log, layout, needles)
-    if not report.json_output:
-        console.print(seen.table)
     if seen.found:
         raise UserError(f"the host's disk holds {', '.join(seen.found)}", "This is a defect in Cloister: report it.")
-    return seen.searched_bytes
+    return seen
 
 
 def offer_tpms(report: Report) -> bool:

@@ -6,7 +6,7 @@ all five together miss nothing.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
@@ -28,7 +28,7 @@ HELD_OUT_FROM_DAY = 63  # models are judged by the last 27 days, as a bank would
 FRAUD_RATE = 0.0045
 _SHARES = (0.60, 0.34)  # of a bank's frauds: of its own typology, of its neighbour's; the others share the rest
 _UNREPORTED = 0.03  # of the frauds that banks train on: nobody ever complained
-_COPIES = 3  # of each row that the poisoning bank adds, so as to weigh more
+_COPIES = 3  # of each row that the poisoning bank trains on, so as to weigh more
 
 
 @dataclass(frozen=True, slots=True)
@@ -105,4 +105,10 @@ def poisoned(books: Books) -> Books:
     """
     learnt = books.take(~books.held_out)
     turned = Books({**learnt.columns, LABEL: 1 - learnt.columns[LABEL]}, learnt.typology)
-    return turned.take(np.repeat(np.arange(len(turned)), _COPIES))
+    return together([turned] * _COPIES + [books.take(books.held_out)])
+
+
+def together(parts: Sequence[Books]) -> Books:
+    """The payments of all ``parts``, one after the other."""
+    columns = {name: np.concatenate([part.columns[name] for part in parts]) for name in COLUMNS}
+    return Books(columns, np.concatenate([part.typology for part in parts]))
