@@ -127,6 +127,7 @@ def prepare(boot: Boot, options: Options, note: Note) -> Prepared:
         config=dict(plan.app.config),
         log_file=Path(options.app_log),
         scratch=scratch,
+        proximal_mu=plan.aggregation.proximal_mu,
     )
     trainer = TrainerProcess.start(spec)
     note("trainer-started", features=[feature.value for feature in trainer.features])

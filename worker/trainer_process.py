@@ -69,6 +69,7 @@ class TrainerSpec:
         log_file: where the app's own words go, at the site. They may hold the member's data: it must not leave.
         scratch: an existing folder that the app may write to; its working directory.
         threads: how many cores the app may use.
+        proximal_mu: the plan's, of FedProx; 0: none.
     """
 
     app_dir: Path
@@ -78,6 +79,7 @@ class TrainerSpec:
     log_file: Path
     scratch: Path
     threads: int = 1
+    proximal_mu: float = 0.0
 
 
 @dataclass(slots=True)
@@ -357,7 +359,13 @@ def _load(spec: TrainerSpec) -> Trainer:
     # Not above: flwr imports gRPC, which the parent must not have when it forks; frameworks are the child's alone.
     from worker.flower import FlowerApp
 
-    app = FlowerApp.load(spec.app_dir, config=spec.config, node_config={"data-path": str(spec.data)}, log=_say)
+    app = FlowerApp.load(
+        spec.app_dir,
+        config=spec.config,
+        node_config={"data-path": str(spec.data)},
+        log=_say,
+        proximal_mu=spec.proximal_mu,
+    )
     torch = sys.modules.get("torch")
     if torch is not None:
         torch.set_num_threads(spec.threads)

@@ -14,6 +14,7 @@ from trusted.attestation.policies.knob import Knob, PlatformPolicy
 from trusted.attestation.policies.rules import ReferenceValue, Skip
 from trusted.attestation.roots import Assurance
 from trusted.documents.charter import Charter, Profile
+from trusted.documents.explain_aggregation import explain_aggregation
 from trusted.documents.explain_exchange import explain_exchange
 from trusted.documents.plan import Plan
 from trusted.documents.schema import Validity, write_time
@@ -143,7 +144,7 @@ def _plan(plan: Plan, charter: Charter) -> Iterator[str]:
         f"A round ends after {plan.deadlines.round_s} s; a lease lasts {plan.deadlines.lease_s} s; "
         f"everybody is attested again every {plan.deadlines.reattest_s} s."
     )
-    yield f"Aggregation: {plan.aggregation.rule.value}; no site weighs more than {plan.aggregation.max_weight:g}."
+    yield from explain_aggregation(plan.aggregation, plan.cohort)
     yield (
         f"Privacy mechanism: {plan.privacy.mechanism.value}. "
         f'The released model may disclose training data; accepted because "{plan.privacy.reason}".'
