@@ -54,11 +54,8 @@ class Comparison:
                 for way, worth in self.ways.items()
             },
             "local_by_bank": {
-                bank: {
-                    "average_precision": round(metrics[PRECISION], 4),
-                    "recall_at_fpr_0_005": round(metrics[RECALL], 4),
-                }
-                for bank, metrics in self.alone.items()
+                bank: {"average_precision": round(each[PRECISION], 4), "recall_at_fpr_0_005": round(each[RECALL], 4)}
+                for bank, each in self.alone.items()
             },
         }
 
@@ -87,10 +84,11 @@ class Comparison:
         return (
             f"At 0.5 % false alarms a bank alone finds {recall['local_mean']} of the frauds, the five together "
             f"{recall['federated']}, and all data in one place, which real banks may not do, {recall['pooled']}.",
-            f"{poisoner} turned its labels round and wrote each row several times, so as to weigh more. Its enclave and app "
-            "were the approved ones: attestation proves what ran, not that what it was fed is true.",
+            f"{poisoner} turned its labels round and wrote each row several times, so as to weigh more. Its enclave "
+            "and app were the approved ones: attestation proves what ran, not that what it was fed is true.",
             f"Folded by a mean that costs average precision {precision['federated']} → {precision['poisoned_mean']}; "
-            f"Multi-Krum, which each round keeps the updates that lie closest together, reaches {precision['poisoned_krum']}.",
+            "Multi-Krum, which in each round keeps the updates that lie closest together, reaches "
+            f"{precision['poisoned_krum']}.",
             "These payments are SYNTHETIC: the figures show that the parts work, not what a real bank would find.",
         )
 

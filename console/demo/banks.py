@@ -1,4 +1,4 @@
-"""Five invented banks, SYNTHETIC transactions, and one bank that lies. Trust zone: none; this process holds all rows."""
+"""Five invented banks, SYNTHETIC transactions, and one bank that lies. Trust zone: none; all rows are here."""
 
 from __future__ import annotations
 
@@ -15,8 +15,10 @@ from console.demo.fraud.banks import BANKS, COLUMNS, FILE_NAME, LABEL, Books, ma
 from console.demo.papers import agree, allow, plan_run
 from console.demo.playing import Played, new_folder, offer_tpms, play, say_next, search_host, show_host_view
 from console.demo.processes import Prepared
+from console.folding import Folding
 from console.output import Report
 from console.running import NO_HARDWARE_PROTECTION
+from trusted.documents.terms import Rule
 
 SYNTHETIC = "SYNTHETIC"
 POISONER = BANKS[-1]
@@ -33,6 +35,8 @@ CAST = Cast(
     purpose="Which payment is fraud? On SYNTHETIC transactions of invented banks",
     no_privacy_reason="a demonstration on SYNTHETIC data",
 )
+# Against one false bank of five, which is as many as Krum stands (5 = 2 · 1 + 3); it keeps two updates in each round.
+MULTI_KRUM = Folding(Rule.MULTI_KRUM.value, false_sites=1)
 FEDERATED, POISONED_MEAN, POISONED_KRUM = "federated", "poisoned-mean", "poisoned-krum"
 _TITLES = {
     FEDERATED: "five honest banks, folded by a weighted mean",
@@ -66,9 +70,7 @@ def tell(report: Report, *, keep: Path | None, rounds: int, seed: int, size: flo
     console = Console(stderr=report.json_output)
     report.say(f"Five invented banks, {SYNTHETIC} transactions, one model. Software TEE: {NO_HARDWARE_PROTECTION}.")
     wishes = Wishes(rounds, seed, offer_tpms(report))
-    with console.status(
-        f"Inventing the {SYNTHETIC} books of five banks; drawing keys, signing charter and three plans"
-    ):
+    with console.status(f"Inventing five banks' {SYNTHETIC} books; drawing keys, signing charter and three plans"):
         charter = agree(folder, CAST, wishes)
         ledgers = write_ledgers(folder, seed, size)
         prepared = _prepare(folder, ledgers, wishes)
@@ -110,7 +112,7 @@ def _prepare(folder: Folder, ledgers: Ledgers, wishes: Wishes) -> dict[str, Prep
     scenes = {
         FEDERATED: Scene(FEDERATED, len(BANKS), ledgers.true_files),
         POISONED_MEAN: Scene(POISONED_MEAN, len(BANKS), ledgers.with_poison),
-        POISONED_KRUM: Scene(POISONED_KRUM, len(BANKS), ledgers.with_poison),
+        POISONED_KRUM: Scene(POISONED_KRUM, len(BANKS), ledgers.with_poison, MULTI_KRUM),
     }
     folders = {name: folder.for_run(name) for name in scenes}
     papers = {name: plan_run(folders[name], CAST, scene, wishes) for name, scene in scenes.items()}
@@ -129,8 +131,8 @@ def _say_ledgers(report: Report, ledgers: Ledgers, seed: int) -> None:
     payments = sum(map(len, ledgers.books.values()))
     frauds = sum(int(books.columns[LABEL].sum()) for books in ledgers.books.values())
     report.say(
-        f"Invented {payments} {SYNTHETIC} payments of {len(BANKS)} banks from seed {seed}, {frauds / payments:.2%} of them "
-        "fraud of five kinds; two kinds make nearly all of what a bank sees.",
+        f"Invented {payments} {SYNTHETIC} payments of {len(BANKS)} banks from seed {seed}, {frauds / payments:.2%} of "
+        "them fraud of five kinds; two kinds make seven of ten that a bank sees.",
     )
 
 

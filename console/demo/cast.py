@@ -6,6 +6,8 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
+from console.folding import MEAN, Folding
+
 REPOSITORY = Path(__file__).resolve().parents[2]
 
 
@@ -37,11 +39,12 @@ class Cast:
 
 @dataclass(frozen=True, slots=True)
 class Scene:
-    """One run of a cast: the name of its plan, the least cohort, and each member's CSV file."""
+    """One run of a cast: the name of its plan, the least cohort, how it folds, and each member's CSV file."""
 
     plan: str
     minimum: int
     data: Mapping[str, Path]
+    folding: Folding = MEAN
 
 
 @dataclass(frozen=True, slots=True)

@@ -1,7 +1,7 @@
 """Five invented banks and their SYNTHETIC books, the same to the bit for the same seed. Trust zone: public.
 
-No bank sees every typology: two neighbours share each, so that a bank alone misses most of what the others know, and
-all five together miss nothing.
+Each bank sees mostly two typologies, and shares each of them with a neighbour: alone it misses much of what the others
+know, and without any one bank nothing is lost altogether.
 """
 
 from __future__ import annotations
@@ -26,7 +26,7 @@ COLUMNS = (DAY, *FEATURES, LABEL)
 FILE_NAME = "synthetic-transactions.csv"
 HELD_OUT_FROM_DAY = 63  # models are judged by the last 27 days, as a bank would: on what came later
 FRAUD_RATE = 0.0045
-_SHARES = (0.60, 0.34)  # of a bank's frauds: of its own typology, of its neighbour's; the others share the rest
+_SHARES = (0.46, 0.24)  # of a bank's frauds: of its own typology, of its neighbour's; the others share the rest
 _UNREPORTED = 0.03  # of the frauds that banks train on: nobody ever complained
 _COPIES = 3  # of each row that the poisoning bank trains on, so as to weigh more
 
