@@ -73,7 +73,7 @@ def tell(report: Report, *, keep: Path | None, rounds: int, seed: int, size: flo
     with console.status(f"Inventing five banks' {SYNTHETIC} books; drawing keys, signing charter and three plans"):
         charter = agree(folder, CAST, wishes)
         ledgers = write_ledgers(folder, seed, size)
-        prepared = _prepare(folder, ledgers, wishes)
+        prepared = prepare(folder, ledgers, wishes)
     _say_ledgers(report, ledgers, seed)
     report.say(f"Agreed: charter {charter.digest.hex()[:12]}…, and three plans that differ in their names and one rule")
     played = {name: _play(report, console, run, name) for name, run in prepared.items()}
@@ -107,7 +107,7 @@ def write_ledgers(folder: Folder, seed: int, size: float) -> Ledgers:
     return Ledgers(books, files, false_file)
 
 
-def _prepare(folder: Folder, ledgers: Ledgers, wishes: Wishes) -> dict[str, Prepared]:
+def prepare(folder: Folder, ledgers: Ledgers, wishes: Wishes) -> dict[str, Prepared]:
     """The three runs: each a plan of its own under the same charter, and allowed by every bank."""
     scenes = {
         FEDERATED: Scene(FEDERATED, len(BANKS), ledgers.true_files),
