@@ -102,7 +102,8 @@ def write_ledgers(folder: Folder, seed: int, size: float) -> Ledgers:
     files = {name: folder.site(name) / FILE_NAME for name in BANKS}
     for name, path in files.items():
         books[name].write(path)
-    false_file = folder.site(POISONER) / f"poisoned-{FILE_NAME}"
+    false_file = folder.site(POISONER) / "poisoned" / FILE_NAME
+    false_file.parent.mkdir()
     poisoned(books[POISONER]).write(false_file)
     return Ledgers(books, files, false_file)
 

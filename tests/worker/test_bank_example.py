@@ -21,7 +21,7 @@ from worker.trainer import Trainer, Vector, join_arrays
 
 EXAMPLE = Path(__file__).parents[2] / "examples" / "bank_fraud"
 SEED = 7
-SIZE = 0.25  # of each bank
+SIZE = 0.16  # of each bank
 
 
 @pytest.fixture(scope="module")
