@@ -46,7 +46,7 @@ _TITLES = {
 
 
 @dataclass(frozen=True, slots=True)
-class Ledgers:
+class Shelf:
     """The books of all banks, and where each bank keeps its file: the true one, and the poisoner's false one."""
 
     books: Mapping[str, Books]
@@ -59,8 +59,8 @@ class Ledgers:
         return {**self.true_files, POISONER: self.false_file}
 
 
-def tell(report: Report, *, keep: Path | None, rounds: int, seed: int, size: float = 1.0) -> dict[str, Any]:
-    """Run it all; the ``data`` of ``cloister demo bank --json``. ``size`` scales the banks; tests use less than 1.
+def tell(report: Report, *, keep: Path | None, rounds: int, seed: int) -> dict[str, Any]:
+    """Run it all; the ``data`` of ``cloister demo bank --json``.
 
     Raises:
         ProtocolError, UserError, OSError: it failed; every process has been ended, the artefacts stay.
@@ -72,12 +72,12 @@ def tell(report: Report, *, keep: Path | None, rounds: int, seed: int, size: flo
     wishes = Wishes(rounds, seed, offer_tpms(report))
     with console.status(f"Inventing five banks' {SYNTHETIC} books; drawing keys, signing charter and three plans"):
         charter = agree(folder, CAST, wishes)
-        ledgers = write_ledgers(folder, seed, size)
-        prepared = prepare(folder, ledgers, wishes)
-    _say_ledgers(report, ledgers, seed)
+        shelf = write_books(folder, seed)
+        prepared = prepare(folder, shelf, wishes)
+    _say_books(report, shelf, seed)
     report.say(f"Agreed: charter {charter.digest.hex()[:12]}…, and three plans that differ in their names and one rule")
     played = {name: _play(report, console, run, name) for name, run in prepared.items()}
-    data = _judge(report, console, ledgers, played)
+    data = _judge(report, console, shelf, played)
     seconds = round(time.monotonic() - started, 1)
     say_next(report, played[POISONED_KRUM].prepared.folder, seconds)
     report.say("  docs/bank-demo.md: the typologies, the poison, and what Multi-Krum can and cannot do")
@@ -85,7 +85,7 @@ def tell(report: Report, *, keep: Path | None, rounds: int, seed: int, size: flo
         "synthetic": True,
         "banks": len(BANKS),
         "poisoner": POISONER,
-        "transactions": sum(map(len, ledgers.books.values())),
+        "transactions": sum(map(len, shelf.books.values())),
         "rounds": rounds,
         "assurance": played[FEDERATED].opened.aggregator.assurance.value,
         "protection": NO_HARDWARE_PROTECTION,
@@ -96,8 +96,8 @@ def tell(report: Report, *, keep: Path | None, rounds: int, seed: int, size: flo
     }
 
 
-def write_ledgers(folder: Folder, seed: int, size: float) -> Ledgers:
-    """Invent the books and write them, each below its bank's own folder."""
+def write_books(folder: Folder, seed: int, *, size: float = 1.0) -> Shelf:
+    """Invent the books and write them, each below its bank's own folder; ``size`` as for :func:`make_books`."""
     books = {name: make_books(name, seed, size=size) for name in BANKS}
     files = {name: folder.site(name) / FILE_NAME for name in BANKS}
     for name, path in files.items():
@@ -105,15 +105,15 @@ def write_ledgers(folder: Folder, seed: int, size: float) -> Ledgers:
     false_file = folder.site(POISONER) / "poisoned" / FILE_NAME
     false_file.parent.mkdir()
     poisoned(books[POISONER]).write(false_file)
-    return Ledgers(books, files, false_file)
+    return Shelf(books, files, false_file)
 
 
-def prepare(folder: Folder, ledgers: Ledgers, wishes: Wishes) -> dict[str, Prepared]:
+def prepare(folder: Folder, shelf: Shelf, wishes: Wishes) -> dict[str, Prepared]:
     """The three runs: each a plan of its own under the same charter, and allowed by every bank."""
     scenes = {
-        FEDERATED: Scene(FEDERATED, len(BANKS), ledgers.true_files),
-        POISONED_MEAN: Scene(POISONED_MEAN, len(BANKS), ledgers.with_poison),
-        POISONED_KRUM: Scene(POISONED_KRUM, len(BANKS), ledgers.with_poison, MULTI_KRUM),
+        FEDERATED: Scene("synthetic-federated", len(BANKS), shelf.true_files),
+        POISONED_MEAN: Scene("synthetic-poisoned-mean", len(BANKS), shelf.with_poison),
+        POISONED_KRUM: Scene("synthetic-poisoned-krum", len(BANKS), shelf.with_poison, MULTI_KRUM),
     }
     folders = {name: folder.for_run(name) for name in scenes}
     papers = {name: plan_run(folders[name], CAST, scene, wishes) for name, scene in scenes.items()}
@@ -128,20 +128,20 @@ def _play(report: Report, console: Console, prepared: Prepared, name: str) -> Pl
     return played
 
 
-def _say_ledgers(report: Report, ledgers: Ledgers, seed: int) -> None:
-    payments = sum(map(len, ledgers.books.values()))
-    frauds = sum(int(books.columns[LABEL].sum()) for books in ledgers.books.values())
+def _say_books(report: Report, shelf: Shelf, seed: int) -> None:
+    payments = sum(map(len, shelf.books.values()))
+    frauds = sum(int(books.columns[LABEL].sum()) for books in shelf.books.values())
     report.say(
         f"Invented {payments} {SYNTHETIC} payments of {len(BANKS)} banks from seed {seed}, {frauds / payments:.2%} of "
         "them fraud of five kinds; two kinds make seven of ten that a bank sees.",
     )
 
 
-def _judge(report: Report, console: Console, ledgers: Ledgers, played: Mapping[str, Played]) -> dict[str, Any]:
+def _judge(report: Report, console: Console, shelf: Shelf, played: Mapping[str, Played]) -> dict[str, Any]:
     from console.demo.bank_verdict import compare  # imports torch
 
     with console.status("Training each bank alone, and all in one place, to compare"):
-        comparison = compare(ledgers.books, played)
+        comparison = compare(shelf.books, played)
     report.heading("What it was worth")
     if not report.json_output:
         for table in comparison.tables():

@@ -11,7 +11,7 @@ from rich.console import Console
 from typer.testing import CliRunner
 
 from console.demo.bank_verdict import Comparison, Worth, compare
-from console.demo.banks import CAST, POISONED_KRUM, POISONER, prepare, write_ledgers
+from console.demo.banks import CAST, POISONED_KRUM, POISONER, prepare, write_books
 from console.demo.cast import Folder, Wishes
 from console.demo.fraud.banks import BANKS
 from console.demo.fraud.transactions import FRAUDS
@@ -100,8 +100,8 @@ def test_a_deployed_federation_with_a_lying_bank_folds_the_updates_of_honest_one
     folder.path.mkdir()
     wishes = Wishes(ROUNDS, SEED, tpms=False)
     agree(folder, CAST, wishes)
-    ledgers = write_ledgers(folder, SEED, SIZE)
-    runs = prepare(folder, ledgers, wishes)
+    shelf = write_books(folder, SEED, size=SIZE)
+    runs = prepare(folder, shelf, wishes)
     rules = [run.papers.plan.document.aggregation.rule for run in runs.values()]
     assert rules == [Rule.WEIGHTED_MEAN, Rule.WEIGHTED_MEAN, Rule.MULTI_KRUM]
     assert len({run.papers.plan.digest for run in runs.values()}) == 3
@@ -111,10 +111,10 @@ def test_a_deployed_federation_with_a_lying_bank_folds_the_updates_of_honest_one
     assert search_host(played).found == ()
     assert played.opened.release.rounds == ROUNDS
     assert played.prepared.folder.model.is_file()
-    expected = in_process(ledgers.with_poison, folder, CAST.app)
+    expected = in_process(shelf.with_poison, folder, CAST.app)
     assert np.allclose(played.opened.vector, expected, rtol=0, atol=1e-5)
 
-    found = compare(ledgers.books, dict.fromkeys(runs, played)).to_json()
+    found = compare(shelf.books, dict.fromkeys(runs, played)).to_json()
     assert list(found["average_precision"]) == WAYS
     assert all(0 < found["average_precision"][way] <= 1 for way in WAYS)
     assert len({found["average_precision"][way] for way in ("federated", "poisoned_mean", "poisoned_krum")}) == 1
