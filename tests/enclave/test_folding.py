@@ -103,6 +103,17 @@ def test_the_geometric_median_is_that_of_a_reference_in_float64_whatever_the_wei
     assert not np.allclose(few, expected, rtol=1e-3)
 
 
+@pytest.mark.parametrize("rule", ["median", "geometric-median"])
+@pytest.mark.parametrize("alike", [True, False])
+def test_the_most_that_are_less_than_half_and_as_large_as_can_be_move_no_median_far(rule, alike):
+    honest = [update for update in updates_of(15, 200) if np.linalg.norm(update) < 30][:5]
+    center, spread = np.mean(honest, axis=0), np.max(np.linalg.norm(honest - np.mean(honest, axis=0), axis=1))
+    huge = [np.full(200, 1e37 / (1 if alike else 10.0**place), "f4") for place in range(4)]
+    for attacked in ([*honest, *huge], [*huge, *honest]):
+        assert np.linalg.norm(step_of(attacked, terms(rule)) - center) <= 3 * spread
+    assert np.linalg.norm(step_of([*honest[:4], *huge, huge[0]], terms(rule)) - center) > 1e30  # more than half win
+
+
 def test_the_geometric_median_of_updates_that_are_all_the_same_is_that_update():
     same = [np.linspace(-1, 1, 50, dtype="f4")] * 5
     np.testing.assert_allclose(step_of(same, terms("geometric-median")), same[0], rtol=1e-6)

@@ -82,11 +82,14 @@ def multi_krum(gram: Gram, byzantine: int, kept: int, weights: Sequence[int]) ->
 def geometric_median(gram: Gram, iterations: int, smoothing: float) -> Shares:
     """The point with the least sum of distances to all updates; each counts alike, whatever it weighs.
 
-    Weiszfeld's algorithm from the mean, smoothed as by Pillutla et al. 2022: in each iteration an update's share is
-    the inverse of its distance from the last point, or of ``smoothing`` where it is nearer.
+    Weiszfeld's algorithm, smoothed as by Pillutla et al. 2022: in each iteration an update's share is the inverse of
+    its distance from the last point, or of ``smoothing`` where it is nearer. From the mean it would take too long where
+    a false update is enormous; so it starts with shares by how near half of the others are, which less than half of all
+    cannot feign.
     """
-    count = len(gram)
-    shares = np.full(count, 1.0 / count)
+    half = _nearest(gram)[len(gram) // 2]
+    shares: Shares = 1.0 / np.maximum(half, smoothing**2)
+    shares /= _summed(shares)
     for _ in range(iterations):
         products = _summed(gram * shares[:, np.newaxis])
         distances = gram.diagonal() - 2.0 * products + _summed(products * shares)
@@ -96,11 +99,15 @@ def geometric_median(gram: Gram, iterations: int, smoothing: float) -> Shares:
 
 
 def _scores(gram: Gram, byzantine: int) -> NDArray[np.float64]:
+    return _summed(_nearest(gram)[1 : max(1, len(gram) - byzantine - 2) + 1])
+
+
+def _nearest(gram: Gram) -> NDArray[np.float64]:
+    """Squared distances of each update (column) from all, sorted: the first is from itself, 0."""
     squares = gram.diagonal()
     distances = np.maximum(squares[:, np.newaxis] + squares - 2.0 * gram, 0.0)  # rounding alone makes one negative
     np.fill_diagonal(distances, 0.0)
-    nearest = sort_rows(list(distances))[1 : max(1, len(gram) - byzantine - 2) + 1]  # the first is itself, or as near
-    return _summed(np.array(nearest))
+    return np.array(sort_rows(list(distances)))
 
 
 def _lowest(scores: NDArray[np.float64], count: int) -> Shares:
