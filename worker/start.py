@@ -29,6 +29,7 @@ from trusted.wire import Fields
 from worker.bundle import MAX_BUNDLE_BYTES, unpack_bundle
 from worker.contribution import Vector
 from worker.dataset import SALT_BYTES, admit_dataset
+from worker.dependencies import require_dependencies
 from worker.trainer_process import TrainerProcess, TrainerSpec
 
 Note = Callable[..., None]
@@ -115,6 +116,7 @@ def prepare(boot: Boot, options: Options, note: Note) -> Prepared:
     with Path(options.bundle).open("rb") as file:
         bundle = file.read(MAX_BUNDLE_BYTES + 1)
     app_dir = unpack_bundle(bundle, expected=rule.bundle_sha256, into=work / "app")
+    require_dependencies(app_dir)
     dataset = admit_dataset(Path(options.data), plan.dataset, into=work / "data", salt=token_bytes(SALT_BYTES))
     note("data-admitted", rows=dataset.rows)
     initial = _initial_model(options.initial_model, federation)
@@ -125,6 +127,8 @@ def prepare(boot: Boot, options: Options, note: Note) -> Prepared:
         data=work / "data",
         layout=plan.layout,
         config=dict(plan.app.config),
+        train_config=dict(plan.app.train_config),
+        evaluate_config=dict(plan.app.evaluate_config),
         log_file=Path(options.app_log),
         scratch=scratch,
     )

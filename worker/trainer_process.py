@@ -35,7 +35,7 @@ from trusted.confinement import Confinement, Feature, confine
 from trusted.documents.layout import Layout
 from trusted.errors import AppError, ProtocolError, Reason
 from trusted.wire import Fields, decode_json, encode_json
-from worker.trainer import MAX_METRICS, Trainer, TrainResult, Vector
+from worker.trainer import MAX_METRICS, Call, Trainer, TrainResult, Vector
 
 Scalar = bool | int | float | str
 
@@ -65,7 +65,7 @@ class TrainerSpec:
         app_dir: the app, from ``unpack_bundle``.
         data: a folder of CSV files, from ``admit_dataset``; the app finds it as ``context.node_config["data-path"]``.
         layout: the plan's.
-        config: the plan's ``app.config``.
+        config, train_config, evaluate_config: the plan's, of ``app``.
         log_file: where the app's own words go, at the site. They may hold the member's data: it must not leave.
         scratch: an existing folder that the app may write to; its working directory.
         threads: how many cores the app may use.
@@ -78,6 +78,8 @@ class TrainerSpec:
     log_file: Path
     scratch: Path
     threads: int = 1
+    train_config: Mapping[str, Scalar] = field(default_factory=dict)
+    evaluate_config: Mapping[str, Scalar] = field(default_factory=dict)
 
 
 @dataclass(slots=True)
@@ -357,7 +359,10 @@ def _load(spec: TrainerSpec) -> Trainer:
     # Not above: flwr imports gRPC, which the parent must not have when it forks; frameworks are the child's alone.
     from worker.flower import FlowerApp
 
-    app = FlowerApp.load(spec.app_dir, config=spec.config, node_config={"data-path": str(spec.data)}, log=_say)
+    # A site is the one partition of its own data: apps that were simulated ask for a partition.
+    node: dict[str, Scalar] = {"data-path": str(spec.data), "partition-id": 0, "num-partitions": 1}
+    messages = {Call.TRAIN: spec.train_config, Call.EVALUATE: spec.evaluate_config}
+    app = FlowerApp.load(spec.app_dir, config=spec.config, node_config=node, messages=messages, log=_say)
     torch = sys.modules.get("torch")
     if torch is not None:
         torch.set_num_threads(spec.threads)

@@ -13,7 +13,7 @@ import pytest
 
 from tests.worker.flower_apps import LAYOUT, unpacked, write_app
 from trusted.errors import AppError, Reason
-from worker.flower import OFF, FlowerApp, fuse_config
+from worker.flower import OFF, FlowerApp, as_defaults, fuse_config
 from worker.trainer import Call, Trainer, join_arrays, split_vector
 
 EXAMPLE = Path(__file__).parents[2] / "examples" / "rand_hie"
@@ -30,9 +30,14 @@ def clean_path() -> Iterator[None]:
         del sys.modules[name]
 
 
-def load(app_dir: Path, said: list[str] | None = None, **config: bool | int | float | str) -> FlowerApp:
+def load(
+    app_dir: Path,
+    said: list[str] | None = None,
+    messages: dict[Call, dict[str, bool | int | float | str]] | None = None,
+    **config: bool | int | float | str,
+) -> FlowerApp:
     log = (said if said is not None else []).append
-    return FlowerApp.load(app_dir, config=config, node_config={"data-path": "/data"}, log=log)
+    return FlowerApp.load(app_dir, config=config, node_config={"data-path": "/data"}, messages=messages, log=log)
 
 
 def test_the_installed_flower_is_one_that_these_tests_speak_for() -> None:
@@ -56,6 +61,23 @@ return answered(message, arrays, {{"num-examples": 10, "train-loss": 0.5}})
     assert seen.read_text() == repr((["scale", "steps", "w"], "int64", 4, "train", "/data", 2.0, 2))
     assert reply.metrics == {"num-examples": 10, "train-loss": 0.5}
     np.testing.assert_array_equal(reply.arrays["w"], split_vector(LAYOUT, MODEL)["w"] + 2)
+
+
+def test_every_message_says_what_the_plan_says_and_a_float_is_one_again(tmp_path: Path) -> None:
+    """``Strategy.start(train_config=...)``: FedAvg puts it beside ``server-round``."""
+    seen = tmp_path / "seen.txt"
+    body = f"""\
+open({str(seen)!r}, "w").write(repr(sorted(dict(message.content["config"]).items())))
+return answered(message, arrays, {{"num-examples": 10}})
+"""
+    messages = {Call.TRAIN: {"lr": 0.5, "step": 1, "epochs": 1}, Call.EVALUATE: {"never": "seen"}}
+    app = load(unpacked(tmp_path, train=body), messages=messages)
+    app.ask(Call.TRAIN, split_vector(LAYOUT, MODEL), round_number=4)
+    # The app's run config has a float ``step``; canonical JSON had written its 1.0 as 1.
+    assert seen.read_text() == repr([("epochs", 1), ("lr", 0.5), ("server-round", 4), ("step", 1.0)])
+    assert as_defaults({"a": 1.0, "b": 2, "c": True}, {"a": 3, "b": 3, "c": True, "d": 3}) == {
+        "a": 3.0, "b": 3, "c": True, "d": 3,
+    }  # fmt: skip
 
 
 def test_context_state_lives_on_from_round_to_round(tmp_path: Path) -> None:
