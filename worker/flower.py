@@ -110,9 +110,9 @@ class FlowerApp:
         message.metadata.__dict__["_message_id"] = f"{call.value}-{round_number}"  # nor has Flower a public setter
         try:
             reply = self._client(message, self._context)
-        except (Exception, SystemExit):  # the shell around the member's code; what it says stays here
+        except (Exception, SystemExit) as error:  # the shell around the member's code; what it says stays here
             self._log(traceback.format_exc())
-            raise AppError(Reason.APP_FAILED, f"app: its {call.value} function raised; see the site's log") from None
+            raise AppError(_why(error), f"app: its {call.value} function raised; see the site's log") from None
         return self._read(call, reply, list(arrays))
 
     def _read(self, call: Call, reply: object, names: list[str]) -> Reply:
@@ -177,15 +177,19 @@ def _import_client(reference: str, app_dir: Path, log: Log) -> ClientApp:
         client = load_app(reference, AttributeError, app_dir)
     except AttributeError:
         raise AppError(Reason.BUNDLE_MALFORMED, "app bundle: components.clientapp names nothing in the app") from None
-    except (Exception, SystemExit):  # the app's own top-level code
+    except (Exception, SystemExit) as error:  # the app's own top-level code
         log(traceback.format_exc())
-        raise AppError(Reason.APP_FAILED, "app: importing it raised; see the site's log") from None
+        raise AppError(_why(error), "app: importing it raised; see the site's log") from None
     source = getattr(sys.modules[reference.partition(":")[0]], "__file__", None)
     if source is None or not Path(source).resolve().is_relative_to(app_dir.resolve()):
         raise AppError(Reason.BUNDLE_MALFORMED, "app bundle: its package has the name of an installed one; rename it")
     if not isinstance(client, ClientApp):
         raise AppError(Reason.BUNDLE_MALFORMED, "app bundle: components.clientapp is not a ClientApp")
     return client
+
+
+def _why(error: BaseException) -> Reason:
+    return Reason.APP_MEMORY if isinstance(error, MemoryError) else Reason.APP_FAILED
 
 
 def _request(call: Call, arrays: Arrays, round_number: int, settings: Mapping[str, Scalar]) -> RecordDict:

@@ -35,12 +35,14 @@ from trusted.confinement import Confinement, Feature, confine
 from trusted.documents.layout import Layout
 from trusted.errors import AppError, ProtocolError, Reason
 from trusted.wire import Fields, decode_json, encode_json
+from worker.app_log import Reader
+from worker.log_process import LogProcess
 from worker.trainer import MAX_METRICS, Call, Trainer, TrainResult, Vector
 
 Scalar = bool | int | float | str
 
 MAX_FRAME_BYTES = 64 * 1024
-MAX_LOG_BYTES = 64 * 1024 * 1024  # stops an app that prints until the disk is full
+MAX_FILE_BYTES = 64 * 1024 * 1024  # of each file in its scratch folder; stops an app that writes until the disk is full
 _START_TIMEOUT_S = 180.0  # importing torch from a cold disk
 _END_TIMEOUT_S = 5.0
 _LARGEST = 1 << 53
@@ -48,6 +50,7 @@ _SAID = {
     Reason.BUNDLE_MALFORMED: "app: cannot be loaded; see the site's log",
     Reason.APP_FAILED: "app: it raised; see the site's log",
     Reason.APP_REPLY: "app's reply: not in the plan's layout or not finite; see the site's log",
+    Reason.APP_MEMORY: "app: it asked for more memory than this site gives it; see the site's log",
 }
 # What an interpreter with torch reads besides its own installation; whatever does not exist is left out.
 _SYSTEM_PATHS = (
@@ -66,9 +69,11 @@ class TrainerSpec:
         data: a folder of CSV files, from ``admit_dataset``; the app finds it as ``context.node_config["data-path"]``.
         layout: the plan's.
         config, train_config, evaluate_config: the plan's, of ``app``.
-        log_file: where the app's own words go, at the site. They may hold the member's data: it must not leave.
+        log_file: where the app's own words go, sealed for ``log_reader``: they may hold the member's data.
         scratch: an existing folder that the app may write to; its working directory.
         threads: how many cores the app may use.
+        log_reader: the member; None: nobody hears the app's words.
+        memory_bytes: how much memory the app may ask for; 0: three quarters of the machine's.
     """
 
     app_dir: Path
@@ -80,6 +85,8 @@ class TrainerSpec:
     threads: int = 1
     train_config: Mapping[str, Scalar] = field(default_factory=dict)
     evaluate_config: Mapping[str, Scalar] = field(default_factory=dict)
+    log_reader: Reader | None = None
+    memory_bytes: int = 0
 
 
 @dataclass(slots=True)
@@ -95,6 +102,7 @@ class TrainerProcess:
     _channel: socket.socket = field(repr=False)
     _model: mmap.mmap = field(repr=False)
     _delta: mmap.mmap = field(repr=False)
+    _log: LogProcess = field(repr=False)
     features: tuple[Feature, ...] = ()
     _alive: bool = True
 
@@ -108,17 +116,17 @@ class TrainerProcess:
         """
         if threading.active_count() != 1:
             raise RuntimeError("trainer process: must be started before threads are")
-        ours, theirs = socket.socketpair()
-        model, delta = (mmap.mmap(-1, spec.layout.size_bytes) for _ in range(2))
-        log = os.open(spec.log_file, os.O_WRONLY | os.O_CREAT | os.O_APPEND | os.O_CLOEXEC, 0o600)
         sys.stdout.flush()
         sys.stderr.flush()
+        log = LogProcess.start(spec.log_file, spec.log_reader)
+        ours, theirs = socket.socketpair()
+        model, delta = (mmap.mmap(-1, spec.layout.size_bytes) for _ in range(2))
         pid = os.fork()
         if pid == 0:
-            _child(spec, _Child(theirs, log, model, delta))
+            _child(spec, _Child(theirs, log.descriptor, model, delta))
         theirs.close()
-        os.close(log)
-        handle = cls(pid, spec.layout, ours, model, delta)
+        os.close(log.descriptor)
+        handle = cls(pid, spec.layout, ours, model, delta, log)
         try:
             with handle._answered(timeout_s) as fields:
                 names = fields.items("features", max_items=64)
@@ -181,6 +189,7 @@ class TrainerProcess:
             while os.waitpid(self.pid, os.WNOHANG) == (0, 0) and time.monotonic() < deadline:
                 time.sleep(0.005)
         self._channel.close()
+        self._log.wait()
 
     def _send(self, value: dict[str, Any]) -> None:
         try:
@@ -297,7 +306,11 @@ def _become_alone(spec: TrainerSpec, kept: _Child) -> None:
                 os.close(descriptor)
     sys.stdin = open(0, encoding="utf-8", closefd=False)  # noqa: SIM115
     sys.stdout = sys.stderr = open(1, "w", encoding="utf-8", buffering=1, errors="replace", closefd=False)  # noqa: SIM115
-    resource.setrlimit(resource.RLIMIT_FSIZE, (MAX_LOG_BYTES, MAX_LOG_BYTES))
+    resource.setrlimit(resource.RLIMIT_FSIZE, (MAX_FILE_BYTES, MAX_FILE_BYTES))
+    memory = spec.memory_bytes or os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE") * 3 // 4
+    resource.setrlimit(resource.RLIMIT_DATA, (memory, memory))  # of each process; mapped libraries do not count
+    with contextlib.suppress(OSError):  # where memory runs out all the same, the app goes first, not the session
+        Path("/proc/self/oom_score_adj").write_text("1000")
     os.umask(0o077)
     os.chdir(spec.scratch)
     sys.dont_write_bytecode = True
@@ -318,6 +331,7 @@ def _confine(spec: TrainerSpec) -> tuple[Feature, ...]:
             writable=(spec.scratch, Path(os.devnull)),
             connect_ports=(),
             allow_exec=False,
+            allow_new_session=False,
         )
     )
 
