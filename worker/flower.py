@@ -78,7 +78,8 @@ class FlowerApp:
             project = get_project_config(app_dir)["tool"]["flwr"]["app"]
             defaults = flatten_dict(project.get("config", {}))
             reference = str(project["components"]["clientapp"])
-        except (ValueError, KeyError, OSError):
+        except (ValueError, KeyError, OSError) as error:
+            log(f"pyproject.toml: {error}")
             raise AppError(
                 Reason.BUNDLE_MALFORMED, "app bundle: pyproject.toml does not describe a Flower app"
             ) from None

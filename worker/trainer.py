@@ -77,6 +77,10 @@ class Trainer:
         self._layout = layout
         self._log = log
 
+    def offers(self, call: Call) -> bool:
+        """Whether the app can be asked this."""
+        return self._app.offers(call)
+
     def train(self, model: Vector, round: int) -> TrainResult:
         """Judge ``model``, float32[elements], on held-out rows where the app offers that, then train from it.
 

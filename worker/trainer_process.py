@@ -95,6 +95,7 @@ class TrainerProcess:
 
     Attributes:
         features: which limits truly hold for the child, by its own word. For the site's log: this is no evidence.
+        offers: what the app can be asked, by its own word.
     """
 
     pid: int
@@ -104,6 +105,7 @@ class TrainerProcess:
     _delta: mmap.mmap = field(repr=False)
     _log: LogProcess = field(repr=False)
     features: tuple[Feature, ...] = ()
+    offers: tuple[Call, ...] = ()
     _alive: bool = True
 
     @classmethod
@@ -129,11 +131,12 @@ class TrainerProcess:
         handle = cls(pid, spec.layout, ours, model, delta, log)
         try:
             with handle._answered(timeout_s) as fields:
-                names = fields.items("features", max_items=64)
+                names, offered = fields.items("features", max_items=64), fields.items("offers", max_items=8)
         except AppError:
             handle.stop()
             raise
         handle.features = tuple(feature for feature in Feature if feature.value in names)
+        handle.offers = tuple(call for call in Call if call.value in offered)
         return handle
 
     def train(self, model: Vector, round: int, timeout_s: float) -> TrainResult:
@@ -352,7 +355,8 @@ def _serve(spec: TrainerSpec, kept: _Child, features: tuple[Feature, ...]) -> No
         _say(str(error))
         _write_frame(kept.channel, {"reason": int(error.reason)})
         return
-    _write_frame(kept.channel, {"reason": 0, "features": [feature.value for feature in features]})
+    offers = [call.value for call in Call if trainer.offers(call)]
+    _write_frame(kept.channel, {"reason": 0, "features": [feature.value for feature in features], "offers": offers})
     while True:
         try:
             request = decode_json(_read_frame(kept.channel, None))
