@@ -54,7 +54,8 @@ def source(app: AppSource) -> Iterator[Finding]:
     listed = ", ".join(f"{key} = {value!r} ({type(value).__name__})" for key, value in sorted(app.config.items()))
     yield ok("run config", listed or "none")
     if app.unusual:
-        yield warning("run config", f"{', '.join(app.unusual)}: no scalar", "A plan cannot set it; the default holds.")
+        advice = "Flower takes numbers, strings and booleans."
+        yield problem("run config", f"{', '.join(app.unusual)}: no scalar", advice)
     if mods := app.mods():
         yield ok("mods", f"{', '.join(mods)}: run in the worker, as under Flower")
     yield _data(app)

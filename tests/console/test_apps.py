@@ -36,9 +36,11 @@ def write_app(folder: Path, *, client: str, server: str, config: str = "", depen
     (folder / "mine").mkdir(parents=True)
     (folder / "pyproject.toml").write_text(
         f'[project]\nname = "mine"\nversion = "1.0.0"\ndependencies = [{dependencies}]\n'
-        '[tool.flwr.app]\npublisher = "tests"\n[tool.flwr.app.components]\n'
+        'license = { file = "LICENSE" }\n[tool.flwr.app]\npublisher = "tests"\nfab-format-version = 1\n'
+        'flwr-version-target = "1.41.0"\n[tool.flwr.app.components]\n'
         f'serverapp = "mine.server_app:app"\nclientapp = "mine.client_app:app"\n[tool.flwr.app.config]\n{config}\n'
     )
+    (folder / "LICENSE").write_text("Public domain.\n")
     (folder / "mine" / "client_app.py").write_text(client)
     (folder / "mine" / "server_app.py").write_text(server)
     return folder
@@ -57,7 +59,7 @@ def main(grid, context):
     strategy = {strategy}(fraction_train=config["fraction-train"], min_train_nodes=2)
     strategy.start(grid=grid, initial_arrays=ArrayRecord(make()), num_rounds=rounds, {given})
 """
-CONFIG = 'num-server-rounds = 7\nfraction-train = 0.5\nlr = 0.25\nnested.depth = 2\nlisted = [1, 2]\nname = "n"'
+CONFIG = 'num-server-rounds = 7\nfraction-train = 0.5\nlr = 0.25\nnested.depth = 2\nname = "n"'
 
 
 def server(strategy: str = "FedAvg", given: str = "") -> str:
@@ -139,7 +141,7 @@ def test_an_own_strategy_is_named_as_one(tmp_path: Path) -> None:
 
 def test_mods_and_a_file_that_is_not_python_are_told(tmp_path: Path) -> None:
     client = CLIENT.replace("app.train()", "app.train(mods=[fixedclipping_mod, LocalDpMod(1, 1, 1, 1e-5)])")
-    app = source(tmp_path, client=client, server="def broken(:\n")
+    app = source(tmp_path, client=client, server="def broken(:\n", config="listed = [1, 2]")
     assert app.mods() == ("fixedclipping_mod", "LocalDpMod(1, 1, 1, 1e-05)")
     assert app.broken == ("mine/server_app.py",)
     assert (app.unusual, app.strategy().names) == (("listed",), ())
