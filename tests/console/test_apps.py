@@ -15,9 +15,12 @@ from safetensors.numpy import save_file
 
 from console.app_reading import AppSource
 from console.app_terms import read_terms
-from tests.console.conftest import Cloister, Consortium
+from tests.console.conftest import MEMBERS, Cloister, Consortium
+from trusted.errors import AppError, Reason
+from trusted.evidence.boot import Boot, Role
 from worker.app_log import LogSealer, Part, Reader
 from worker.bundle import build_bundle
+from worker.start import Options, prepare
 
 ROOT = Path(__file__).parents[2]
 APPS = ROOT / "tests" / "worker" / "quickstart"
@@ -184,6 +187,43 @@ def test_a_quickstart_app_fills_a_plan(tmp_path: Path) -> None:
     terms = read_terms(build_bundle(APPS / "pytorch"))
     assert (terms.rounds, terms.train_config, terms.left) == (3, {"lr": 0.1}, ())
     assert terms.fraction_train is None  # 1.0 is everybody
+
+
+def test_a_worker_refuses_at_its_start_an_app_that_needs_what_its_image_does_not_hold(
+    chartered: Consortium, cloister: Cloister
+) -> None:
+    """Before it reads its data, starts a process or reads a key."""
+    needs = '"numpy", "flwr-datasets>=0.6.1"'
+    app = write_app(chartered / "mine-app", client=CLIENT, server=server(), config=CONFIG, dependencies=needs)
+    charter, plan = ["--charter", chartered / "charter.dsse.json"], chartered / "plan.dsse.json"
+    assert cloister("plan", "new", *chartered.plan_options, "--app", app, "--out", plan).code == 0
+    for member in MEMBERS:
+        assert cloister("plan", "sign", plan, *charter, "--key", chartered.key(member), "--yes").code == 0
+    site, policy, key = chartered / "site", chartered / "site" / "site-policy.dsse.json", chartered.key("lab-b")
+    assert cloister("member", "credential", *charter, "--key", key, "--out", site, "--valid-days", "2").code == 0
+    assert cloister("site-policy", "new", *charter, "--member", "lab-b", "--plan", plan, "--out", policy).code == 0
+    assert cloister("site-policy", "sign", policy, *charter, "--yes", "--key", key).code == 0
+    names = ("ca_pem", "proxy", "worker_key", "data", "initial_model", "app_log", "collateral_store", "state")
+    options = Options.read(
+        Boot(
+            Role.WORKER,
+            (chartered / "charter.dsse.json").read_bytes(),
+            plan.read_bytes(),
+            dict.fromkeys(names, "")
+            | {"coordinators": ["127.0.0.1:1"], "bundle": str(plan.with_name("plan.fab"))}
+            | {"site_policy": policy.read_text(), "credential": (site / "credential.dsse.json").read_text()},
+            NoEvidence(),
+        )
+    )
+    boot = Boot(Role.WORKER, (chartered / "charter.dsse.json").read_bytes(), plan.read_bytes(), {}, NoEvidence())
+    with pytest.raises(AppError) as error:
+        prepare(boot, options, lambda *event, **fields: None)
+    assert error.value.reason is Reason.APP_DEPENDENCY
+    assert "flwr-datasets>=0.6.1: not in this image" in error.value.detail
+
+
+class NoEvidence:
+    """Nothing here is attested: the worker does not come so far."""
 
 
 def test_a_bundle_is_written_the_same_twice_and_over_nothing(cloister: Cloister, tmp_path: Path) -> None:
