@@ -96,7 +96,7 @@ def strategy(found: Strategy) -> Iterator[Finding]:
         if name in found.own:
             yield warning("strategy", f"{name}, the app's own class, will not run by default", _NOT_RUN)
         elif name in RULES:
-            advice = "" if name == "FedAvg" else "Give `plan new` that rule: the ServerApp itself does not run."
+            advice = "" if name == "FedAvg" else "Give `plan new` that: the ServerApp itself does not run."
             yield ok("strategy", f"{name}: plan.aggregation {RULES[name]}. {advice}".rstrip())
         else:
             yield warning("strategy", f"{name} has no rule of Cloister's: it will not run by default", _NOT_RUN)
@@ -111,19 +111,19 @@ def strategy(found: Strategy) -> Iterator[Finding]:
 
 def initial_model(found: Strategy) -> Finding:
     """Where the initial model comes from."""
-    made = found.initial.removeprefix("ArrayRecord(").removesuffix(")") if found.initial else ""
-    said = f"the ServerApp starts from {found.initial}" if made else "the ServerApp does not say what it starts from"
     how = (
-        "Run that once and save it: safetensors.torch.save_file(state_dict, 'initial.safetensors'), or for a list of "
+        "Make it once and save it: safetensors.torch.save_file(state_dict, 'initial.safetensors'), or for a list of "
         "arrays safetensors.numpy.save_file({str(n): a for n, a in enumerate(arrays)}, 'initial.safetensors')."
     )
-    return ok("initial model", f"{said}. {how}")
+    if not found.initial:
+        return warning("initial model", "the ServerApp does not say plainly what it starts from", how)
+    return ok("initial model", f"the ServerApp starts from {found.initial}. {how}")
 
 
 def trial(app_dir: Path, given: Given, work: Path) -> Iterator[Finding]:
     """Load the app where it would run, and train one round where that was asked for."""
     done = try_app(app_dir, given, work)
-    said = tuple(f"  {line}" for line in done.words[-12:])
+    said = tuple(f"  {line}" for line in _its_own(done, app_dir))
     if not done.offers and done.error is not None:
         yield problem("import", f"{done.error.reason.code} {done.error.detail}", "\n".join(("The app says:", *said)))
         return
@@ -135,6 +135,14 @@ def trial(app_dir: Path, given: Given, work: Path) -> Iterator[Finding]:
     elif done.metrics:
         listed = ", ".join(f"{name} = {value:g}" for name, value in done.metrics.items())
         yield ok("one round", f"trained; {listed}. Metrics leave only where the plan lists them.")
+
+
+def _its_own(done: Trial, app_dir: Path) -> list[str]:
+    """The end of what the app said, without Python's own frames and without the folder that nobody knows."""
+    lines = [
+        line.replace(f"{app_dir}/", "") for line in done.words if line.strip(" ^~") and "importlib._boot" not in line
+    ]
+    return lines[-_SHOWN:]
 
 
 def _offered(done: Trial) -> Iterator[Finding]:
