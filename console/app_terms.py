@@ -6,18 +6,22 @@ on the command line goes before all of it.
 
 from __future__ import annotations
 
+import json
 import re
-from collections.abc import Mapping
-from dataclasses import dataclass, field
+from collections.abc import Collection, Mapping, Sequence
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from tempfile import TemporaryDirectory
+from typing import Any
 
 from console.app_reading import RULES, AppSource, Strategy
+from console.output import UserError
 from trusted.documents.terms import Scalar
 from worker.bundle import bundle_digest, unpack_bundle
 
 _KEY = re.compile(r"[A-Za-z0-9_.-]{1,128}")  # of plan.app.config
 _MAX_TEXT = 1024
+_OUR_OWN = ("server-round", "server_round")
 _ROUNDS = ("num-server-rounds", "num_rounds")
 
 
@@ -30,7 +34,7 @@ class AppTerms:
         train_config, evaluate_config: what its ServerApp says with each message.
         rounds: how many it runs; None: it does not say.
         fraction_train: which share of the nodes it samples; None: it does not say.
-        taken: one sentence for each of these, with where it stands.
+        taken: a sentence for each of these, with where it stands, by its option.
         left: what was not taken over, and what to do about it.
     """
 
@@ -39,15 +43,28 @@ class AppTerms:
     evaluate_config: Mapping[str, Scalar] = field(default_factory=dict)
     rounds: int | None = None
     fraction_train: float | None = None
-    taken: tuple[str, ...] = ()
+    taken: Mapping[str, str] = field(default_factory=dict)
     left: tuple[str, ...] = ()
+
+    def taken_besides(self, given: Collection[str]) -> list[str]:
+        """The sentences, but those whose option was ``given``."""
+        return [sentence for option, sentence in self.taken.items() if option not in given]
 
 
 NOTHING = AppTerms()
 
 
-def read_terms(bundle: bytes) -> AppTerms:
-    """The terms of the app in ``bundle``, which was checked when it was read.
+def read_settings(texts: Sequence[str]) -> dict[str, Any]:
+    """``key=value`` each; a value that is JSON is taken as such, anything else is a string.
+
+    Raises:
+        UserError: no ``=``.
+    """
+    return dict(map(_setting, texts))
+
+
+def read_terms(bundle: bytes, overrides: Mapping[str, Scalar]) -> AppTerms:
+    """The terms of the app in ``bundle``, which was checked when it was read, with ``overrides`` of its run config.
 
     Raises:
         AppError: it is no Flower app.
@@ -55,26 +72,38 @@ def read_terms(bundle: bytes) -> AppTerms:
     with TemporaryDirectory() as folder:
         unpacked = unpack_bundle(bundle, expected=bundle_digest(bundle), into=Path(folder) / "app")
         app = AppSource.read(unpacked)
+    app = replace(app, config={**app.config, **overrides})
     strategy = app.strategy()
     config = {key: value for key, value in app.config.items() if _may_stand(key, value)}
     rounds, from_rounds = _rounds(app.config, strategy)
-    messages = {"train_config": strategy.train_config, "evaluate_config": strategy.evaluate_config}
-    taken = [f"{len(config)} setting(s) of the run config, from [tool.flwr.app.config]"] * bool(config)
+    own = len(config.keys() - overrides.keys())
+    taken = {"config": f"{own} setting(s) of the run config, from [tool.flwr.app.config]"} if own else {}
     if rounds is not None:
-        taken.append(f"{rounds} round(s), from {from_rounds}")
+        taken["rounds"] = f"{rounds} round(s), from {from_rounds}"
     if (share := _share(strategy)) is not None:
-        taken.append(f"a sample of {share:g} of the members each round, from fraction_train of its strategy")
-    for name, said in messages.items():
-        taken += [f"{name}: {key} = {value!r}, from {strategy.sources[name]}" for key, value in (said or {}).items()]
-    return AppTerms(
-        config=config,
-        train_config=messages["train_config"] or {},
-        evaluate_config=messages["evaluate_config"] or {},
-        rounds=rounds,
-        fraction_train=_share(strategy),
-        taken=tuple(taken),
-        left=tuple(_left(strategy)),
-    )
+        taken["size"] = f"a sample of {share:g} of the members each round, from fraction_train of its strategy"
+    said = {"train_config": _said(strategy.train_config), "evaluate_config": _said(strategy.evaluate_config)}
+    for name, settings in said.items():
+        for key, value in settings.items():
+            taken[f"{name}.{key}"] = f"{name}: {key} = {value!r}, from {strategy.sources[name]}"
+    left = tuple(_left(strategy))
+    return AppTerms(config, **said, rounds=rounds, fraction_train=share, taken=taken, left=left)
+
+
+def _said(settings: Mapping[str, Scalar] | None) -> dict[str, Scalar]:
+    """What a plan may carry of it: the round's number is the worker's to write."""
+    return {key: value for key, value in (settings or {}).items() if key not in _OUR_OWN and _may_stand(key, value)}
+
+
+def _setting(text: str) -> tuple[str, Any]:
+    """``key=value``; a value that is JSON is taken as such, anything else is a string."""
+    key, equals, value = text.partition("=")
+    if not equals:
+        raise UserError("an app setting without a value", "Write --config key=value.")
+    try:
+        return key, json.loads(value)
+    except ValueError:
+        return key, value
 
 
 def _may_stand(key: str, value: Scalar) -> bool:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Sequence
 from dataclasses import dataclass
 from datetime import timedelta
@@ -10,7 +9,7 @@ from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any
 
-from console.app_terms import NOTHING, AppTerms
+from console.app_terms import NOTHING, AppTerms, read_settings
 from console.documents import present
 from console.exchanging import IN_FULL, Travel
 from console.files import read_bounded
@@ -138,19 +137,8 @@ def _settings(training: Training) -> dict[str, Any]:
     """``config`` and what goes with each message: the app's own, and over it what was given here."""
     given = {"config": training.config, "train_config": training.train_config}
     given["evaluate_config"] = training.evaluate_config
-    whole = {key: {**getattr(training.app, key), **dict(map(_setting, texts))} for key, texts in given.items()}
+    whole = {key: {**getattr(training.app, key), **read_settings(texts)} for key, texts in given.items()}
     return {key: settings for key, settings in whole.items() if settings or key == "config"}
-
-
-def _setting(text: str) -> tuple[str, Any]:
-    """``key=value``; a value that is JSON is taken as such, anything else is a string."""
-    key, equals, value = text.partition("=")
-    if not equals:
-        raise UserError("an app setting without a value", "Write --config key=value.")
-    try:
-        return key, json.loads(value)
-    except ValueError:
-        return key, value
 
 
 def _metric(text: str) -> dict[str, Any]:

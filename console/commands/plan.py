@@ -70,7 +70,7 @@ def new(  # one parameter for each field of the document
     """
     with reporting(json_output) as report:
         from console import plans
-        from console.app_terms import read_terms
+        from console.app_terms import read_settings, read_terms
         from console.documents import load_charter, write_unsigned
         from console.exchanging import Travel
         from console.files import refuse_existing, write_file
@@ -82,18 +82,23 @@ def new(  # one parameter for each field of the document
         rules = load_charter(charter)
         bundle = plans.read_bundle(app_path)
         travel = Travel(model_encoding.value, update_encoding.value, exchange_tensor)
-        app_says = read_terms(bundle)
+        app_says = read_terms(bundle, read_settings(config))
         training = plans.Training(
             bundle, config, initial_model, layout, travel, app_says, train_config, evaluate_config
         )
         sites = plans.Sites(member, minimum, size, min_rows, column, metric, recipient, app_says.fraction_train)
         timing = plans.Timing(round_s, lease_s, reattest_s, valid_days)
+        given = {"rounds"} if rounds else set()
+        given |= {"size"} if size else set()
+        given |= {f"train_config.{key}" for key in read_settings(train_config)}
+        given |= {f"evaluate_config.{key}" for key in read_settings(evaluate_config)}
+        taken = app_says.taken_besides(given)
         rounds = rounds or app_says.rounds or 3
         terms = plans.Terms(name, purpose, rounds, max_weight, no_privacy_because, timing)
         plan = plans.make_plan(rules, training, sites, terms)
         write_file(bundle_path, bundle, force=force)
         envelope = write_unsigned(out, plan.encode(), PAYLOAD_TYPE, force=force)
-        report.say(*(f"Taken from the app: {said}." for said in app_says.taken), *app_says.left)
+        report.say(*(f"Taken from the app: {said}." for said in taken), *app_says.left)
         report.say(*explain_plan(plan, rules.document))
         report.say(
             f"Wrote {out}, which nobody has signed, and the app's bundle {bundle_path}.",
@@ -101,7 +106,7 @@ def new(  # one parameter for each field of the document
         )
         digest = envelope.digest.hex()
         report.data |= {"file": str(out), "bundle": str(bundle_path), "digest": digest, "plan": plan.to_json()}
-        report.data |= {"taken": list(app_says.taken), "left": list(app_says.left)}
+        report.data |= {"taken": taken, "left": list(app_says.left)}
 
 
 @app.command(epilog="Example: cloister plan show plan.dsse.json --charter charter.dsse.json")

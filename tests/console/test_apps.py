@@ -175,6 +175,7 @@ def test_what_a_person_says_goes_before_what_the_app_says(chartered: Consortium,
     made = cloister("plan", "new", *options, "--train-config", "lr=1.0", "--evaluate-config", "full=true")
     plan = made.data["plan"]
     assert (plan["rounds"], plan["cohort"]["size"]) == (5, 3)
+    assert made.data["taken"] == ["5 setting(s) of the run config, from [tool.flwr.app.config]"]
     assert (plan["app"]["train_config"], plan["app"]["evaluate_config"]) == ({"lr": 1.0}, {"full": True})
 
 
@@ -184,9 +185,14 @@ def test_an_app_that_says_nothing_leaves_a_plan_as_it_was(chartered: Consortium,
 
 
 def test_a_quickstart_app_fills_a_plan(tmp_path: Path) -> None:
-    terms = read_terms(build_bundle(APPS / "pytorch"))
+    terms = read_terms(build_bundle(APPS / "pytorch"), {})
     assert (terms.rounds, terms.train_config, terms.left) == (3, {"lr": 0.1}, ())
     assert terms.fraction_train is None  # 1.0 is everybody
+
+
+def test_what_a_server_app_would_say_follows_the_run_config_that_the_plan_has() -> None:
+    terms = read_terms(build_bundle(APPS / "pytorch"), {"lr": 0.5, "num-server-rounds": 9, "fraction-train": 0.5})
+    assert (terms.rounds, terms.train_config, terms.fraction_train) == (9, {"lr": 0.5}, 0.5)
 
 
 def test_a_worker_refuses_at_its_start_an_app_that_needs_what_its_image_does_not_hold(
