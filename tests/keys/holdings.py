@@ -62,13 +62,13 @@ class MemoryHoldings:
         self.grants.append(Standing(verified, document.releases, revoked))
         return verified
 
-    def federation(self, charter: bytes, plan: bytes) -> Federation:
+    def federation(self, charter: bytes, plan: bytes, now: datetime) -> Federation:
         for held in self.federations:
             if (held.charter.digest, held.plan.digest) == (charter, plan):
                 return held
         raise ChannelError(Reason.WRONG_PLAN, "hello.plan: not held")
 
-    def standings(self, key_id: bytes) -> Sequence[Standing]:
+    def standings(self, key_id: bytes, now: datetime) -> Sequence[Standing]:
         if key_id != KEY_ID:
             raise KeyReleaseError(Reason.KEY_UNKNOWN, "hello.key: no such key")
         if self.retired:

@@ -102,8 +102,8 @@ class _Renamed:
     def __init__(self, holdings):
         self._holdings = holdings
 
-    def standings(self, key_id):
-        return self._holdings.standings(KEY_ID)
+    def standings(self, key_id, now):
+        return self._holdings.standings(KEY_ID, now)
 
     def __getattr__(self, name):
         return getattr(self._holdings, name)

@@ -64,19 +64,20 @@ class Standing:
 class Holdings(Protocol):
     """What a broker keeps: keys, grants, counts and a log. A store on a disk implements it; it is believed."""
 
-    def federation(self, charter: bytes, plan: bytes) -> Federation:
-        """The documents of these digests.
+    def federation(self, charter: bytes, plan: bytes, now: datetime) -> Federation:
+        """The documents of these digests, verified.
 
         Raises:
             ChannelError: WRONG_CHARTER, WRONG_PLAN: the broker was given no such document.
+            DocumentError: it does not hold now.
         """
         ...
 
-    def standings(self, key_id: bytes) -> Sequence[Standing]:
+    def standings(self, key_id: bytes, now: datetime) -> Sequence[Standing]:
         """Every grant of a key, the latest last.
 
         Raises:
-            KeyReleaseError: KEY_UNKNOWN, KEY_RETIRED.
+            KeyReleaseError: KEY_UNKNOWN, KEY_RETIRED. DocumentError: no charter of any grant holds now.
         """
         ...
 
@@ -142,7 +143,7 @@ class KeyExchange:
 
     def _challenge(self, frame: bytes, now: datetime) -> bytes:
         self.wanted, self._nonce_r = _read_hello(frame)
-        self._grants = _usable(self._holdings.standings(self.wanted.key_id), self.wanted, now)
+        self._grants = _usable(self._holdings.standings(self.wanted.key_id, now), self.wanted, now)
         return self._note(frame, pack(Kind.CHALLENGE.value, self._nonce))
 
     def _answer(self, frame: bytes, now: datetime) -> bytes:
@@ -152,7 +153,7 @@ class KeyExchange:
         if self.wanted is None:
             raise RuntimeError("the state table lets no request in before a hello")
         request = _Request.parse(frame)
-        federation = self._holdings.federation(self.wanted.charter, self.wanted.plan)
+        federation = self._holdings.federation(self.wanted.charter, self.wanted.plan, now)
         federation.require_valid(now)
         digests = b"".join(sha256(earlier) for earlier in self._frames)
         bound = transcript(self.wanted, (self._nonce_r, self._nonce), request.kem, digests)
