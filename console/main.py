@@ -31,6 +31,7 @@ _COMMANDS = (
     "worker",
     "run",
     "model",
+    "keys",
     "attest",
     "collateral",
     "measure",
