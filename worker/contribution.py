@@ -112,6 +112,7 @@ class Contributor:
     signing_key: Ed25519PrivateKey
     allowed_metrics: frozenset[str]
     train_timeout_s: float
+    note: Callable[..., None] = field(default=lambda event, **fields: None, repr=False)
     _last: SealedUpdate | None = None
     _initial: tuple[bytes, ContentKey, SealedVector] | None = field(default=None, repr=False)
     _model: Vector | None = field(default=None, repr=False)
@@ -182,6 +183,8 @@ class Contributor:
         spent = [later - earlier for earlier, later in pairwise(marks)]
         seconds = dict(zip(("download", "train"), spent, strict=True))
         metrics = {name: value for name, value in result.metrics.items() if name in self.allowed_metrics}
+        if len(metrics) < len(result.metrics):  # how many: a name may be made of data as well as a value
+            self.note("metrics-kept", round=task.round, count=len(result.metrics) - len(metrics))
         return SealedUpdate(task.round, task.upload, sealed, key, result.num_examples, metrics, seconds)
 
     def _fetch(self, task: Train) -> Vector:

@@ -7,6 +7,7 @@ from trusted.documents.terms.aggregation import MAX_WEIGHT, Aggregation, Rule
 from trusted.documents.terms.app import App, AppKind, Scalar
 from trusted.documents.terms.cohort import MAX_COHORT, MAX_DEADLINE_S, Cohort, Deadlines
 from trusted.documents.terms.dataset import MAX_ROWS, DatasetContract, read_columns
+from trusted.documents.terms.evaluation import Audit, Evaluation, Label, Subgroup
 from trusted.documents.terms.exchange import Exchange
 from trusted.documents.terms.metrics import MetricRule
 from trusted.documents.terms.privacy import Mechanism, Privacy
@@ -19,14 +20,18 @@ __all__ = [
     "Aggregation",
     "App",
     "AppKind",
+    "Audit",
     "Cohort",
     "DatasetContract",
     "Deadlines",
+    "Evaluation",
     "Exchange",
+    "Label",
     "Mechanism",
     "MetricRule",
     "Privacy",
     "Rule",
     "Scalar",
+    "Subgroup",
     "read_columns",
 ]
