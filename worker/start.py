@@ -29,6 +29,7 @@ from trusted.wire import Fields
 from worker.bundle import MAX_BUNDLE_BYTES, unpack_bundle
 from worker.contribution import Vector
 from worker.dataset import SALT_BYTES, admit_dataset
+from worker.strata import Strata
 from worker.trainer_process import TrainerProcess, TrainerSpec
 
 Note = Callable[..., None]
@@ -94,6 +95,7 @@ class Prepared:
     trainer: TrainerProcess
     initial: Vector | None
     vault: Vault | None = None
+    strata: Strata | None = None
 
 
 def prepare(boot: Boot, options: Options, note: Note) -> Prepared:
@@ -117,6 +119,7 @@ def prepare(boot: Boot, options: Options, note: Note) -> Prepared:
     app_dir = unpack_bundle(bundle, expected=rule.bundle_sha256, into=work / "app")
     dataset = admit_dataset(Path(options.data), plan.dataset, into=work / "data", salt=token_bytes(SALT_BYTES))
     note("data-admitted", rows=dataset.rows)
+    strata = None if plan.evaluation is None else Strata.read(work / "data", plan.evaluation)
     initial = _initial_model(options.initial_model, federation)
     scratch = work / "scratch"
     scratch.mkdir(mode=0o700)
@@ -127,13 +130,14 @@ def prepare(boot: Boot, options: Options, note: Note) -> Prepared:
         config=dict(plan.app.config),
         log_file=Path(options.app_log),
         scratch=scratch,
+        rows=0 if strata is None else strata.rows,
     )
     trainer = TrainerProcess.start(spec)
     note("trainer-started", features=[feature.value for feature in trainer.features])
     key = Ed25519PrivateKey.from_private_bytes(Path(options.worker_key).read_bytes())
     membership = Membership(options.credential.encode(), key, dataset.digest)
     vault = open_vault(boot, options, federation.plan.digest, note)
-    return Prepared(federation, rule, membership, trainer, initial, vault)
+    return Prepared(federation, rule, membership, trainer, initial, vault, strata)
 
 
 def open_vault(boot: Boot, options: Options, plan: bytes, note: Note) -> Vault | None:

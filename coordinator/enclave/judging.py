@@ -1,4 +1,4 @@
-"""The part of a model card that count tables give: overall, by subgroup, by site, and the audit. Trust zone: aggregator.
+"""What a model card says from count tables: overall, by subgroup, by site, and the audit. Trust zone: aggregator TEE.
 
 What is told stands on the sum over sites; :mod:`coordinator.enclave.cells` says what may be. A cell that is withheld
 says so and nothing more: whether it was too small itself, or would have told of one that is, would be telling as well.

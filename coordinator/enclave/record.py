@@ -195,6 +195,7 @@ class RunRecord:
         base: the whole initial model, where the plan exchanges a part of it.
         cohort: who was drawn.
         counted, lost: what a closed round folds, and who is not in it and why.
+        card: the model card that is to be released and no other, once there is one.
     """
 
     phase: Phase
@@ -207,6 +208,7 @@ class RunRecord:
     cohort: tuple[str, ...]
     counted: tuple[Counted, ...] = ()
     lost: Mapping[str, Reason] = field(default_factory=dict)
+    card: bytes | None = field(default=None, repr=False)
 
     def encode(self) -> bytes:
         """Canonical bytes, to be sealed."""
@@ -222,6 +224,7 @@ class RunRecord:
                 "cohort": list(self.cohort),
                 "counted": [entry.to_json() for entry in self.counted],
                 "lost": {member: int(reason) for member, reason in self.lost.items()},
+                **({} if self.card is None else {"card": self.card.decode()}),
             }
         )
 
@@ -249,4 +252,5 @@ class RunRecord:
                     Counted.read(entry, exchanged, number) for entry in fields.items("counted", max_items=1024)
                 ),
                 lost={member: Reason(int(lost[member])) for member in lost},
+                card=fields.take("card", str).encode() if fields.has("card") else None,
             )

@@ -126,6 +126,10 @@ class RoundLoop:
             current.away[member] = reason
         self._course.emit("contribution", round=current.number, member=member, outcome="gone", reason=reason.code)
 
+    def missing_since(self, member: str, now: datetime) -> datetime:
+        """Since when ``member`` has not been here as a witness; ``now`` if it was at the last look."""
+        return self._missing_since.get(member, now)
+
     def shift(self, by: timedelta) -> None:
         """The clock was put forward by ``by``: what was to last so long still does."""
         self._vigil.shift(by)
