@@ -17,6 +17,7 @@ from console.documents import load_charter, load_plan, present
 from console.enclaves import Papers
 from console.files import write_file
 from console.joining import SITE_POLICY
+from console.judging import Judged
 from console.software_tpm import software_tpm_rule
 from softtee.chip import SoftwareRoot
 from softtee.chip_tpm import ChipTpm, tpm_root
@@ -43,6 +44,9 @@ COLUMNS = (
     *("zper", "xage", "female", "educdec", "income", "num", "child", "mhi", "disea", "physlm", "xghindx"),
     *("hlthg", "hlthf", "hlthp", "coins", "idp", "lpi", "fmde", "tookphys", "mdvis"),
 )
+
+# How the final model is judged, and which groups apart.
+JUDGED = Judged("mdvis:5", ("female=0,1", "xage:18,40"), min_sites=3, shadows=4)
 
 
 @dataclass(frozen=True, slots=True)
@@ -162,7 +166,7 @@ def _write_plan(folder: Folder, wishes: Wishes) -> None:
     bundle = plans.read_bundle(APP)
     write_file(folder.bundle, bundle)
     training = plans.Training(bundle, [f"seed={wishes.seed}"], folder.initial_model, None)
-    cohort = plans.Sites((), 4, None, 100, COLUMNS, ("auc:3:3",), (RECIPIENT,))
+    cohort = plans.Sites((), 4, None, 100, COLUMNS, ("auc:3:3",), (RECIPIENT,), JUDGED.to_json())
     timing = plans.Timing(round_s=120, lease_s=60, reattest_s=20, valid_days=7)
     purpose = "Who will see a doctor five times or more in the first year?"
     reason = "a demonstration on public data"
