@@ -51,7 +51,17 @@ def new(  # one parameter for each field of the document
         Texts, typer.Option(help="A tensor to train and exchange, or a pattern like 'lora_*'; repeat. Default: all.")
     ] = [],  # noqa: B006
     config: Annotated[Texts, typer.Option(help="key=value for the app's run config; repeat.")] = [],  # noqa: B006
-    metric: Annotated[Texts, typer.Option(help="name[:min_sites[:digits]] that may leave; repeat.")] = [],  # noqa: B006
+    metric: Annotated[Texts, typer.Option(help="name[:min_sites[:digits[:min_rows]]] that may leave; repeat.")] = [],  # noqa: B006
+    evaluate_label: Annotated[
+        str | None, typer.Option(help="column:at_least: judge the final model inside, and make a model card.")
+    ] = None,
+    subgroup: Annotated[Texts, typer.Option(help="Judge apart: column=v1,v2 or column:edge1,edge2; repeat.")] = [],  # noqa: B006
+    min_cell: Annotated[int, typer.Option(min=5, help="No figure of fewer positive or negative rows.")] = 10,
+    evaluate_min_sites: Annotated[int, typer.Option(min=2, help="Nor of fewer sites.")] = 2,
+    per_site: Annotated[bool, typer.Option(help="Let each site's own figures become public.")] = False,
+    shadows: Annotated[
+        int, typer.Option(min=0, help="Shadow models of the membership audit; 0: its losses alone.")
+    ] = 0,
     min_rows: Annotated[int, typer.Option(min=1, help="Rows that each site must have.")] = 1,
     max_weight: Annotated[float, typer.Option(min=1, help="No site weighs more than this.")] = 1_000_000,
     round_s: Annotated[int, typer.Option(min=1, help="Seconds until a round ends.")] = 3600,
@@ -68,6 +78,7 @@ def new(  # one parameter for each field of the document
         from console.documents import load_charter, write_unsigned
         from console.exchanging import Travel
         from console.files import refuse_existing, write_file
+        from console.judging import Judged
         from trusted.documents.explain import explain_plan
         from trusted.documents.plan import PAYLOAD_TYPE
 
@@ -77,7 +88,10 @@ def new(  # one parameter for each field of the document
         bundle = plans.read_bundle(app_path)
         travel = Travel(model_encoding.value, update_encoding.value, exchange_tensor)
         training = plans.Training(bundle, config, initial_model, layout, travel)
-        sites = plans.Sites(member, minimum, size, min_rows, column, metric, recipient)
+        judged = Judged(
+            evaluate_label, subgroup, min_cell, min_sites=evaluate_min_sites, per_site=per_site, shadows=shadows
+        )
+        sites = plans.Sites(member, minimum, size, min_rows, column, metric, recipient, judged.to_json())
         timing = plans.Timing(round_s, lease_s, reattest_s, valid_days)
         terms = plans.Terms(name, purpose, rounds, max_weight, no_privacy_because, timing)
         plan = plans.make_plan(rules, training, sites, terms)

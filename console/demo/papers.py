@@ -46,7 +46,7 @@ COLUMNS = (
 )
 
 # How the final model is judged, and which groups apart.
-JUDGED = Judged("mdvis:5", ("female=0,1", "xage:18,40"), min_sites=3, shadows=4)
+JUDGED = Judged("mdvis:5", ("female=0,1", "xage:18,40"), min_sites=3, threshold=0.25, shadows=4)
 
 
 @dataclass(frozen=True, slots=True)

@@ -10,10 +10,12 @@ from typing import Any
 from rich.console import Console
 
 from console import keyfiles
+from console.card_page import headline, render
 from console.demo.papers import RECIPIENT, SITES, Folder, Wishes, agree
 from console.demo.processes import Federation
+from console.files import write_file
 from console.initial_model import read_initial_model
-from console.opening import OpenedModel, open_release, write_safetensors
+from console.opening import OpenedModel, fetch_card, open_release, write_safetensors
 from console.ordering import Desk
 from console.output import Report, UserError
 from console.progress import watch_run
@@ -51,11 +53,15 @@ def tell(report: Report, *, keep: Path | None, rounds: int, seed: int) -> dict[s
                 raise UserError(f"the run ended as {final.state.value}", f"See the logs in {folder.path / 'logs'}.")
             key = keyfiles.load_sealing_key(folder.site(RECIPIENT) / keyfiles.SEALING_KEY, None)
             opened = open_release(desk, RECIPIENT, key)
+            card, proof = fetch_card(desk)
         federation.wait_for_enclaves(_ENDING_S)
         model = folder.path / "model.safetensors"
+        page = folder.path / "card.html"
+        write_file(page, render(card, proof))
         write_safetensors(model, papers.plan.document.layout, opened.vector, opened.provenance(), force=False)
         data = _judge(report, console, folder, federation, opened, seed=seed)
     seconds = round(time.monotonic() - started, 1)
+    report.say(*headline(card.content), f"The model card: {page}")
     _say_next(report, folder, seconds)
     return data | {
         "sites": len(SITES),
@@ -66,6 +72,8 @@ def tell(report: Report, *, keep: Path | None, rounds: int, seed: int) -> dict[s
         "seconds": seconds,
         "artefacts": str(folder.path),
         "model": str(model),
+        "card": str(page),
+        "evaluation": card.content["evaluation"],
         "model_sha256": opened.release.model_sha256.hex(),
     }
 

@@ -15,6 +15,7 @@ import numpy as np
 from trusted.tables import NEGATIVE, POSITIVE, Counts
 
 _Z = 1.96
+_RANGES = 10
 
 
 @dataclass(frozen=True, slots=True)
@@ -100,9 +101,15 @@ class Confusion:
 
 
 def calibration_error(table: Counts) -> float:
-    """The expected calibration error, each bin standing for its middle: within 1 / (2 bins) of that of the scores."""
-    rows, middles = table.sum(axis=1), (np.arange(len(table)) + 0.5) / len(table)
-    return float(np.abs(table[:, POSITIVE] - rows * middles).sum() / rows.sum())
+    """The expected calibration error over ten equal ranges of scores, or over as many bins as there are if fewer.
+
+    Each bin stands for its middle: within 1 / (2 bins) of the error of the scores themselves.
+    """
+    bins = len(table)
+    rows, middles = table.sum(axis=1), (np.arange(bins) + 0.5) / bins
+    ranges = np.minimum(np.arange(bins) * _RANGES // bins, _RANGES - 1)
+    apart = np.bincount(ranges, weights=table[:, POSITIVE] - rows * middles)
+    return float(np.abs(apart).sum() / rows.sum())
 
 
 def mean_score(table: Counts) -> float:

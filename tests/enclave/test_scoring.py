@@ -69,8 +69,8 @@ def test_calibration_error_is_within_half_a_bin():
     table = counted(bin_of(scores, 50), y, 50)
     exact = 0.0
     places = bin_of(scores, 50)
-    for place in np.unique(places):
-        rows = places == place
+    for tenth in range(10):
+        rows = places // 5 == tenth
         exact += rows.mean() * abs(y[rows].mean() - scores[rows].mean())
     assert abs(calibration_error(table) - exact) <= 1 / 100
 
