@@ -22,6 +22,7 @@ class Judged:
         min_cell, min_sites, digits, per_site: what may be told (docs/evaluation.md).
         shadows: models of the membership audit's shadow attack; 0: the loss threshold alone.
         calls: how often the app trains each of them.
+        unseen: columns of subgroups that the app does not get to see.
     """
 
     label: str | None
@@ -33,6 +34,7 @@ class Judged:
     per_site: bool = False
     shadows: int = 0
     calls: int = 3
+    unseen: Sequence[str] = ()
 
     def to_json(self) -> dict[str, Any] | None:
         """``plan.evaluation``.
@@ -59,6 +61,7 @@ class Judged:
             "count_base": 5,
             "per_site": self.per_site,
             "audit": {"shadows": self.shadows, "calls": self.calls},
+            **({"unseen": list(self.unseen)} if self.unseen else {}),
         }
 
 

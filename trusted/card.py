@@ -19,7 +19,7 @@ from trusted.errors import DocumentError, Reason
 from trusted.release import Release
 from trusted.wire import decode_json, encode_json, pack, sha256, unpack
 
-MAX_CARD_BYTES = 1 << 20
+MAX_CARD_BYTES = 1 << 22  # a thousand sites, each with its own figures, and all columns of a plan
 VERSION = 1
 _LABEL = "cloister/signed-model-card/v1"
 
@@ -33,7 +33,7 @@ def encode_card(content: Mapping[str, Any]) -> bytes:
     """The canonical bytes of a card.
 
     Raises:
-        DocumentError: TOO_LARGE: more than 1 MiB.
+        DocumentError: TOO_LARGE: more than 4 MiB.
     """
     document = encode_json({"version": VERSION, **content})
     if len(document) > MAX_CARD_BYTES:

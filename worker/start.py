@@ -29,7 +29,7 @@ from trusted.wire import Fields
 from worker.bundle import MAX_BUNDLE_BYTES, unpack_bundle
 from worker.contribution import Vector
 from worker.dataset import SALT_BYTES, admit_dataset
-from worker.strata import Strata
+from worker.strata import Strata, without_columns
 from worker.trainer_process import TrainerProcess, TrainerSpec
 
 Note = Callable[..., None]
@@ -119,13 +119,16 @@ def prepare(boot: Boot, options: Options, note: Note) -> Prepared:
     app_dir = unpack_bundle(bundle, expected=rule.bundle_sha256, into=work / "app")
     dataset = admit_dataset(Path(options.data), plan.dataset, into=work / "data", salt=token_bytes(SALT_BYTES))
     note("data-admitted", rows=dataset.rows)
-    strata = None if plan.evaluation is None else Strata.read(work / "data", plan.evaluation)
+    data, strata = work / "data", None
+    if plan.evaluation is not None:
+        strata = Strata.read(data, plan.evaluation)
+        data = without_columns(data, plan.evaluation.unseen, work / "seen")
     initial = _initial_model(options.initial_model, federation)
     scratch = work / "scratch"
     scratch.mkdir(mode=0o700)
     spec = TrainerSpec(
         app_dir=app_dir,
-        data=work / "data",
+        data=data,
         layout=plan.layout,
         config=dict(plan.app.config),
         log_file=Path(options.app_log),

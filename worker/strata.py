@@ -76,7 +76,7 @@ def write_part(data: Path, target: Path, chosen: NDArray[np.bool_]) -> None:
     """Write the rows of ``data`` that are ``chosen``, bool[rows], into the new folder ``target``, files as there.
 
     Raises:
-        AppError: DATA_CONTRACT: the copy cannot be read.
+        AppError: AUDIT_SHADOWS: the copy cannot be read, or what the trainer may write (64 MiB a file) is too little.
     """
     target.mkdir(mode=0o700)
     place = 0
@@ -90,4 +90,26 @@ def write_part(data: Path, target: Path, chosen: NDArray[np.bool_]) -> None:
                         writer.writerow(row)
                     place += 1
     except (OSError, UnicodeDecodeError, csv.Error, IndexError):
+        raise AppError(Reason.AUDIT_SHADOWS, "audit: half of the data cannot be written for a shadow") from None
+
+
+def without_columns(data: Path, unseen: tuple[str, ...], target: Path) -> Path:
+    """A folder with the rows of ``data`` without the columns ``unseen``: ``data`` itself where there are none.
+
+    Raises:
+        AppError: DATA_CONTRACT: the copy cannot be read.
+    """
+    if not unseen:
+        return data
+    target.mkdir(mode=0o700)
+    try:
+        for file in sorted(data.glob("*.csv")):
+            with file.open(newline="", encoding="utf-8") as lines, (target / file.name).open("w", newline="") as copy:
+                reader, writer = csv.reader(lines, strict=True), csv.writer(copy, lineterminator="\n")
+                header = next(reader)
+                kept = [place for place, column in enumerate(header) if column not in unseen]
+                writer.writerow([header[place] for place in kept])
+                writer.writerows([row[place] for place in kept] for row in reader)
+    except (OSError, UnicodeDecodeError, csv.Error):
         raise AppError(Reason.DATA_CONTRACT, "data: the admitted copy cannot be read") from None
+    return target

@@ -56,6 +56,9 @@ def new(  # one parameter for each field of the document
         str | None, typer.Option(help="column:at_least: judge the final model inside, and make a model card.")
     ] = None,
     subgroup: Annotated[Texts, typer.Option(help="Judge apart: column=v1,v2 or column:edge1,edge2; repeat.")] = [],  # noqa: B006
+    unseen_column: Annotated[
+        Texts, typer.Option(help="A column to judge by that the app does not get to see; repeat.")
+    ] = [],  # noqa: B006
     min_cell: Annotated[int, typer.Option(min=5, help="No figure of fewer positive or negative rows.")] = 10,
     evaluate_min_sites: Annotated[int, typer.Option(min=2, help="Nor of fewer sites.")] = 2,
     per_site: Annotated[bool, typer.Option(help="Let each site's own figures become public.")] = False,
@@ -89,7 +92,13 @@ def new(  # one parameter for each field of the document
         travel = Travel(model_encoding.value, update_encoding.value, exchange_tensor)
         training = plans.Training(bundle, config, initial_model, layout, travel)
         judged = Judged(
-            evaluate_label, subgroup, min_cell, min_sites=evaluate_min_sites, per_site=per_site, shadows=shadows
+            evaluate_label,
+            subgroup,
+            min_cell,
+            min_sites=evaluate_min_sites,
+            per_site=per_site,
+            shadows=shadows,
+            unseen=unseen_column,
         )
         sites = plans.Sites(member, minimum, size, min_rows, column, metric, recipient, judged.to_json())
         timing = plans.Timing(round_s, lease_s, reattest_s, valid_days)

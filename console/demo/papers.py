@@ -39,14 +39,17 @@ DATA = REPOSITORY / "data" / "rand_hie"
 SITES = tuple(f"site-{number}" for number in range(1, 7))
 RECIPIENT = SITES[0]
 AGGREGATOR = "aggregator"
-# What the app reads, and no more: `black` and the outcomes that it does not predict stay out of the enclave.
+# What the app reads, and no more: the outcomes that it does not predict stay out of the enclave.
 COLUMNS = (
     *("zper", "xage", "female", "educdec", "income", "num", "child", "mhi", "disea", "physlm", "xghindx"),
     *("hlthg", "hlthf", "hlthp", "coins", "idp", "lpi", "fmde", "tookphys", "mdvis"),
+    "black",  # which the worker judges by, and the app does not see
 )
 
 # How the final model is judged, and which groups apart.
-JUDGED = Judged("mdvis:5", ("female=0,1", "xage:18,40"), min_sites=3, threshold=0.25, shadows=4)
+JUDGED = Judged(
+    "mdvis:5", ("female=0,1", "black=0,1", "xage:18,40"), min_sites=3, threshold=0.25, shadows=4, unseen=("black",)
+)
 
 
 @dataclass(frozen=True, slots=True)

@@ -26,7 +26,7 @@ from trusted.exchange import AGGREGATOR, Exchanged
 from trusted.wire import Fields, decode_json, encode_json, exactly, pack, unpack
 
 SECRET_BYTES = 32
-MAX_SEALED_BYTES = 8 << 20  # a round of 1024 members, with a key and metrics for each
+MAX_SEALED_BYTES = 16 << 20  # a round of 1024 members, with a key and metrics for each, and a model card
 _LABEL = "cloister/run-state/v1"
 _NOTE_LABEL = "cloister/closing-note/v1"
 _NONCE_BYTES = 12

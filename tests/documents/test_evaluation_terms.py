@@ -82,6 +82,10 @@ def test_a_missing_field_is_refused_but_for_the_audit(field):
         {"min_sites": 4},
         {"bins": 1000, "subgroups": [{"column": "age", "edges": list(range(20))}]},
         {"audit": {"shadows": 1, "calls": 1}},
+        {"unseen": ["visits"]},
+        {"unseen": ["income"]},
+        {"unseen": []},
+        {"unseen": ["age", "age"]},
     ],
 )
 def test_terms_that_break_a_rule_are_refused(changes):
@@ -145,6 +149,9 @@ def test_a_signer_is_told_in_words():
     assert "No figure of a single site becomes public." in said
     assert "with 4 shadow models" in said
     assert "at least 3 sites of at least 40 rows each" in said
+    hidden = Plan.from_json(c.plan_json(CHARTER, evaluation={**TERMS, "unseen": ["age"]}))
+    assert "The app does not see this column." in " ".join(explain_plan(hidden, CHARTER.document))
+    assert Plan.parse(hidden.encode()) == hidden
     without = " ".join(explain_plan(Plan.from_json(c.plan_json(CHARTER)), CHARTER.document))
     assert "not judged inside" in without
     assert Evaluation.read(TERMS).to_json() == {**TERMS, "threshold": 0.25}

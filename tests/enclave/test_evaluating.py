@@ -175,7 +175,7 @@ def test_a_release_without_its_card_is_refused_and_one_with_a_card_that_the_plan
 
 def test_a_card_beyond_its_bound_is_not_made():
     with pytest.raises(DocumentError) as caught:
-        encode_card({"name": "x" * (1 << 20)})
+        encode_card({"name": "x" * (1 << 22)})
     assert caught.value.reason is Reason.TOO_LARGE
 
 

@@ -16,7 +16,7 @@ from trusted.errors import AppError, Reason
 from trusted.tables import Tables
 from worker.evaluation import Evaluator
 from worker.rows import RECORD_BYTES, RowScores, kept_rows
-from worker.strata import UNLABELLED, Strata, rows_of, write_part
+from worker.strata import UNLABELLED, Strata, rows_of, without_columns, write_part
 from worker.trainer import Judged
 
 ROWS, FEATURES = 240, 120
@@ -72,6 +72,14 @@ def test_a_half_of_the_data_has_the_rows_that_its_seed_keeps(tmp_path):
     kept = [int(row["visits"]) for row in rows_of(tmp_path / "half")]
     assert kept == np.flatnonzero(chosen).tolist()
     assert 10 < len(kept) < 50
+
+
+def test_the_app_does_not_see_what_it_is_not_to_see(tmp_path):
+    data = csv_of(tmp_path / "data", [(1, "f", '"7, or ""so"""'), (2, "m", 8)])
+    csv_of(data, [(3, "f", 9)], "b.csv")
+    assert without_columns(data, (), tmp_path / "same") == data
+    seen = without_columns(data, ("sex",), tmp_path / "seen")
+    assert list(rows_of(seen)) == [{key: row[key] for key in ("visits", "age")} for row in rows_of(data)]
 
 
 # --- scores by row ---------------------------------------------------------------------------------------------------

@@ -27,7 +27,8 @@ def explain_evaluation(terms: Evaluation | None) -> Iterator[str]:
         f"{label.at_least:g}? A model card becomes public with the figures of all sites together."
     )
     for subgroup in terms.subgroups:
-        yield f"Judged apart by {subgroup.column}: {', '.join(subgroup.cells)}."
+        unseen = " The app does not see this column." if subgroup.column in terms.unseen else ""
+        yield f"Judged apart by {subgroup.column}: {', '.join(subgroup.cells)}.{unseen}"
     yield (
         f"No figure of fewer than {terms.min_cell} positive and {terms.min_cell} negative rows, or of fewer than "
         f"{terms.min_sites} sites, nor any from which one could be computed; rates to {terms.digits} decimal place(s), "

@@ -14,7 +14,7 @@ from typing import Any
 
 from trusted.documents.schema import read_line, rule, unique
 from trusted.documents.terms.cohort import MAX_COHORT, Cohort
-from trusted.documents.terms.dataset import MAX_ROWS, DatasetContract
+from trusted.documents.terms.dataset import MAX_ROWS, DatasetContract, read_columns
 from trusted.wire import Fields
 
 MAX_COUNTS = 1 << 14  # in one site's tables: 128 KiB as they travel, within one frame
@@ -154,6 +154,7 @@ class Evaluation:
         digits: decimal places of every rate; ``count_base``: counts are rounded to a multiple of it.
         per_site: whether each site's own figures may be told, of all its rows together.
         audit: of membership inference, if there is to be one.
+        unseen: columns of subgroups that the worker judges by and the app does not get to see.
     """
 
     task: EvaluationTask
@@ -167,6 +168,7 @@ class Evaluation:
     count_base: int
     per_site: bool
     audit: Audit | None
+    unseen: tuple[str, ...] = ()
 
     @classmethod
     def read(cls, value: Any) -> Evaluation:
@@ -185,7 +187,10 @@ class Evaluation:
                 count_base=fields.integer("count_base", low=1, high=1000),
                 per_site=fields.boolean("per_site"),
                 audit=Audit.read(fields.mapping("audit")) if fields.has("audit") else None,
+                unseen=read_columns(fields, "unseen", low=1) if fields.has("unseen") else (),
             )
+        judged = {subgroup.column for subgroup in terms.subgroups} - {terms.label.column}
+        rule(set(terms.unseen) <= judged, f"{name}.unseen", "columns of subgroups expected, and not the label's")
         unique([subgroup.column for subgroup in terms.subgroups], f"{name}.subgroups", low=0)
         edge = terms.threshold * terms.bins
         rule(abs(edge - round(edge)) < 1e-9, f"{name}.threshold", "the edge of a bin expected: a multiple of 1 / bins")
@@ -229,4 +234,5 @@ class Evaluation:
             "count_base": self.count_base,
             "per_site": self.per_site,
             **({} if self.audit is None else {"audit": self.audit.to_json()}),
+            **({"unseen": list(self.unseen)} if self.unseen else {}),
         }
