@@ -48,7 +48,13 @@ COLUMNS = (
 
 # How the final model is judged, and which groups apart.
 JUDGED = Judged(
-    "mdvis:5", ("female=0,1", "black=0,1", "xage:18,40"), min_sites=3, threshold=0.25, shadows=4, unseen=("black",)
+    "mdvis:5",
+    ("female=0,1", "black=0,1", "xage:18,40"),
+    min_sites=3,
+    threshold=0.25,
+    shadows=4,
+    calls=2,
+    unseen=("black",),
 )
 
 

@@ -240,7 +240,7 @@ class Evaluating:
         self._answers[peer.member] = Answer(counts, report, reasons)
         self._peers[peer.member] = peer
         self._away.pop(peer.member, None)
-        course.emit("evaluation", round=number, member=peer.member, outcome="counted")
+        course.emit("judged", round=number, member=peer.member, outcome="counted")
 
     def failed(self, member: str, fields: Fields) -> None:
         """``member`` says that it cannot answer, and why."""
@@ -259,7 +259,7 @@ class Evaluating:
         self._lost[member] = reason
         self._away.pop(member, None)
         number = self.course.attempts
-        self.course.emit("evaluation", round=number, member=member, outcome=outcome, reason=reason.code)
+        self.course.emit("not-judged", round=number, member=member, outcome=outcome, reason=reason.code)
 
     def _note_away(self, now: datetime) -> None:
         """Who has been gone, or here and without a sign of work, for a lease is waited for no longer."""

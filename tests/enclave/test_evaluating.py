@@ -282,7 +282,7 @@ def test_a_lie_costs_its_sender_the_answer_and_nobody_else_anything(judged, name
     assert said == {"site-1": "yes", "site-2": reason.code, "site-3": "yes", "site-4": "yes"}
     assert {"member": "site-2", "outcome": "refused", "reason": reason.code} in [
         {key: fields[key] for key in ("member", "outcome", "reason") if key in fields}
-        for fields in net.outcomes("evaluation")
+        for fields in net.outcomes("not-judged")
     ]
     assert card["evaluation"]["sites_with_scores"] == 3
 
