@@ -3,7 +3,7 @@
 from pathlib import Path
 
 import torch
-from flwr.app import ArrayRecord, ConfigRecord, Context, Message, MetricRecord, RecordDict
+from flwr.app import Array, ArrayRecord, ConfigRecord, Context, Message, MetricRecord, RecordDict
 from flwr.clientapp import ClientApp
 
 from rand_hie import task
@@ -63,3 +63,12 @@ def evaluate(message: Message, context: Context) -> Message:
     loss, auc = task.evaluate(_net(message), rows)
     metrics = MetricRecord({"num-examples": len(rows.y), "val-loss": loss, "auc": auc})
     return Message(RecordDict({"metrics": metrics}), reply_to=message)
+
+
+@app.query()
+def query(message: Message, context: Context) -> Message:
+    """Score rows: the probability of five visits or more. ``inputs`` holds one array for each column of ``BOUNDS``."""
+    torch.set_num_threads(1)
+    inputs = message.content.array_records["inputs"]
+    risk = task.score(_net(message), {name: inputs[name].numpy() for name in task.BOUNDS})
+    return Message(RecordDict({"scores": ArrayRecord({"risk": Array(risk)})}), reply_to=message)

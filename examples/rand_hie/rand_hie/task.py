@@ -131,6 +131,13 @@ def evaluate(net: nn.Module, table: Table) -> tuple[float, float]:
     return loss, auc(table.y.numpy(), scores.numpy())
 
 
+@torch.no_grad()
+def score(net: nn.Module, raw: dict[str, np.ndarray]) -> np.ndarray:
+    """The probability, float32[rows], of five visits or more, from the columns of ``BOUNDS``, each float64[rows]."""
+    net.eval()
+    return torch.sigmoid(net(torch.from_numpy(_features(raw)))).numpy()
+
+
 def auc(y: np.ndarray, scores: np.ndarray) -> float:
     """The exact area under the ROC curve by ranks (Mann-Whitney), ties counted half; 0.5 when a class is absent."""
     positives = int(y.sum())
