@@ -117,9 +117,16 @@ def hardware_boot(role: Role, papers: Papers, options: Mapping[str, Json]) -> Bo
 
 
 def policy_of(role: Role, papers: Papers) -> AppraisalPolicy:
-    """What the charter asks of ``role``."""
-    charter = papers.charter.document
-    return charter.aggregator if role is Role.AGGREGATOR else charter.worker
+    """What the charter asks of ``role``.
+
+    Raises:
+        UserError: it admits nobody in that role.
+    """
+    policy = papers.charter.document.policies.get(role.value)
+    if policy is None:
+        hint = f"Its members have to sign a new version that says what a {role.value} must prove."
+        raise UserError(f"the charter has no policy for the role {role.value}", hint)
+    return policy
 
 
 def tpm_choice(policy: AppraisalPolicy) -> PcrChoice | None:

@@ -1,4 +1,4 @@
-"""One request after the other: may it be answered, and what is the answer. Trust zone: recipient TEE; no I/O of its own.
+"""One request after the other: may it be answered, and what is the answer? Trust zone: recipient TEE; no I/O.
 
 Nothing of rows or scores is logged: a line says who asked, how many rows, and a reason where there is one.
 """

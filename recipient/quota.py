@@ -1,4 +1,4 @@
-"""How often each client has asked, and all of them together. Trust zone: recipient TEE; no I/O, seconds are an argument.
+"""How often each client has asked, and all of them together. Trust zone: recipient TEE; no I/O, no clock.
 
 Rules:
  1. A question counts when it is asked, whatever becomes of it: a refused one may have been a probe too.
@@ -12,8 +12,8 @@ from __future__ import annotations
 from collections import deque
 from dataclasses import dataclass, field
 
+from trusted.documents.terms.scoring import ScoringLimits
 from trusted.errors import ChannelError, Reason
-from trusted.scoring.terms import Limits
 
 _MINUTE_S = 60.0
 
@@ -22,7 +22,7 @@ _MINUTE_S = 60.0
 class Quota:
     """The count of one start."""
 
-    limits: Limits
+    limits: ScoringLimits
     total: int = 0
     _asked: dict[str, deque[float]] = field(default_factory=dict)
 
@@ -33,12 +33,12 @@ class Quota:
             ChannelError: SCORING_SPENT, SCORING_RATE: it was not counted, and is not to be answered.
         """
         if self.total >= self.limits.requests_total:
-            raise ChannelError(Reason.SCORING_SPENT, "scoring.limits.requests_total: all of them were asked")
+            raise ChannelError(Reason.SCORING_SPENT, "scoring.requests_total: all of them were asked")
         asked = self._asked.setdefault(member, deque())  # of recipients of the plan alone: there are few
         while asked and asked[0] <= now_s - _MINUTE_S:
             asked.popleft()
         if len(asked) >= self.limits.requests_per_minute:
             most = self.limits.requests_per_minute
-            raise ChannelError(Reason.SCORING_RATE, f"scoring.limits.requests_per_minute: {most} a minute of one client")
+            raise ChannelError(Reason.SCORING_RATE, f"scoring.requests_per_minute: {most} a minute of one client")
         asked.append(now_s)
         self.total += 1

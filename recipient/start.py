@@ -1,7 +1,7 @@
 """From start options to a runtime that may ask for its key: everything is checked here, before anybody hears of it.
 
-Trust zone: recipient TEE. Order matters, as in a worker: documents and the release first, then the app, then the fork of
-the process that runs it, and only then a key: the process that runs the members' app never held one.
+Trust zone: recipient TEE. Order matters, as in a worker: documents and the release first, then the app, then the fork
+of the process that runs it, and only then a key: the process that runs the members' app never held one.
 """
 
 from __future__ import annotations
@@ -20,11 +20,12 @@ from trusted.channel.federation import Federation
 from trusted.documents.charter import verify_charter
 from trusted.documents.credential import verify_credential
 from trusted.documents.plan import verify_plan
+from trusted.documents.terms.scoring import ScoringLimits
 from trusted.errors import AttestationError, BlobError, Reason
 from trusted.evidence.boot import Boot
 from trusted.release import MAX_RELEASE_BYTES, VerifiedRelease, verify_release
 from trusted.scoring.messages import rows_at_most
-from trusted.scoring.terms import Limits, Statement
+from trusted.scoring.terms import Statement
 from trusted.wire import Fields, sha256
 from worker.bundle import MAX_BUNDLE_BYTES, unpack_bundle
 
@@ -64,13 +65,13 @@ class Options:
     certificate_key: str
     app_log: str
     timeout_s: int
-    limits: Limits
+    limits: ScoringLimits
 
     @classmethod
     def read(cls, boot: Boot) -> Options:
         """The options of a start, or :class:`WireError` naming the one that is missing, unknown or of another type."""
         with Fields(boot.options, "options") as fields:
-            limits = Limits.read(fields.mapping("limits"), "options.limits")
+            limits = ScoringLimits.read(fields.mapping("limits"), "options.limits")
             timeout_s = fields.integer("timeout_s", low=1, high=_MAX_TIMEOUT_S)
             texts = {name: fields.take(name, str) for name in cls.__slots__ if name not in ("limits", "timeout_s")}
             return cls(limits=limits, timeout_s=timeout_s, **texts)

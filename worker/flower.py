@@ -118,7 +118,6 @@ class FlowerApp:
             raise AppError(Reason.APP_REPLY, "app's reply: arrays in Flower's NumPy form expected") from None
         return Reply(named, dict(metrics[0]))
 
-
     def require_query(self) -> None:
         """Refuse an app that has no ``@app.query()``.
 

@@ -1,7 +1,7 @@
 """The client's side of a scoring session: no row is sent before the service has proved itself (docs/protocol.md §16).
 
 Trust zone: the client's machine. The host, and whoever answers as the service, may be lying. The frames in order:
-question out, proof in (verified against the charter's recipient policy), open out (sealed to the proved key), welcome in.
+question out, proof in (verified by the charter's recipient policy), open out (sealed to the proved key), welcome in.
 """
 
 from __future__ import annotations

@@ -11,8 +11,9 @@ from dataclasses import dataclass, field
 import numpy as np
 from numpy.typing import NDArray
 
+from trusted.documents.terms.scoring import ScoringLimits
 from trusted.errors import ChannelError, Reason, WireError
-from trusted.scoring.terms import Declaration, Limits
+from trusted.scoring.terms import Declaration
 from trusted.wire import exactly, pack, sha256, unpack
 
 BUCKETS = tuple(4096 << step for step in range(8))  # 4 KiB to 512 KiB; a record of the channel holds 1 MiB
@@ -23,7 +24,7 @@ _HEAD_BYTES = 256  # room for labels, lengths and digests of either message
 Table = NDArray[np.float64]
 
 
-def rows_at_most(declaration: Declaration, limits: Limits) -> int:
+def rows_at_most(declaration: Declaration, limits: ScoringLimits) -> int:
     """How many rows one request may have: the limit's, or what the largest size holds."""
     widest = max(len(declaration.inputs), len(declaration.outputs))
     return min(limits.rows_per_request, (BUCKETS[-1] - _HEAD_BYTES) // (_NUMBER_BYTES * widest))
@@ -45,7 +46,7 @@ class Request:
         return _padded(_REQUEST, len(self.values).to_bytes(4, "big"), data)
 
     @classmethod
-    def decode(cls, plaintext: bytes, declaration: Declaration, limits: Limits) -> Request:
+    def decode(cls, plaintext: bytes, declaration: Declaration, limits: ScoringLimits) -> Request:
         """The request in ``plaintext``, whose writer may be lying about all of it.
 
         Raises:

@@ -1,7 +1,6 @@
 """What a scoring service takes and gives, and how often: part of what its evidence proves. Trust zone: recipient TEE.
 
-The members' app declares the columns; who runs the service says how much it answers, and a grant may allow less. Each
-limit names what it stops, because a model that answers questions leaks through its answers.
+The members' app declares the columns. Who runs the service says how much it answers, and a grant may allow less.
 """
 
 from __future__ import annotations
@@ -12,60 +11,15 @@ from typing import Any
 
 from trusted.documents.schema import rule
 from trusted.documents.terms.dataset import read_columns
+from trusted.documents.terms.scoring import ScoringLimits
 from trusted.errors import DocumentError, Reason
 from trusted.wire import Fields, decode_json, encode_json
 
 MAX_INPUTS = 4096
 MAX_OUTPUTS = 16
 MAX_DIGITS = 15
-MAX_ROWS = 1 << 16
-MAX_REQUESTS = 1_000_000_000
-_MAX_PER_MINUTE = 100_000
 _OUTPUT = re.compile(r"[a-z0-9_.-]{1,64}")
 _MAX_BYTES = 512 << 10
-
-
-@dataclass(frozen=True, slots=True)
-class Limits:
-    """How much one service answers.
-
-    Attributes:
-        rows_per_request: memory, and the size of the largest answer.
-        requests_per_minute: of one client: extraction of the model, and membership inference, take many questions.
-        requests_total: of everybody, from one release of the key on: what a key that is released once can ever answer.
-    """
-
-    rows_per_request: int = 512
-    requests_per_minute: int = 60
-    requests_total: int = 100_000
-
-    def __post_init__(self) -> None:
-        """Hold the bounds, whoever made the object.
-
-        Raises:
-            DocumentError: DOCUMENT_RULE.
-        """
-        bounds = {"rows_per_request": MAX_ROWS, "requests_per_minute": _MAX_PER_MINUTE, "requests_total": MAX_REQUESTS}
-        for name, high in bounds.items():
-            rule(1 <= getattr(self, name) <= high, f"scoring.limits.{name}", f"1 to {high} expected")
-
-    def stricter(self, other: Limits) -> Limits:
-        """What both allow."""
-        return Limits(*(min(getattr(self, name), getattr(other, name)) for name in self.__slots__))
-
-    @classmethod
-    def read(cls, value: Any, name: str = "scoring.limits") -> Limits:
-        """The limits in a JSON object.
-
-        Raises:
-            WireError, DocumentError: a field is missing, unknown or out of bounds.
-        """
-        with Fields(value, name) as fields:
-            return cls(*(fields.integer(key, low=1, high=MAX_REQUESTS) for key in cls.__slots__))
-
-    def to_json(self) -> dict[str, int]:
-        """The object of docs/protocol.md §16."""
-        return {name: getattr(self, name) for name in self.__slots__}
 
 
 @dataclass(frozen=True, slots=True)
@@ -129,9 +83,9 @@ class Statement:
     model_sha256: bytes
     bundle_sha256: bytes
     declaration: Declaration
-    limits: Limits
+    limits: ScoringLimits
 
-    def within(self, limits: Limits) -> Statement:
+    def within(self, limits: ScoringLimits) -> Statement:
         """The same under limits that are no wider than both."""
         return replace(self, limits=self.limits.stricter(limits))
 
@@ -160,5 +114,5 @@ class Statement:
                 fields.octets("model_sha256", 32),
                 fields.octets("bundle", 32),
                 Declaration.read(fields.mapping("scoring"), "statement.scoring"),
-                Limits.read(fields.mapping("limits"), "statement.limits"),
+                ScoringLimits.read(fields.mapping("limits"), "statement.limits"),
             )
