@@ -55,6 +55,7 @@ class MemoryHoldings:
     grants: list[Standing] = field(default_factory=list)
     taken: list[AttestationResult] = field(default_factory=list)
     retired: bool = False
+    confirmed: int = 0
 
     def grant(self, world: World, *, revoked: bool = False, **changes: Any) -> VerifiedGrant:
         document = grant_of(world, self.key, **changes)
@@ -62,18 +63,24 @@ class MemoryHoldings:
         self.grants.append(Standing(verified, document.releases, revoked))
         return verified
 
-    def federation(self, charter: bytes, plan: bytes) -> Federation:
+    def federation(self, charter: bytes, plan: bytes, now: datetime) -> Federation:
         for held in self.federations:
             if (held.charter.digest, held.plan.digest) == (charter, plan):
                 return held
         raise ChannelError(Reason.WRONG_PLAN, "hello.plan: not held")
 
-    def standings(self, key_id: bytes) -> Sequence[Standing]:
+    def standings(self, key_id: bytes, now: datetime) -> Sequence[Standing]:
         if key_id != KEY_ID:
             raise KeyReleaseError(Reason.KEY_UNKNOWN, "hello.key: no such key")
         if self.retired:
             raise KeyReleaseError(Reason.KEY_RETIRED, "hello.key: destroyed")
         return self.grants
+
+    def confirm(self, grant: VerifiedGrant, now: datetime) -> ContentKey:
+        held = next(held for held in self.grants if held.grant.digest == grant.digest)
+        held.require_standing(now)
+        self.confirmed += 1
+        return self.key
 
     def take(self, grant: VerifiedGrant, result: AttestationResult, now: datetime) -> ContentKey:
         place = next(place for place, held in enumerate(self.grants) if held.grant.digest == grant.digest)

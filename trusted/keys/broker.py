@@ -8,7 +8,7 @@ hands out one more than was granted.
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from datetime import datetime, timedelta
 from secrets import token_bytes
 from typing import Protocol
@@ -49,15 +49,23 @@ class Standing:
     left: int
     revoked: bool
 
+    def require_standing(self, now: datetime) -> None:
+        """Refuse a grant that its member took back, or whose time is not now; how many releases are left says nothing.
+
+        Raises:
+            KeyReleaseError: GRANT_REVOKED, GRANT_NOT_YET_VALID, GRANT_EXPIRED.
+        """
+        if self.revoked:
+            raise KeyReleaseError(Reason.GRANT_REVOKED, "grant: its member has taken it back")
+        self.grant.document.require_open(now)
+
     def require_usable(self, now: datetime) -> None:
         """Refuse a grant that nobody can use now.
 
         Raises:
             KeyReleaseError: GRANT_REVOKED, GRANT_NOT_YET_VALID, GRANT_EXPIRED, GRANT_EXHAUSTED.
         """
-        if self.revoked:
-            raise KeyReleaseError(Reason.GRANT_REVOKED, "grant: its member has taken it back")
-        self.grant.document.require_open(now)
+        self.require_standing(now)
         if self.left < 1:
             raise KeyReleaseError(Reason.GRANT_EXHAUSTED, "grant.releases: all of them were made")
 
@@ -65,24 +73,25 @@ class Standing:
 class Holdings(Protocol):
     """What a broker keeps: keys, grants, counts and a log. A store on a disk implements it; it is believed."""
 
-    def federation(self, charter: bytes, plan: bytes) -> Federation:
-        """The documents of these digests.
+    def federation(self, charter: bytes, plan: bytes, now: datetime) -> Federation:
+        """The documents of these digests, verified.
 
         Raises:
             ChannelError: WRONG_CHARTER, WRONG_PLAN: the broker was given no such document.
+            DocumentError: it does not hold now.
         """
         ...
 
-    def standings(self, key_id: bytes) -> Sequence[Standing]:
+    def standings(self, key_id: bytes, now: datetime) -> Sequence[Standing]:
         """Every grant of a key, the latest last.
 
         Raises:
-            KeyReleaseError: KEY_UNKNOWN, KEY_RETIRED.
+            KeyReleaseError: KEY_UNKNOWN, KEY_RETIRED. DocumentError: no charter of any grant holds now.
         """
         ...
 
-    def confirm(self, grant: VerifiedGrant, result: AttestationResult, now: datetime) -> ContentKey:
-        """The key of a grant that stands, to answer with whoever has it already; the log tells, and nothing is counted.
+    def confirm(self, grant: VerifiedGrant, now: datetime) -> ContentKey:
+        """The key of a grant that still stands, to answer with whoever has it already; nothing is counted.
 
         Raises:
             KeyReleaseError: it was revoked or retired meanwhile.
@@ -153,7 +162,7 @@ class KeyExchange:
     def _challenge(self, frame: bytes, kind: Kind, now: datetime) -> bytes:
         self._renews = kind is Kind.RENEW
         self.wanted, self._nonce_r, renewed = _read_hello(frame, kind)
-        standings = self._holdings.standings(self.wanted.key_id)
+        standings = self._holdings.standings(self.wanted.key_id, now)
         if self._renews:
             self._grants = (_standing(standings, self.wanted, renewed, now),)
         else:
@@ -168,7 +177,7 @@ class KeyExchange:
         if self.wanted is None:
             raise RuntimeError("the state table lets no request in before a hello")
         request = _Request.parse(frame)
-        federation = self._holdings.federation(self.wanted.charter, self.wanted.plan)
+        federation = self._holdings.federation(self.wanted.charter, self.wanted.plan, now)
         federation.require_valid(now)
         digests = b"".join(sha256(earlier) for earlier in self._frames)
         bound = transcript(self.wanted, (self._nonce_r, self._nonce), request.kem, digests)
@@ -176,7 +185,7 @@ class KeyExchange:
         holder = _verify_holder(request, federation, bound.over(request.evidence.devices), now)
         grant = _choose(self._grants, federation, holder, result)
         if self._renews:
-            secret = renewal_key(self._holdings.confirm(grant, result, now), grant)
+            secret = renewal_key(self._holdings.confirm(grant, now), grant)
             return self._note(frame, pack(Kind.RENEWED.value, confirmation(secret, (*self._frames, frame))))
         key = self._holdings.take(grant, result, now)
         sealed = hpke.seal(request.kem, key.secret, *purpose((*self._frames, frame), grant.envelope))
@@ -218,7 +227,7 @@ def _standing(standings: Sequence[Standing], wanted: Wanted, digest: bytes, now:
     """The one grant that is renewed, for exactly this use; how many releases are left does not matter to it."""
     for standing in _fitting(standings, wanted):
         if standing.grant.digest == digest:
-            replace(standing, left=1).require_usable(now)
+            standing.require_standing(now)
             return standing.grant
     raise KeyReleaseError(Reason.NOT_GRANTED, "renew.grant: no grant of this key and use")
 
