@@ -18,7 +18,6 @@ from trusted.attestation.result import AttestationResult
 from trusted.blob import open_blob
 from trusted.channel.federation import Federation
 from trusted.documents.layout import Layout, initial_digest
-from trusted.documents.plan import VerifiedPlan
 from trusted.errors import BlobError, Reason, RunError
 from trusted.hpke import SealingKey
 from trusted.release import MAX_RELEASE_BYTES, Release, VerifiedRelease, release_name, verify_release
@@ -72,13 +71,18 @@ def fetch_release(desk: Desk) -> VerifiedRelease:
     Raises:
         UserError: nothing has been released yet. ProtocolError: what the host serves does not hold.
     """
-    return verify_release(_fetch_release(desk, desk.plan), Federation(desk.charter, desk.plan), present())
+    return verify_release(stored_release(desk), Federation(desk.charter, desk.plan), present())
 
 
-def _fetch_release(desk: Desk, plan: VerifiedPlan) -> bytes:
-    stored = bytearray()
+def stored_release(desk: Desk) -> bytes:
+    """The bytes that the host serves as the release of the plan's run; nothing of them is verified.
+
+    Raises:
+        UserError: nothing has been released yet. ProtocolError: more bytes than any release has.
+    """
+    plan, stored = desk.plan.digest, bytearray()
     try:
-        for piece in desk.client.get_blob(plan.digest, release_name(plan.digest)):
+        for piece in desk.client.get_blob(plan, release_name(plan)):
             stored += piece
             if len(stored) > MAX_RELEASE_BYTES:
                 raise BlobError(Reason.BLOB_TOO_LONG, "release: longer than any release")

@@ -22,4 +22,4 @@ class ServiceLimits:
     stall_s: float = 30.0  # a reader that takes no answer
     proofs_per_s: float = 4.0  # evidence that anybody can ask for, for long
     proofs_at_once: int = 64  # and for a moment
-    drain_s: float = 10.0  # an end that waits for a request under way
+    drain_s: float = 4.0  # an end that waits for a request under way

@@ -13,6 +13,7 @@ from secrets import token_bytes
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 
 from trusted import hpke
+from trusted.attestation.binding import report_data
 from trusted.attestation.composite import EvidenceBundle
 from trusted.attestation.result import AttestationResult
 from trusted.channel.federation import Federation
@@ -38,11 +39,15 @@ class Asker:
 
 @dataclass(frozen=True, slots=True)
 class ProvedService:
-    """A service that proved what it runs, on what, and what it serves."""
+    """A service that proved what it runs, on what, and what it serves.
+
+    ``report_data`` (64 bytes) is what its evidence carries: this very session, its key ``kem`` and its statement.
+    """
 
     statement: Statement
     result: AttestationResult
     evidence: EvidenceBundle
+    report_data: bytes
     kem: bytes = field(repr=False)
 
 
@@ -180,7 +185,8 @@ class ClientSession:
         if self._model_sha256 is not None and statement.model_sha256 != self._model_sha256:
             raise ChannelError(Reason.SCORING_RELEASE, "proof.model_sha256: the service serves another model")
         statement.declaration.require_within(plan.document.dataset.columns)
-        return ProvedService(statement, result, bundle, kem)
+        bound = report_data(transcript.over(bundle.devices))
+        return ProvedService(statement, result, bundle, bound, kem)
 
     def _note(self, frame: bytes) -> bytes:
         self._frames.append(frame)
