@@ -99,7 +99,7 @@ def serve_model(
 
 
 def stage_service(stage: Stage, desk: Desk, files: ServiceFiles, service: Service) -> dict[str, Json]:
-    """The start options, with the release and the sealed model, which is ciphertext, where the runtime can read them."""
+    """The start options, with the release and the sealed model (ciphertext) where the runtime can read them."""
     key = read_worker_key(files.site / keyfiles.WORKER_KEY)
     stored = stored_release(desk)
     released = verify_release(stored, Federation(desk.charter, desk.plan), present())

@@ -25,7 +25,7 @@ from trusted.hpke import SealingKey
 from trusted.scoring.messages import Request, Table, decode_answer
 from trusted.scoring.states import CLIENT_TABLE, Kind, State, successor
 from trusted.scoring.terms import Statement
-from trusted.scoring.transcript import Offered, client_signed, proof
+from trusted.scoring.transcript import Offered, client_signed, name_field, proof
 from trusted.wire import exactly, pack, sha256, unpack
 
 
@@ -104,7 +104,7 @@ class ClientSession:
         question, proved = self._frames
         signed = client_signed((question, proved), self._kem.public, self._secret, asker.member)
         key = asker.key.public_key().public_bytes_raw()
-        fields = (self._secret, self._kem.public, asker.member.encode(), key, asker.key.sign(signed))
+        fields = (self._secret, self._kem.public, name_field(asker.member), key, asker.key.sign(signed))
         body = pack("cloister/scoring-open-body/v1", *fields)
         sealed = hpke.seal(self.service.kem, body, b"scoring-open", sha256(question), sha256(proved))
         return self._note(pack(Kind.OPEN.value, sealed))

@@ -24,10 +24,8 @@ from trusted.hpke import SealingKey
 from trusted.scoring.messages import Request, Table, encode_refusal, encode_scores
 from trusted.scoring.states import SERVICE_TABLE, Kind, State, successor
 from trusted.scoring.terms import Statement
-from trusted.scoring.transcript import Offered, client_signed, proof
+from trusted.scoring.transcript import MEMBER_BYTES, Offered, client_signed, proof
 from trusted.wire import exactly, pack, sha256, unpack
-
-_MAX_MEMBER_BYTES = 256
 
 
 @dataclass(frozen=True, slots=True)
@@ -141,9 +139,8 @@ class ServiceSession:
 
     def _recipient(self, name: bytes, key: bytes) -> str:
         """The member of that name, who must be one that the plan releases the model to, and own ``key``."""
-        if len(name) > _MAX_MEMBER_BYTES:
-            raise ChannelError(Reason.TOO_LARGE, f"open.member: at most {_MAX_MEMBER_BYTES} bytes expected")
-        federation, member = self._served.federation, name.decode("utf-8", "replace")
+        federation = self._served.federation
+        member = exactly(name, MEMBER_BYTES, "open.member").rstrip(b"\0").decode("utf-8", "replace")
         if member not in federation.plan.document.recipients:
             raise ChannelError(Reason.SCORING_CLIENT, "open.member: a recipient of the plan expected")
         if key not in federation.charter.document.member(member).signing_keys:

@@ -9,6 +9,7 @@ from trusted.channel.transcript import RECIPIENT
 from trusted.wire import pack, sha256
 
 SCORING = b"scoring"
+MEMBER_BYTES = 64
 
 
 @dataclass(frozen=True, slots=True)
@@ -19,6 +20,11 @@ class Offered:
     nonce: bytes
     boot: bytes
     statement: bytes
+
+
+def name_field(member: str) -> bytes:
+    """The member id (at most 63 bytes) and zeros: 64 bytes for everybody, so that no length tells who asks."""
+    return member.encode().ljust(MEMBER_BYTES, b"\0")
 
 
 def proof(offered: Offered, nonce_c: bytes, charter: bytes, plan: bytes) -> OpenTranscript:
