@@ -20,6 +20,7 @@ PROJECT_NAMES = (
     "protos",
     "softtee",
     "console",
+    "broker",
     "simulations",
     "benchmarks",
     "tests",
