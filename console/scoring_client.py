@@ -87,7 +87,7 @@ class ScoringClient:
         try:
             answer = _within(self._call, _ANSWER_S)
         except grpc.RpcError as error:
-            raise refusal_of(error) from None
+            raise refusal_of(error, "service") from None
         if answer is None:
             raise RunError(Reason.UNREACHABLE, "service: the stream ended without an answer")
         return bytes(answer.data)

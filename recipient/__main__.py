@@ -38,7 +38,6 @@ def _serve(boot: Boot, options: Options, prepared: Prepared) -> None:
     # Not above: gRPC starts threads when it is imported, and the process that scores must be forked before.
     import asyncio
 
-    from recipient.broker_line import BrokerLine
     from recipient.key_source import BrokerKeys
     from recipient.limits import ServiceLimits
     from recipient.port import Clocks
@@ -46,14 +45,14 @@ def _serve(boot: Boot, options: Options, prepared: Prepared) -> None:
     from trusted.documents.grant import Holder
     from trusted.keys.binding import model_key_id
     from trusted.keys.requester import Asker
+    from worker.key_client import BrokerAddress, carry
 
     asker = Asker(Holder.RECIPIENT, boot.provider, options.credential.encode(), prepared.worker_key)
     key_id = model_key_id(prepared.released.release)
-    with BrokerLine(options.broker, options.broker_ca_pem.encode() or None) as line:
-        keys = BrokerKeys(prepared.federation, asker, key_id, options.grantor, line.exchange)
-        runtime = Runtime(prepared, options, keys, boot.provider, Clocks(utc_now, counted_s), note)
-        held = obtain(runtime)
-        asyncio.run(serve(runtime, held, ServiceLimits()))
+    broker = BrokerAddress(options.broker, options.broker_ca_pem.encode() or None)
+    keys = BrokerKeys(prepared.federation, asker, key_id, options.grantor, lambda asking: carry(broker, asking))
+    runtime = Runtime(prepared, options, keys, boot.provider, Clocks(utc_now, counted_s), note)
+    asyncio.run(serve(runtime, obtain(runtime), ServiceLimits()))
 
 
 def note(event: str, **fields: object) -> None:

@@ -29,7 +29,7 @@ _CHECK_S = 1.0
 _RETRY_S = 2.0
 _FIRST_TRIES_S = 60.0  # for a broker that is being started too
 # What may pass by itself: the broker or the network is away.
-_PASSING = frozenset({Reason.UNREACHABLE, Reason.HOST_SHORT, Reason.STORE_AWAY, Reason.QUOTA})
+_PASSING = frozenset({Reason.UNREACHABLE, Reason.HANDSHAKE_TIMEOUT, Reason.QUOTA})
 # What a broker says of a grant that is over. Who lies here could as well not answer: it is believed at once.
 _OVER = frozenset({Reason.GRANT_REVOKED, Reason.GRANT_EXPIRED, Reason.KEY_RETIRED, Reason.KEY_UNKNOWN})
 
@@ -58,9 +58,10 @@ def obtain(runtime: Runtime) -> HeldGrant:
             granted = runtime.keys.obtain()
             break
         except ProtocolError as error:
-            if error.reason not in _PASSING or runtime.clocks.counted_s() > deadline:
+            reason = _said(error)
+            if reason not in _PASSING or runtime.clocks.counted_s() > deadline:
                 raise
-            runtime.note("broker-away", reason=error.reason.code)
+            runtime.note("broker-away", reason=reason.code)
             time.sleep(_RETRY_S)
     held = HeldGrant.of(granted)
     path = Path(runtime.options.sealed_model)
@@ -137,13 +138,18 @@ async def _renew(runtime: Runtime, held: HeldGrant, desk: Desk, service: Scoring
     try:
         await asyncio.get_running_loop().run_in_executor(None, ask, held)
     except ProtocolError as error:
-        reason = error.peer_reason if isinstance(error, PeerRefused) else error.reason
+        reason = _said(error)
         runtime.note("grant-not-renewed", reason=reason.code)
         if reason in _OVER:
             await service.end(reason)
         return
     desk.tenure.confirm(begun_s)  # when it was asked: its answer may have been held back
     runtime.note("grant-renewed", requests=desk.quota.total)
+
+
+def _said(error: ProtocolError) -> Reason:
+    """Why it failed; of a refusal by the broker, or by who pretends to be it, its own reason."""
+    return error.peer_reason if isinstance(error, PeerRefused) else error.reason
 
 
 def _address(options: Options) -> Address:
