@@ -22,6 +22,7 @@ _BY_FAMILY: Mapping[int, str] = MappingProxyType(
         8: "Try the app on this site's data without Cloister first; its own words are in the site's log.",
         9: "Run `cloister doctor` on this machine.",
         10: "Stop using this host until you know why: it, or whoever runs it, may have tried to change the past.",
+        11: "Ask the member whose key it is; `cloister model attest` says what a scoring service proves and allows.",
     }
 )
 
@@ -56,6 +57,13 @@ _BY_REASON: Mapping[Reason, str] = MappingProxyType(
         Reason.WRONG_PLAN: "Both sides must use the same plan. Compare digests with `cloister plan show`.",
         Reason.INITIAL_MODEL: "Give the initial model and the layout that the plan was made from.",
         Reason.NON_FINITE: "The tensors hold NaN or infinity. Check the model, or lower the learning rate.",
+        Reason.SCORING_CLIENT: "Ask as a recipient of the plan (`cloister plan show`), with that member's signing key.",
+        Reason.SCORING_RATE: "Wait a minute; the limit of one client stands in `cloister model attest`.",
+        Reason.SCORING_SPENT: "The service's operator starts it again; that takes another release from the grant.",
+        Reason.SCORING_DECLARATION: "Declare inputs and outputs in the app's pyproject.toml: docs/serving.md.",
+        Reason.SCORING_RELEASE: "Compare the digest with the run's report; ask the operator which release was started.",
+        Reason.GRANT_REVOKED: "The member that granted the key took it back. A new grant brings the service back.",
+        Reason.GRANT_EXPIRED: "The grant's time is over. A new grant brings the service back.",
         Reason.NO_AGGREGATOR: "Start an aggregator for this plan: `cloister aggregator`.",
         Reason.STORE_AWAY: "Check that the host's database and blob store run and let it in.",
         Reason.HOST_SHORT: "Free what the host's machine is short of; docs/operations.md shows how to see it.",

@@ -4,10 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import csv
-import json
 import os
-import subprocess
-import sys
 import threading
 import time
 from collections.abc import Iterator
@@ -18,15 +15,13 @@ import pytest
 
 from recipient.declaration import read_declaration
 from recipient.scorer import Scorer, ScorerSpec, joined_scores
+from tests.scoring.example import DATA, EXAMPLE, plain_scores
 from tests.worker.flower_apps import LAYOUT, write_app
 from trusted.documents.layout import Layout
 from trusted.errors import AppError, Reason
 from trusted.scoring.terms import Declaration
 from worker.bundle import build_bundle, bundle_digest, unpack_bundle
-from worker.trainer import join_arrays
 
-ROOT = Path(__file__).parents[2]
-EXAMPLE, DATA = ROOT / "examples" / "rand_hie", ROOT / "data" / "rand_hie" / "site-1.csv"
 MODEL = np.arange(LAYOUT.elements, dtype=np.float32)
 DECLARED = Declaration(("x", "y"), ("sum", "weighted"), None)
 QUERY = """
@@ -248,26 +243,3 @@ def test_the_example_scores_in_its_process_as_it_does_in_plain_python(tmp_path):
         np.testing.assert_array_equal(running.score(values, 60), expected)
     finally:
         running.wipe()
-
-
-def plain_scores(declared: Declaration, values: np.ndarray) -> tuple[Layout, np.ndarray, np.ndarray]:
-    """The example's layout, initial model and scores, computed in a process without any of this."""
-    code = """
-import sys, json, numpy as np, torch
-sys.path.insert(0, sys.argv[1])
-from rand_hie import task
-torch.set_num_threads(1)
-columns, rows = json.loads(sys.argv[2])
-arrays = task.initial_arrays(7)
-net = task.Net(); net.load_state_dict(arrays)
-raw = {name: np.array([row[place] for row in rows]) for place, name in enumerate(columns)}
-scores = task.score(net, raw)
-tensors = [(n, a.tolist(), str(a.numpy().dtype), list(a.shape)) for n, a in arrays.items()]
-print(json.dumps([tensors, scores.astype(float).tolist()]))
-"""
-    asked = json.dumps([list(declared.inputs), values.tolist()])
-    done = subprocess.run([sys.executable, "-c", code, str(EXAMPLE), asked], capture_output=True, check=True)
-    tensors, scores = json.loads(done.stdout)
-    layout = Layout.parse([{"name": name, "dtype": dtype, "shape": shape} for name, _, dtype, shape in tensors])
-    arrays = {name: np.array(numbers, dtype) for name, numbers, dtype, _ in tensors}
-    return layout, join_arrays(layout, arrays), np.array(scores)[:, None]
