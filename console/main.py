@@ -30,6 +30,7 @@ _COMMANDS = (
     "worker",
     "run",
     "model",
+    "keys",
     "attest",
     "collateral",
     "measure",

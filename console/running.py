@@ -120,8 +120,6 @@ def sentence_of(entry: Entry) -> str:
             return f"The broker granted the key, until {entry.get('until')}; the model is open in memory alone."
         case "serving":
             return f"Serves on port {entry.get('port')}."
-        case "broker-away":
-            return f"The broker cannot be reached yet ({reason}); trying again."
         case "grant-not-renewed":
             return f"The broker did not confirm the grant ({reason}); trying again while its time lasts."
         case "model-wiped":

@@ -45,12 +45,12 @@ def _serve(boot: Boot, options: Options, prepared: Prepared) -> None:
     from trusted.documents.grant import Holder
     from trusted.keys.binding import model_key_id
     from trusted.keys.requester import Asker
-    from worker.key_client import BrokerAddress, carry
+    from worker.key_client import BrokerAddress
 
     asker = Asker(Holder.RECIPIENT, boot.provider, options.credential.encode(), prepared.worker_key)
     key_id = model_key_id(prepared.released.release)
     broker = BrokerAddress(options.broker, options.broker_ca_pem.encode() or None)
-    keys = BrokerKeys(prepared.federation, asker, key_id, options.grantor, lambda asking: carry(broker, asking))
+    keys = BrokerKeys(prepared.federation, asker, key_id, options.grantor, broker)
     runtime = Runtime(prepared, options, keys, boot.provider, Clocks(utc_now, counted_s), note)
     asyncio.run(serve(runtime, obtain(runtime), ServiceLimits()))
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import Protocol
 
@@ -10,8 +9,7 @@ from trusted.channel.federation import Federation
 from trusted.documents.grant import VerifiedGrant
 from trusted.keys.renewal import KeyRenewer, renewal_key
 from trusted.keys.requester import Asker, GrantedKey, KeyRequester
-
-Exchange = Callable[[KeyRequester], None]
+from worker.key_client import BrokerAddress, carry, fetch_key
 
 
 @dataclass(frozen=True, slots=True)
@@ -46,24 +44,22 @@ class BrokerKeys:
         asker: this runtime, and its member's word for it.
         key_id: of the key, 32 bytes.
         grantor: the member whose grant counts.
-        exchange: carries one exchange to the broker and back.
+        broker: where it is.
     """
 
     federation: Federation
     asker: Asker
     key_id: bytes
     grantor: str
-    exchange: Exchange
+    broker: BrokerAddress
 
     def obtain(self) -> GrantedKey:
-        """The key.
+        """The key; a broker that is away or busy is asked again for a minute.
 
         Raises:
             ProtocolError: the broker refuses, is out of reach, or answered what its member did not sign.
         """
-        asking = KeyRequester(self.federation, self.asker, key_id=self.key_id, member=self.grantor)
-        self.exchange(asking)
-        return asking.granted
+        return fetch_key(self.broker, self._ask)
 
     def renew(self, held: HeldGrant) -> None:
         """The grant still stands, by who knows the key.
@@ -71,4 +67,7 @@ class BrokerKeys:
         Raises:
             ProtocolError: as :meth:`obtain`.
         """
-        self.exchange(KeyRenewer(self.federation, self.asker, grant=held.grant, secret=held.secret))
+        carry(self.broker, KeyRenewer(self.federation, self.asker, grant=held.grant, secret=held.secret))
+
+    def _ask(self) -> KeyRequester:
+        return KeyRequester(self.federation, self.asker, key_id=self.key_id, member=self.grantor)

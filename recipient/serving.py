@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import asyncio
 import signal
-import time
 from collections.abc import Callable
 from contextlib import AsyncExitStack
 from dataclasses import dataclass
@@ -27,9 +26,6 @@ from trusted.scoring.service import Served
 
 _CHECK_S = 1.0
 _RETRY_S = 2.0
-_FIRST_TRIES_S = 60.0  # for a broker that is being started too
-# What may pass by itself: the broker or the network is away.
-_PASSING = frozenset({Reason.UNREACHABLE, Reason.HANDSHAKE_TIMEOUT, Reason.QUOTA})
 # What a broker says of a grant that is over. Who lies here could as well not answer: it is believed at once.
 _OVER = frozenset({Reason.GRANT_REVOKED, Reason.GRANT_EXPIRED, Reason.KEY_RETIRED, Reason.KEY_UNKNOWN})
 
@@ -52,17 +48,7 @@ def obtain(runtime: Runtime) -> HeldGrant:
     Raises:
         ProtocolError: the broker gives no key, or it does not open what the release announces.
     """
-    prepared, deadline = runtime.prepared, runtime.clocks.counted_s() + _FIRST_TRIES_S
-    while True:
-        try:
-            granted = runtime.keys.obtain()
-            break
-        except ProtocolError as error:
-            reason = _said(error)
-            if reason not in _PASSING or runtime.clocks.counted_s() > deadline:
-                raise
-            runtime.note("broker-away", reason=reason.code)
-            time.sleep(_RETRY_S)
+    prepared, granted = runtime.prepared, runtime.keys.obtain()
     held = HeldGrant.of(granted)
     path = Path(runtime.options.sealed_model)
     model = open_model(path, prepared.released, prepared.federation, granted.key)

@@ -1,4 +1,4 @@
-"""``cloister model``: a recipient opens what a run released. Trust zone: the recipient's machine."""
+"""``cloister model``: a recipient opens what a run released, or grants it. Trust zone: the recipient's machine."""
 
 from __future__ import annotations
 
@@ -7,26 +7,14 @@ from typing import Annotated
 
 import typer
 
-from console.commands import model_serving
+from console.commands import granting, model_serving
 from console.commands.run import Ca, Coordinator, Proxy
 from console.options import CharterFile, Force, PassphraseFd, PassphraseFile, PlanFile
 from console.output import JsonOption, reporting
 
-app = typer.Typer(no_args_is_help=True, help="Open a released model, serve it, ask it.")
-_EXAMPLE = "Example: cloister model %s --charter charter.dsse.json --plan plan.dsse.json "
-app.command(
-    "serve",
-    epilog=_EXAMPLE
-    % "serve"
-    + "--site ./runtime --grantor site-1 --broker broker.example:8445 --broker-ca broker-ca.pem "
-    "--coordinator coordinator.example:8443 --ca ca.pem --tee software --chip ./chip-r",
-)(model_serving.serve)
-app.command("attest", epilog=_EXAMPLE % "attest http://127.0.0.1:8446")(model_serving.attest)
-app.command(
-    "score",
-    epilog=_EXAMPLE % "score" + "--service http://127.0.0.1:8446 --member site-1 --key signing-key.pem "
-    "--input rows.csv --output scores.csv",
-)(model_serving.score)
+app = typer.Typer(no_args_is_help=True, help="Open a released model, grant it to attested runtimes, serve it, ask it.")
+granting.add_commands(app, "model", "model")
+model_serving.add_commands(app)
 
 
 @app.command(

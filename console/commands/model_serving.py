@@ -5,6 +5,7 @@ Trust zone: the runtime's operator (serve), a recipient's machine (attest, score
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -137,6 +138,20 @@ def score(
         write_file(output, data, mode=PRIVATE, force=force)
         report.say(f"Wrote {output}: {len(scores)} rows, {', '.join(declaration.outputs)}.")
         report.data |= {"file": str(output), "rows": len(scores), **service_json(proved)}
+
+
+def add_commands(app: typer.Typer) -> None:
+    """Mount the three commands on ``cloister model``."""
+    papers = "--charter charter.dsse.json --plan plan.dsse.json"
+    service = "http://127.0.0.1:8446"
+    hosts = "--broker broker.example:8445 --broker-ca broker-ca.pem --coordinator coordinator.example:8443 --ca ca.pem"
+    examples: dict[Callable[..., None], str] = {
+        serve: f"serve {papers} --site ./runtime --grantor site-1 {hosts} --tee software --chip ./chip-r",
+        attest: f"attest {service} {papers}",
+        score: f"score {papers} --service {service} --member site-1 --key signing-key.pem --input rows.csv",
+    }
+    for command, example in examples.items():
+        app.command(command.__name__, epilog=f"Example: cloister model {example}")(command)
 
 
 def _client(service: str, charter: Path, plan: Path, ca: Path | None, model_sha256: str) -> ScoringClient:

@@ -137,7 +137,7 @@ class KeyExchange:
         self._nonce_r = b""
         self._frames: tuple[bytes, ...] = ()
         self._grants: tuple[VerifiedGrant, ...] = ()
-        self.renews = False
+        self._renews = False
         self.wanted: Wanted | None = None
         self.state = State.AWAIT_HELLO
 
@@ -160,10 +160,10 @@ class KeyExchange:
         return reply
 
     def _challenge(self, frame: bytes, kind: Kind, now: datetime) -> bytes:
-        self.renews = kind is Kind.RENEW
+        self._renews = kind is Kind.RENEW
         self.wanted, self._nonce_r, renewed = _read_hello(frame, kind)
         standings = self._holdings.standings(self.wanted.key_id, now)
-        if self.renews:
+        if self._renews:
             self._grants = (_standing(standings, self.wanted, renewed, now),)
         else:
             self._grants = _usable(standings, self.wanted, now)
@@ -184,7 +184,7 @@ class KeyExchange:
         result = federation.appraise(self.wanted.role.value, request.evidence, bound, now)
         holder = _verify_holder(request, federation, bound.over(request.evidence.devices), now)
         grant = _choose(self._grants, federation, holder, result)
-        if self.renews:
+        if self._renews:
             secret = renewal_key(self._holdings.confirm(grant, now), grant)
             return self._note(frame, pack(Kind.RENEWED.value, confirmation(secret, (*self._frames, frame))))
         key = self._holdings.take(grant, result, now)
