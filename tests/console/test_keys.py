@@ -13,18 +13,25 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import pytest
+import typer
+from typer.testing import CliRunner
 
 from broker.holdings import open_key
 from broker.records import KeyKind
 from broker.store import STORE_KEY, KeyStore
 from console import keyfiles
+from console.commands.granting import add_commands
 from console.documents import present
+from console.key_brokerage import import_model_key
+from console.ordering import Desk
 from tests.console.conftest import Answer, Cloister
+from tests.evil_host.hosts import finished, joined
 from tests.keys.conftest import world as world
-from tests.world import World
+from tests.world import MemoryStore, Net, World
 from trusted.blob import ContentKey
 from trusted.documents.charter import Charter
-from trusted.errors import KeyReleaseError, Reason
+from trusted.errors import DocumentError, KeyReleaseError, Reason
+from trusted.keys.binding import model_key_id
 
 MODEL, DATASET = b"\x5d" * 32, b"\xda" * 32
 KEY = ContentKey(b"\x42" * 32)
@@ -184,6 +191,43 @@ def test_a_retired_key_is_destroyed_and_the_log_says_so_signed(model, store, clo
         open_key(kept.files, MODEL, kept.kept_keys()[0].commitment, private)
     assert caught.value.reason is Reason.KEY_STORE
     assert model("grant", MODEL.hex(), "--yes").error["code"] == "KEY-1102"
+
+
+def test_the_key_of_a_data_set_is_granted_to_the_members_own_worker(papers, store):
+    app = typer.Typer()
+    add_commands(app, "data", "dataset")
+    options = ["--keys", store, "--key", papers.key("site-1"), *papers.options, "--yes", "--json"]
+    answer = CliRunner().invoke(app, [str(text) for text in ("grant", DATASET.hex(), *options)])
+    terms = json.loads(answer.stdout)["data"]["terms"]
+    assert (terms["role"], terms["holder"], terms["key"]) == ("worker", "site-1", DATASET.hex())
+
+
+def test_the_key_of_a_released_model_comes_from_the_release_that_the_host_holds(world, cloister, tmp_path):
+    """A whole run in memory; what is imported is the key that opens its model."""
+    host = joined(Net(world))
+    verified = finished(host)
+    desk = Desk(world.charter, world.plan, HostOf(host.store))
+    with KeyStore.open(filled(tmp_path / "keys", "site-1", cloister)) as kept:
+        key = import_model_key(kept, desk, world.sealing["site-1"])
+        assert (key.kind, key.id) == (KeyKind.MODEL, model_key_id(verified.release))
+        private = keyfiles.load_sealing_key(kept.folder / STORE_KEY, None)
+        opened = open_key(kept.files, key.id, key.commitment, private)
+        assert opened == verified.open_key("site-1", world.sealing["site-1"])
+        assert import_model_key(kept, desk, world.sealing["site-1"]) == key
+    with KeyStore.open(filled(tmp_path / "others", "site-2", cloister)) as kept:
+        with pytest.raises(DocumentError) as caught:
+            import_model_key(kept, desk, world.sealing["site-2"])
+        assert caught.value.reason is Reason.UNKNOWN_MEMBER
+
+
+class HostOf:
+    """What a host serves of its blobs, without the wire between."""
+
+    def __init__(self, store: MemoryStore) -> None:
+        self._store = store
+
+    def get_blob(self, plan: bytes, blob: bytes) -> list[bytes]:
+        return [self._store.blobs[blob]]
 
 
 def test_a_store_is_never_replaced(store, cloister):
