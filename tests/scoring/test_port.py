@@ -7,7 +7,7 @@ import threading
 from collections.abc import AsyncIterator
 from contextlib import AsyncExitStack, asynccontextmanager
 from dataclasses import replace
-from datetime import timedelta
+from datetime import UTC, datetime, timedelta
 
 import grpc
 import grpc.aio
@@ -15,6 +15,7 @@ import numpy as np
 import pytest
 
 from console.scoring_client import ScoringClient, Wanted
+from coordinator.host.tls import server_identity
 from protos.v1 import scoring_pb2, scoring_pb2_grpc
 from recipient.limits import ServiceLimits
 from recipient.port import Address, Clocks, ScoringService, open_port
@@ -234,6 +235,22 @@ async def test_a_stopping_service_gives_the_answer_under_way_and_takes_nothing_n
             assert await refused(idle.admit, asker(world)) is Reason.SCORING_DRAINS
             goes_on.set()
             assert (await first).shape == (6, 2)
+
+
+async def test_a_port_with_a_certificate_is_dialled_by_its_ca_alone(world, tmp_path):
+    identity = server_identity(tmp_path, ("127.0.0.1",), datetime.now(UTC))
+    async with serving(world) as port, AsyncExitStack() as stack:
+        address = Address("127.0.0.1:0", identity.key_pem, identity.chain_pem)
+        number = await open_port(port.service, address, LIMITS, stack)
+
+        def proved(ca_pem: bytes | None) -> str:
+            wanted = Wanted(world.federation)
+            with ScoringClient(HostAddress(f"127.0.0.1:{number}", ca_pem), wanted) as client:
+                return client.prove().result.assurance.value
+
+        assert await asyncio.to_thread(proved, identity.ca_pem) == "none"
+        assert await refused(proved, None) is Reason.UNREACHABLE
+        assert identity.key_pem.decode() not in repr(address)
 
 
 @pytest.mark.parametrize("listen", ["http://0.0.0.0:0", "http://192.0.2.1:8446", "http://example.org:1"])

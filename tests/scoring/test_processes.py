@@ -8,7 +8,7 @@ import socket
 import time
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from datetime import timedelta
 from pathlib import Path
 
@@ -22,8 +22,10 @@ from console import keyfiles
 from console.enclaves import Papers, Stage, start_in_software
 from console.main import build_app
 from console.ordering import Desk
-from console.running import entries, sentence_of
-from console.serving import Service, ServiceFiles, service_surroundings, stage_service
+from console.output import Report, UserError
+from console.running import entries
+from console.serving import Service, ServiceFiles, serve_model, service_surroundings, stage_service
+from console.tee_options import Tee
 from coordinator.enclave.release import History, publish, seal_release
 from softtee.digests import DigestCache
 from softtee.enclave import Enclave
@@ -189,29 +191,52 @@ class Running:
         raise AssertionError(f"{event} was not said: {self.log.read_text()}")
 
 
+@dataclass
+class Operator:
+    """Who runs a runtime: a broker that is up, and all that `cloister model serve` is given."""
+
+    store: KeyStore
+    grant: VerifiedGrant
+    desk: Desk
+    files: ServiceFiles
+    service: Service
+
+
 @pytest.fixture
-def serve(released, tmp_path) -> Iterator[Callable[..., Running]]:
-    """Start a broker and a runtime; both end with the test."""
+def operator(released, tmp_path) -> Iterator[Callable[..., Operator]]:
+    """Start a broker with a grant; it ends with the test."""
     with ExitStack() as stack:
 
-        def start(limits: ScoringLimits = ScoringLimits(), **grant: object) -> Running:  # noqa: B008
+        def ready(limits: ScoringLimits = ScoringLimits(), **grant: object) -> Operator:  # noqa: B008
             secret = SealingKey.generate()
             store = stack.enter_context(KeyStore.create(tmp_path / "store", member=RECIPIENT, public=secret.public))
             made = released.grant(store, **grant)
             broker = stack.enter_context(serving(store, secret))
             (tmp_path / "broker-ca.pem").write_bytes(broker.ca_pem or b"")
-            port, log = free_port(), tmp_path / "logs" / "serving.log"
             desk = Desk(released.world.charter, released.world.plan, StoredBlobs(released.blobs))  # type: ignore[arg-type]
-            files = ServiceFiles(released.folder / "site", released.folder / "plan.fab", log)
-            listen = f"http://127.0.0.1:{port}"
+            (tmp_path / "logs").mkdir()
+            files = ServiceFiles(released.folder / "site", released.folder / "plan.fab", tmp_path / "logs/serving.log")
+            listen = f"http://127.0.0.1:{free_port()}"
             service = Service(RECIPIENT, broker.target, tmp_path / "broker-ca.pem", listen, limits, 30)
-            log.parent.mkdir()
+            return Operator(store, made, desk, files, service)
+
+        yield ready
+
+
+@pytest.fixture
+def serve(released, operator, tmp_path) -> Iterator[Callable[..., Running]]:
+    """Start a runtime as `cloister model serve` does, and look at it from outside; it ends with the test."""
+    with ExitStack() as stack:
+
+        def start(*limits: ScoringLimits, **grant: object) -> Running:
+            given = operator(*limits, **grant)
             stage = stack.enter_context(Stage(tmp_path / "stage"))
-            options = stage_service(stage, desk, files, service)
-            around = service_surroundings(released.folder / "chip", log, options, port)
-            enclave = start_in_software(Role.RECIPIENT, Papers(desk.charter, desk.plan), options, around)
+            options = stage_service(stage, given.desk, given.files, given.service)
+            around = service_surroundings(released.folder / "chip", given.files.log, options, given.service.port)
+            papers = Papers(given.desk.charter, given.desk.plan)
+            enclave = start_in_software(Role.RECIPIENT, papers, options, around)
             stack.callback(enclave.terminate)
-            return Running(enclave, listen, log, store, made)
+            return Running(enclave, given.service.listen, given.files.log, given.store, given.grant)
 
         yield start
 
@@ -319,9 +344,20 @@ def test_the_grants_limits_hold_where_they_are_stricter(released, serve, tmp_pat
     assert running.until("request-refused")["requests"] == 3
 
 
-def test_a_grant_that_has_ended_gives_no_key_and_the_operator_is_told(released, serve):
-    running = serve(validity=Validity(NOW - timedelta(days=2), NOW - timedelta(days=1)))
-    assert running.enclave.wait(_START_S) == 1
-    said = [sentence_of(line) for line in running.lines()]
-    assert any(Reason.GRANT_EXPIRED.code in sentence for sentence in said), said
-    assert "serving" not in {line["event"] for line in running.lines()}
+def test_a_grant_that_has_ended_gives_no_key_and_the_operator_is_told(released, operator, capsys):
+    given = operator(validity=Validity(NOW - timedelta(days=2), NOW - timedelta(days=1)))
+    chip = released.folder / "chip"
+    status = serve_model(given.desk, given.files, given.service, tee=Tee.SOFTWARE, chip=chip, report=Report(False))
+    said = capsys.readouterr().out
+    assert status == 1
+    assert "NO HARDWARE PROTECTION" in said
+    assert f"Refused: {Reason.PEER_REFUSED.code}" in said
+    assert Reason.GRANT_EXPIRED.code in said
+    assert "Serves on" not in said
+
+
+def test_a_port_beyond_this_machine_needs_a_certificate(released, operator):
+    given = operator()
+    open_service = replace(given.service, listen="0.0.0.0:8446")
+    with pytest.raises(UserError, match="needs a certificate"):
+        serve_model(given.desk, given.files, open_service, tee=Tee.SOFTWARE, chip=None, report=Report(True))
