@@ -82,7 +82,7 @@ def test_who_is_refused_learns_a_number_and_the_log_says_it_too(store, store_key
     assert (last.event, last.key, last.reason) == (Event.REFUSED, KEY_ID, Reason.MEASUREMENT)
     assert store.grants()[0].remaining == 2
     (line,) = [record for record in caplog.records if record.name == "broker.service"]
-    assert (line.msg, line.reason, line.key) == ("key-refused", "ATT-214", KEY_ID.hex())
+    assert (line.msg, line.reason, line.key_id) == ("key-refused", "ATT-214", KEY_ID.hex())
 
 
 def test_what_is_revoked_while_it_serves_is_refused_from_then_on(store, store_key, world):
