@@ -12,7 +12,7 @@ import sys
 from recipient.start import Options, Prepared, prepare
 from trusted.errors import ProtocolError
 from trusted.evidence.boot import Boot
-from worker.clocks import counted_s, utc_now
+from trusted.evidence.clocks import counted_s, utc_now
 
 
 def main(boot: Boot) -> int:

@@ -26,6 +26,8 @@ from trusted.errors import AppError, Reason
 from trusted.scoring.messages import Table
 from trusted.scoring.terms import Declaration
 from trusted.wire import decode_json
+from worker.app_log import Reader
+from worker.log_process import LogProcess
 from worker.trainer import Arrays, Log, Vector, split_vector
 from worker.trainer_process import (
     TrainerProcess,
@@ -54,9 +56,10 @@ class ScorerSpec:
         config: the plan's ``app.config``.
         declaration: of the app.
         max_rows: how many rows are scored at a time.
-        log_file: where the app's own words go. They may quote rows: the file stays on this machine.
+        log_file: where the app's own words go, sealed for ``log_reader``: they may quote rows.
         scratch: an existing folder that the app may write to.
         empty: an existing folder in the place of a site's data: there is none here.
+        log_reader: the member that runs this; None: nobody hears the app's words.
     """
 
     app_dir: Path
@@ -67,6 +70,7 @@ class ScorerSpec:
     log_file: Path
     scratch: Path
     empty: Path
+    log_reader: Reader | None = None
 
     @property
     def trainer(self) -> TrainerSpec:
@@ -102,19 +106,19 @@ class Scorer:
         """
         if threading.active_count() != 1:
             raise RuntimeError("scorer: must be started before threads are")
+        sys.stdout.flush()
+        sys.stderr.flush()
+        log = LogProcess.start(spec.log_file, spec.log_reader)
         ours, theirs = socket.socketpair()
         declared = spec.declaration
         sizes = (spec.layout.size_bytes, *(spec.max_rows * _NUMBER_BYTES * n for n in _widths(declared)))
         model, rows, scores = (mmap.mmap(-1, size) for size in sizes)
-        log = os.open(spec.log_file, os.O_WRONLY | os.O_CREAT | os.O_APPEND | os.O_CLOEXEC, 0o600)
-        sys.stdout.flush()
-        sys.stderr.flush()
         pid = os.fork()
         if pid == 0:
-            _child(spec, _Child(theirs, log, model, scores), rows)
+            _child(spec, _Child(theirs, log.descriptor, model, scores), rows)
         theirs.close()
-        os.close(log)
-        scorer = cls(spec, TrainerProcess(pid, spec.layout, ours, model, scores), model, rows, scores)
+        os.close(log.descriptor)
+        scorer = cls(spec, TrainerProcess(pid, spec.layout, ours, model, scores, log), model, rows, scores)
         try:
             with scorer._child._answered(_START_TIMEOUT_S) as fields:
                 names = fields.items("features", max_items=64)

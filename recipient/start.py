@@ -27,7 +27,9 @@ from trusted.release import MAX_RELEASE_BYTES, VerifiedRelease, verify_release
 from trusted.scoring.messages import rows_at_most
 from trusted.scoring.terms import Statement
 from trusted.wire import Fields, sha256
+from worker.app_log import Reader
 from worker.bundle import MAX_BUNDLE_BYTES, unpack_bundle
+from worker.dependencies import require_dependencies
 
 Note = Callable[..., None]
 _MAX_TIMEOUT_S = 3600
@@ -47,7 +49,7 @@ class Options:
         broker, broker_ca_pem: where that is: ``name:port``, and the CAs of its certificate, or empty for public ones.
         listen: ``address:port``; ``http://127.0.0.1:port`` in plaintext, on loopback alone.
         certificate, certificate_key: PEM files for TLS; empty in plaintext.
-        app_log: file for the app's own words.
+        app_log: file for the app's own words, sealed for that member.
         timeout_s: how long the app may take for one request.
         limits: how much is answered at most.
     """
@@ -101,12 +103,13 @@ def prepare(boot: Boot, options: Options, note: Note) -> Prepared:
         raise AttestationError(Reason.POLICY_UNSET, "charter.recipient: the charter admits nobody in this role")
     stored = _read(options.release, MAX_RELEASE_BYTES, "options.release")
     released = verify_release(stored, federation, now)
-    verify_credential(options.credential.encode(), charter, now)
+    member = verify_credential(options.credential.encode(), charter, now).document.member
     note("release-verified", rounds=released.release.rounds, model=released.release.model_sha256.hex())
     work = Path(tempfile.mkdtemp(prefix="recipient-"))
     plan = federation.plan.document
     bundle = _read(options.bundle, MAX_BUNDLE_BYTES, "options.bundle")
     app_dir = unpack_bundle(bundle, expected=plan.app.bundle_sha256, into=work / "app")
+    require_dependencies(app_dir)
     declaration = read_declaration(app_dir, plan.dataset.columns)
     statement = Statement(
         release_sha256=sha256(released.release.encode()),
@@ -126,6 +129,7 @@ def prepare(boot: Boot, options: Options, note: Note) -> Prepared:
         log_file=Path(options.app_log),
         scratch=work / "scratch",
         empty=work / "empty",
+        log_reader=Reader(member, federation.plan.digest, charter.document.member(member).sealing_key),
     )
     scorer = Scorer.start(spec)
     note("scorer-started", features=[feature.value for feature in scorer.features])

@@ -143,6 +143,9 @@ class Reason(IntEnum):
     APP_TIMEOUT = 804
     APP_REPLY = 805
     DATA_CONTRACT = 806
+    APP_DEPENDENCY = 807
+    APP_MEMORY = 808
+    APP_LOG = 809
 
     # 9xx: what a TEE gets from its machine: evidence, a start, a memory
     TEE_DEVICE_MISSING = 901

@@ -19,10 +19,13 @@ from tests.scoring.example import DATA, EXAMPLE, plain_scores
 from tests.worker.flower_apps import LAYOUT, write_app
 from trusted.documents.layout import Layout
 from trusted.errors import AppError, Reason
+from trusted.hpke import SealingKey
 from trusted.scoring.terms import Declaration
+from worker.app_log import Reader, open_log
 from worker.bundle import build_bundle, bundle_digest, unpack_bundle
 
 MODEL = np.arange(LAYOUT.elements, dtype=np.float32)
+READER_KEY = SealingKey.generate()
 DECLARED = Declaration(("x", "y"), ("sum", "weighted"), None)
 QUERY = """
 
@@ -76,6 +79,7 @@ def spec_of(tmp_path: Path, app: Path, layout: Layout, declared: Declaration) ->
         log_file=tmp_path / "app.log",
         scratch=tmp_path / "scratch",
         empty=tmp_path / "empty",
+        log_reader=Reader("site-1", bytes(32), READER_KEY.public),
     )
 
 
@@ -148,7 +152,9 @@ def test_an_app_that_answers_wrongly_costs_one_question_and_its_words_stay_in_it
                 running.score(np.full((2, 2), float(number)), 30)
             assert caught.value.reason is reason
             assert not running.score(np.zeros((2, 2)), 30).any()
-    assert "row of Ada" in (tmp_path / "app.log").read_text()
+    assert b"Ada" not in (tmp_path / "app.log").read_bytes()
+    with (tmp_path / "app.log").open("rb") as file:
+        assert b"row of Ada" in b"".join(start.words for start in open_log(file, READER_KEY))
     assert "Ada" not in "".join(capfd.readouterr())
 
 
