@@ -7,6 +7,7 @@ from trusted.documents.terms.aggregation import MAX_COMPARED, MAX_WEIGHT, Aggreg
 from trusted.documents.terms.app import App, AppKind, Scalar
 from trusted.documents.terms.cohort import MAX_COHORT, MAX_DEADLINE_S, Cohort, Deadlines
 from trusted.documents.terms.dataset import MAX_ROWS, DatasetContract, read_columns
+from trusted.documents.terms.evaluation import Audit, Evaluation, Label, Subgroup
 from trusted.documents.terms.exchange import Exchange
 from trusted.documents.terms.metrics import MetricRule
 from trusted.documents.terms.privacy import Mechanism, Privacy
@@ -21,10 +22,13 @@ __all__ = [
     "Aggregation",
     "App",
     "AppKind",
+    "Audit",
     "Cohort",
     "DatasetContract",
     "Deadlines",
+    "Evaluation",
     "Exchange",
+    "Label",
     "Mechanism",
     "MetricRule",
     "Optimizer",
@@ -32,5 +36,6 @@ __all__ = [
     "Rule",
     "Scalar",
     "ServerOptimizer",
+    "Subgroup",
     "read_columns",
 ]
