@@ -9,7 +9,7 @@ from trusted.documents.terms.cohort import MAX_COHORT, MAX_DEADLINE_S, Cohort, D
 from trusted.documents.terms.dataset import MAX_ROWS, DatasetContract, read_columns
 from trusted.documents.terms.exchange import Exchange
 from trusted.documents.terms.metrics import MetricRule
-from trusted.documents.terms.privacy import Mechanism, Privacy
+from trusted.documents.terms.privacy import Budget, DpSgd, Mechanism, MemberClipping, Privacy, Unit
 
 __all__ = [
     "MAX_COHORT",
@@ -19,14 +19,18 @@ __all__ = [
     "Aggregation",
     "App",
     "AppKind",
+    "Budget",
     "Cohort",
     "DatasetContract",
     "Deadlines",
+    "DpSgd",
     "Exchange",
     "Mechanism",
+    "MemberClipping",
     "MetricRule",
     "Privacy",
     "Rule",
     "Scalar",
+    "Unit",
     "read_columns",
 ]
