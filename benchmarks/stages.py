@@ -16,9 +16,10 @@ from cryptography.hazmat.primitives.ciphers.aead import AESGCM
 
 from benchmarks.measured import measure
 from benchmarks.rates import Rate
-from coordinator.enclave.fold import Contribution, check, weighted_mean
+from coordinator.enclave.fold import Advance, Contribution, State, check, fold
 from coordinator.enclave.jobs import Inline
 from trusted.blob import BlobHeader, BlobKind, ContentKey, seal_vector
+from trusted.documents.terms import Aggregation, Rule
 from trusted.encoding import Vector
 from trusted.floe import OVERHEAD_BYTES, Buffer, Floe
 
@@ -62,12 +63,13 @@ def _fold(seconds: float) -> Iterator[Rate]:
     elements, signing_key = _PIECES * PIECE_BYTES // 4, Ed25519PrivateKey.generate()
     model, store = np.full(elements, 0.5, dtype=np.float32), _Held({})
     both = [_contribution(store, member, model, signing_key) for member in ("site-1", "site-2")]
-    size, out = model.nbytes, np.empty_like(model)
+    mean = Aggregation(Rule.WEIGHTED_MEAN, 1)
+    size, advance = model.nbytes, Advance(None, 1, State(model), State(np.empty_like(model)))
     yield _rate("check, as the aggregator does", size, lambda: check(both[0], store, given_up=lambda: False), seconds)
     yield _rate(
         "fold, as the aggregator does",
         len(both) * size,
-        lambda: weighted_mean(both, store, model=model, out=out, jobs=Inline()),
+        lambda: fold(both, store, terms=mean, advance=advance, jobs=Inline()),
         seconds,
     )
 

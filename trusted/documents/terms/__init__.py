@@ -3,16 +3,18 @@
 Each ``read`` refuses what is out of bounds, whoever signed it; the bounds stop a plan that no enclave could carry out.
 """
 
-from trusted.documents.terms.aggregation import MAX_WEIGHT, Aggregation, Rule
+from trusted.documents.terms.aggregation import MAX_COMPARED, MAX_WEIGHT, Aggregation, Rule
 from trusted.documents.terms.app import App, AppKind, Scalar
 from trusted.documents.terms.cohort import MAX_COHORT, MAX_DEADLINE_S, Cohort, Deadlines
 from trusted.documents.terms.dataset import MAX_ROWS, DatasetContract, read_columns
 from trusted.documents.terms.exchange import Exchange
 from trusted.documents.terms.metrics import MetricRule
 from trusted.documents.terms.privacy import Budget, DpSgd, Mechanism, MemberClipping, Privacy, Unit
+from trusted.documents.terms.server import Optimizer, ServerOptimizer
 
 __all__ = [
     "MAX_COHORT",
+    "MAX_COMPARED",
     "MAX_DEADLINE_S",
     "MAX_ROWS",
     "MAX_WEIGHT",
@@ -28,9 +30,11 @@ __all__ = [
     "Mechanism",
     "MemberClipping",
     "MetricRule",
+    "Optimizer",
     "Privacy",
     "Rule",
     "Scalar",
+    "ServerOptimizer",
     "Unit",
     "read_columns",
 ]
