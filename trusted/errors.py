@@ -121,6 +121,9 @@ class Reason(IntEnum):
     SITE_PAUSED = 611
     SITE_WITHDRAWS = 612
     SITE_LEAVES = 613
+    BUDGET_EXHAUSTED = 620
+    UPDATE_NORM = 621
+    PRIVACY_REPORT = 622
 
     # 7xx: the coordinator host, which nobody trusts; these help people, and protect nobody
     NO_AGGREGATOR = 701
@@ -143,6 +146,7 @@ class Reason(IntEnum):
     APP_TIMEOUT = 804
     APP_REPLY = 805
     DATA_CONTRACT = 806
+    APP_NOT_PRIVATE = 816
 
     # 9xx: what a TEE gets from its machine: evidence, a start, a memory
     TEE_DEVICE_MISSING = 901

@@ -129,6 +129,24 @@ class SealedVector:
             )
 
 
+@dataclass(frozen=True, slots=True)
+class Paid:
+    """For how many closed rounds the run has paid with privacy; the secret that their noise follows from, 32 bytes."""
+
+    rounds: int
+    secret: bytes = field(repr=False)
+
+    def to_json(self) -> dict[str, Any]:
+        """For the record."""
+        return {"rounds": self.rounds, "secret": self.secret.hex()}
+
+    @classmethod
+    def read(cls, value: Any) -> Paid:
+        """From a record."""
+        with Fields(value, "state.privacy") as fields:
+            return cls(fields.integer("rounds", low=0, high=_MAX_ROUND), fields.octets("secret", SECRET_BYTES))
+
+
 @unique
 class Phase(Enum):
     """Where the newest round stood: it is open to its cohort, or it is fixed which contributions it folds."""
@@ -197,6 +215,7 @@ class RunRecord:
         base: the whole initial model, where the plan exchanges a part of it.
         cohort: who was drawn.
         counted, lost: what a closed round folds, and who is not in it and why.
+        paid: with privacy, where the plan has a mechanism; of a closed round that round is among it.
     """
 
     phase: Phase
@@ -210,6 +229,7 @@ class RunRecord:
     cohort: tuple[str, ...]
     counted: tuple[Counted, ...] = ()
     lost: Mapping[str, Reason] = field(default_factory=dict)
+    paid: Paid | None = None
 
     def encode(self) -> bytes:
         """Canonical bytes, to be sealed."""
@@ -226,6 +246,7 @@ class RunRecord:
                 "cohort": list(self.cohort),
                 "counted": [entry.to_json() for entry in self.counted],
                 "lost": {member: int(reason) for member, reason in self.lost.items()},
+                **({} if self.paid is None else {"privacy": self.paid.to_json()}),
             }
         )
 
@@ -254,4 +275,5 @@ class RunRecord:
                     Counted.read(entry, exchanged, number) for entry in fields.items("counted", max_items=1024)
                 ),
                 lost={member: Reason(int(lost[member])) for member in lost},
+                paid=Paid.read(fields.mapping("privacy")) if fields.has("privacy") else None,
             )

@@ -296,7 +296,7 @@ class Run:
             return
         if self._course.journal is None:
             self._beginning.proceed(now)
-        elif self._course.history.rounds < self._course.plan.rounds or self._rounds.current is not None:
+        elif self._rounds.current is not None or not self._course.is_complete or not self._course.history.rounds:
             self._rounds.proceed(now, paused=bool(self._paused))
 
     def _is_valid(self, now: datetime) -> bool:
@@ -315,12 +315,21 @@ class Run:
 
     def _concluded(self, now: datetime) -> None:
         """A round is over: the next one, the release, or the end."""
-        if self._course.history.rounds >= self._course.plan.rounds:
+        if self._course.is_complete and self._course.history.rounds:
+            if self._course.history.rounds < self._course.plan.rounds:
+                self._tell_exhausted()
             self._ending.release(now)
+        elif self._course.is_exhausted:  # it does not pay for one round
+            self._tell_exhausted()
+            self._end(RunState.ABANDONED, now)
         elif self._course.abandoned_in_a_row >= _MAX_ABANDONED_IN_A_ROW:
             self._end(RunState.ABANDONED, now)
         else:
             self.proceed(now)
+
+    def _tell_exhausted(self) -> None:
+        rounds = str(self._course.history.rounds)
+        self._course.emit("budget-exhausted", outcome=rounds, reason=Reason.BUDGET_EXHAUSTED.code)
 
     def _end(self, state: RunState, now: datetime, *, logged: bool = False) -> None:
         self.state = state
