@@ -125,6 +125,7 @@ def _site(boot: Boot, prepared: Prepared, coordinators: BlobTransport, operator:
         signing_key=identity.signing_key,
         allowed_metrics=frozenset(rule.name for rule in plan.metrics),
         train_timeout_s=plan.deadlines.round_s,
+        privacy=plan.privacy,
     )
     participant = Participant(prepared.federation, prepared.rule, _memory(prepared))
     return Site(

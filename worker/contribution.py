@@ -5,6 +5,7 @@ The transport is the host's: whatever it delivers must open under the announced 
 
 from __future__ import annotations
 
+import math
 import threading
 import time
 from collections.abc import Callable, Iterator, Mapping
@@ -18,7 +19,9 @@ from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 
 from trusted.blob import BlobHeader, ContentKey, SealedVector, open_vector
 from trusted.errors import AppError, BlobError, LedgerError, Reason
+from trusted.documents.terms import Mechanism, Privacy
 from trusted.exchange import Exchanged
+from trusted.lattice import squared_norm
 from trusted.wire import sha256
 from worker.participant import AnnouncedBlob, SendInitial, Train
 
@@ -51,6 +54,9 @@ class SealedStream:
             yield stretch
 
 
+_NOT_PRIVATE = Privacy(Mechanism.NONE)
+
+
 class BlobTransport(Protocol):
     """Carries sealed blobs to and from the host, resuming where it was cut."""
 
@@ -79,6 +85,7 @@ class SealedUpdate:
     weight: int
     metrics: Mapping[str, float]
     seconds: dict[str, float]
+    private_steps: int | None = None
 
     @property
     def prefix_sha256(self) -> bytes:
@@ -96,6 +103,7 @@ class SealedUpdate:
             "weight": self.weight,
             "metrics": dict(self.metrics),
             "seconds": dict(self.seconds),
+            **({} if self.private_steps is None else {"private_steps": self.private_steps}),
         }
 
 
@@ -112,6 +120,7 @@ class Contributor:
     signing_key: Ed25519PrivateKey
     allowed_metrics: frozenset[str]
     train_timeout_s: float
+    privacy: Privacy = _NOT_PRIVATE
     _last: SealedUpdate | None = None
     _initial: tuple[bytes, ContentKey, SealedVector] | None = field(default=None, repr=False)
     _model: Vector | None = field(default=None, repr=False)
@@ -177,12 +186,22 @@ class Contributor:
         if result.delta.shape != model.shape:
             raise AppError(Reason.APP_REPLY, "update: not a vector of the plan's layout")
         marks.append(time.monotonic())
-        key, delta = ContentKey.generate(), self.exchanged.taken_from(result.delta)
+        key, delta = ContentKey.generate(), self._clipped(self.exchanged.taken_from(result.delta))
         sealed = SealedVector(task.upload_header, delta, key=key, signing_key=self.signing_key)
         spent = [later - earlier for earlier, later in pairwise(marks)]
         seconds = dict(zip(("download", "train"), spent, strict=True))
         metrics = {name: value for name, value in result.metrics.items() if name in self.allowed_metrics}
-        return SealedUpdate(task.round, task.upload, sealed, key, result.num_examples, metrics, seconds)
+        weight = result.num_examples if self.privacy.terms is None else 1  # how many rows there are would be told
+        steps = None if self.privacy.dp_sgd is None else result.private_steps
+        return SealedUpdate(task.round, task.upload, sealed, key, weight, metrics, seconds, steps)
+
+    def _clipped(self, delta: Vector) -> Vector:
+        """``delta``, no longer than the plan allows a member's update to be; the aggregator believes nobody this."""
+        terms = self.privacy.member_clipping
+        norm = 0.0 if terms is None else math.sqrt(squared_norm(delta))
+        if terms is None or norm <= terms.clip_norm:
+            return delta
+        return (delta * (terms.clip_norm / norm)).astype("<f4")
 
     def _fetch(self, task: Train) -> Vector:
         """The whole model that the app sees: what is exchanged, over what stays as it was where the plan says so."""

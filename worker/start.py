@@ -127,6 +127,7 @@ def prepare(boot: Boot, options: Options, note: Note) -> Prepared:
         config=dict(plan.app.config),
         log_file=Path(options.app_log),
         scratch=scratch,
+        private=plan.privacy.dp_sgd,
     )
     trainer = TrainerProcess.start(spec)
     note("trainer-started", features=[feature.value for feature in trainer.features])

@@ -33,8 +33,11 @@ import numpy as np
 
 from trusted.confinement import Confinement, Feature, confine
 from trusted.documents.layout import Layout
+from trusted.documents.terms import DpSgd
+from trusted.documents.terms.privacy import MAX_STEPS
 from trusted.errors import AppError, ProtocolError, Reason
 from trusted.wire import Fields, decode_json, encode_json
+from worker import dp_sgd
 from worker.trainer import MAX_METRICS, Trainer, TrainResult, Vector
 
 Scalar = bool | int | float | str
@@ -48,6 +51,7 @@ _SAID = {
     Reason.BUNDLE_MALFORMED: "app: cannot be loaded; see the site's log",
     Reason.APP_FAILED: "app: it raised; see the site's log",
     Reason.APP_REPLY: "app's reply: not in the plan's layout or not finite; see the site's log",
+    Reason.APP_NOT_PRIVATE: "app: it trained otherwise than plan.privacy allows; see the site's log",
 }
 # What an interpreter with torch reads besides its own installation; whatever does not exist is left out.
 _SYSTEM_PATHS = (
@@ -69,6 +73,7 @@ class TrainerSpec:
         log_file: where the app's own words go, at the site. They may hold the member's data: it must not leave.
         scratch: an existing folder that the app may write to; its working directory.
         threads: how many cores the app may use.
+        private: how it must train, where the plan asks for DP-SGD.
     """
 
     app_dir: Path
@@ -78,6 +83,7 @@ class TrainerSpec:
     log_file: Path
     scratch: Path
     threads: int = 1
+    private: DpSgd | None = None
 
 
 @dataclass(slots=True)
@@ -93,6 +99,7 @@ class TrainerProcess:
     _channel: socket.socket = field(repr=False)
     _model: mmap.mmap = field(repr=False)
     _delta: mmap.mmap = field(repr=False)
+    private: DpSgd | None = None
     features: tuple[Feature, ...] = ()
     _alive: bool = True
 
@@ -116,7 +123,7 @@ class TrainerProcess:
             _child(spec, _Child(theirs, log, model, delta))
         theirs.close()
         os.close(log)
-        handle = cls(pid, spec.layout, ours, model, delta)
+        handle = cls(pid, spec.layout, ours, model, delta, spec.private)
         try:
             with handle._answered(timeout_s) as fields:
                 names = fields.items("features", max_items=64)
@@ -131,7 +138,8 @@ class TrainerProcess:
 
         Raises:
             ValueError: ``model`` is not float32[elements].
-            AppError: APP_FAILED, APP_REPLY: this round failed. APP_TIMEOUT: it took too long; the child has been ended.
+            AppError: APP_FAILED, APP_REPLY, APP_NOT_PRIVATE: this round failed. APP_TIMEOUT: it took too long; the
+                child has been ended.
         """
         if model.dtype != np.float32 or model.shape != (self.layout.elements,):
             raise ValueError(f"model: float32[{self.layout.elements}] expected")
@@ -142,10 +150,13 @@ class TrainerProcess:
         with self._answered(timeout_s) as fields:
             examples = fields.integer("num_examples", low=1, high=_LARGEST)
             metrics = _read_metrics(fields)
+            steps = fields.integer("private_steps", low=0, high=MAX_STEPS) if self.private is not None else 0
+        if self.private is not None and not 0 < steps <= self.private.max_steps:
+            raise AppError(Reason.APP_NOT_PRIVATE, "app: 1 to plan.privacy.max_steps private steps expected")
         delta = np.frombuffer(self._delta, np.float32).copy()  # before the check: the child can still write to it
         if not np.isfinite(delta).all():
             raise AppError(Reason.APP_REPLY, "app's reply: finite numbers expected")
-        return TrainResult(delta, examples, metrics)
+        return TrainResult(delta, examples, metrics, steps)
 
     def beat(self) -> int:
         """Hundredths of a second of processor time that the child has used, all its threads together; 0 once it ended.
@@ -342,6 +353,7 @@ def _serve(spec: TrainerSpec, kept: _Child, features: tuple[Feature, ...]) -> No
             request = decode_json(_read_frame(kept.channel, None))
         except EOFError:
             return
+        dp_sgd.set_terms(spec.private)
         try:
             result = trainer.train(np.frombuffer(kept.model, np.float32).copy(), request["round"])
         except AppError as error:
@@ -349,7 +361,9 @@ def _serve(spec: TrainerSpec, kept: _Child, features: tuple[Feature, ...]) -> No
             _write_frame(kept.channel, {"reason": int(error.reason)})
             continue
         np.frombuffer(kept.delta, np.float32)[:] = result.delta
-        answer = {"num_examples": result.num_examples, "metrics": dict(result.metrics)}
+        answer: dict[str, Any] = {"num_examples": result.num_examples, "metrics": dict(result.metrics)}
+        if spec.private is not None:
+            answer["private_steps"] = dp_sgd.steps() or 0
         _write_frame(kept.channel, {"reason": 0, **answer})
 
 
@@ -357,6 +371,7 @@ def _load(spec: TrainerSpec) -> Trainer:
     # Not above: flwr imports gRPC, which the parent must not have when it forks; frameworks are the child's alone.
     from worker.flower import FlowerApp
 
+    dp_sgd.set_terms(spec.private)
     app = FlowerApp.load(spec.app_dir, config=spec.config, node_config={"data-path": str(spec.data)}, log=_say)
     torch = sys.modules.get("torch")
     if torch is not None:

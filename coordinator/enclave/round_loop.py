@@ -204,7 +204,12 @@ class RoundLoop:
             record, spent = self._record(opened), course.take_spent()
             journal.keep(record, later, stored=lambda then: self._announce(opened, made, then), spent=spent)
 
-        course.jobs.submit(lambda: course.sealer.seal_round(number, state), sealed, now)
+        def seal() -> RoundModel:
+            if course.privacy is not None:
+                course.privacy.foresee()
+            return course.sealer.seal_round(number, state)
+
+        course.jobs.submit(seal, sealed, now)
 
     def _announce(self, opened: Round, made: RoundModel, now: datetime) -> None:
         """The host has the state in which this round is open: from now on it survives this aggregator."""

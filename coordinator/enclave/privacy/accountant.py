@@ -11,7 +11,8 @@ which costs what adding or removing it would.
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass, field
+from dataclasses import dataclass
+from functools import lru_cache
 from typing import Any
 
 from trusted.documents.terms import DpSgd, MemberClipping
@@ -22,20 +23,16 @@ _FAR_BEYOND = 5 * MAX_EPSILON
 _ORDERS = (*range(2, 65), 80, 96, 128, 192, 256, 512, 1024, 4096)  # whole ones: the others do not always converge
 
 
-@dataclass(slots=True)
+@dataclass(frozen=True, slots=True)
 class Accountant:
     """What rounds under ``terms`` cost at ``delta``. Figures are upper bounds, and are remembered."""
 
     terms: MemberClipping | DpSgd
     delta: float
-    _known: dict[int, float] = field(default_factory=dict)
-    _step: Any = None  # the privacy loss of one step, where steps are on a sample
 
     def epsilon(self, rounds: int) -> float:
         """What ``rounds`` cost in all; 0 for none. The first answer takes seconds: the library is imported then."""
-        if rounds not in self._known:
-            self._known[rounds] = self._epsilon_of(rounds * self._steps) if rounds else 0.0
-        return self._known[rounds]
+        return self._epsilon_of(rounds * self._steps) if rounds else 0.0
 
     def most_rounds(self, epsilon: float, *, limit: int) -> int:
         """The largest number of rounds, up to ``limit``, that ``epsilon`` pays for."""
@@ -52,39 +49,46 @@ class Accountant:
     def _steps(self) -> int:
         return self.terms.max_steps if isinstance(self.terms, DpSgd) else 1
 
-    @property
-    def _rate(self) -> float:
-        return self.terms.sample_rate if isinstance(self.terms, DpSgd) else 1.0
-
     def _epsilon_of(self, steps: int) -> float:
-        """The smaller of two upper bounds: by privacy loss distributions, and, where they are coarse, by Rényi's."""
-        bound = self._by_renyi(steps)
-        return bound if bound > _FAR_BEYOND else min(bound, self._by_loss(steps))
+        rate = self.terms.sample_rate if isinstance(self.terms, DpSgd) else 1.0
+        return _epsilon(self.terms.noise_multiplier, rate, steps, self.delta)
 
-    # The library is not imported above: it brings scipy, which takes a second and 100 MB, and most runs do without.
 
-    def _by_renyi(self, steps: int) -> float:
-        from dp_accounting import dp_event
-        from dp_accounting.rdp import RdpAccountant
+# The library is not imported above: it brings scipy, which takes a second and 100 MB, and most runs do without.
 
-        event: Any = dp_event.GaussianDpEvent(self.terms.noise_multiplier)
-        if self._rate < 1.0:
-            event = dp_event.PoissonSampledDpEvent(self._rate, event)
-        return float(RdpAccountant(_ORDERS).compose(event, steps).get_epsilon(self.delta))
 
-    def _by_loss(self, steps: int) -> float:
-        from dp_accounting.pld import privacy_loss_distribution
-        from dp_accounting.privacy_accountant import NeighboringRelation
+@lru_cache(maxsize=4096)
+def _epsilon(deviation: float, rate: float, steps: int, delta: float) -> float:
+    """What ``steps`` cost: the smaller of two upper bounds, by privacy loss and, where that is coarse, by Rényi's."""
+    bound = _by_renyi(deviation, rate, steps, delta)
+    return bound if bound > _FAR_BEYOND else min(bound, _by_loss(deviation, rate, steps, delta))
 
-        relation = NeighboringRelation.REPLACE_SPECIAL
-        deviation = self.terms.noise_multiplier
-        if self._rate >= 1.0:  # composed Gaussians are one Gaussian
-            loss = privacy_loss_distribution.from_gaussian_mechanism(
-                deviation / math.sqrt(steps), neighboring_relation=relation
-            )
-        else:
-            self._step = self._step or privacy_loss_distribution.from_gaussian_mechanism(
-                deviation, sampling_prob=self._rate, neighboring_relation=relation
-            )
-            loss = self._step.self_compose(steps)
-        return float(loss.get_epsilon_for_delta(self.delta))
+
+def _by_renyi(deviation: float, rate: float, steps: int, delta: float) -> float:
+    from dp_accounting import dp_event
+    from dp_accounting.rdp import RdpAccountant
+
+    event: Any = dp_event.GaussianDpEvent(deviation)
+    if rate < 1.0:
+        event = dp_event.PoissonSampledDpEvent(rate, event)
+    return float(RdpAccountant(_ORDERS).compose(event, steps).get_epsilon(delta))
+
+
+def _by_loss(deviation: float, rate: float, steps: int, delta: float) -> float:
+    if rate >= 1.0:  # composed Gaussians are one Gaussian
+        loss = _loss(deviation / math.sqrt(steps), rate)
+    else:
+        loss = _loss(deviation, rate).self_compose(steps)
+    return float(loss.get_epsilon_for_delta(delta))
+
+
+@lru_cache(maxsize=4)
+def _loss(deviation: float, rate: float) -> Any:
+    """The privacy loss of one step: a distribution of some 10^5 numbers."""
+    from dp_accounting.pld import privacy_loss_distribution
+    from dp_accounting.privacy_accountant import NeighboringRelation
+
+    relation = NeighboringRelation.REPLACE_SPECIAL
+    return privacy_loss_distribution.from_gaussian_mechanism(
+        deviation, sampling_prob=rate, neighboring_relation=relation
+    )

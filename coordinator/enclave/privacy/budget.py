@@ -63,6 +63,10 @@ class Spending:
         """Whether one round more may close. Takes seconds where nobody has asked before."""
         return self.accountant.epsilon(self.paid.rounds + 1) <= self.budget.epsilon
 
+    def foresee(self) -> None:
+        """Have what will be asked when the next round has closed computed now, beside the run's own thread."""
+        self.accountant.epsilon(self.paid.rounds + 2)
+
     def pay(self) -> None:
         """For the round that is about to close.
 
