@@ -28,6 +28,7 @@ _COMMANDS = (
     "coordinator",
     "aggregator",
     "worker",
+    "privacy",
     "run",
     "model",
     "attest",

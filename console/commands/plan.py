@@ -39,7 +39,10 @@ def new(  # one parameter for each field of the document
     purpose: Annotated[str, typer.Option(help="What the model is for; every signer reads it.", show_default=False)],
     column: Annotated[Texts, typer.Option(help="A column of the data; repeat.", show_default=False)],
     recipient: Annotated[Texts, typer.Option(help="A member who gets the model; repeat.", show_default=False)],
-    no_privacy_because: Annotated[str, typer.Option(help="Why no privacy mechanism is needed.", show_default=False)],
+    no_privacy_because: Annotated[str, typer.Option(help="Why no privacy mechanism is needed.")] = "",
+    privacy: Annotated[
+        str, typer.Option(help="Or a mechanism: 'member-clipping,clip_norm=1,…' or 'dp-sgd,…' (docs/privacy.md).")
+    ] = "",
     rounds: Annotated[int, typer.Option(min=1, max=10_000, help="How many rounds.")] = 3,
     member: Annotated[Texts, typer.Option(help="A member of the cohort; repeat. Default: all.")] = [],  # noqa: B006
     minimum: Annotated[int | None, typer.Option(min=2, help="Never fold fewer. Default: the least allowed.")] = None,
@@ -68,6 +71,7 @@ def new(  # one parameter for each field of the document
         from console.documents import load_charter, write_unsigned
         from console.exchanging import Travel
         from console.files import refuse_existing, write_file
+        from console.privacy import forecast, read_terms
         from trusted.documents.explain import explain_plan
         from trusted.documents.plan import PAYLOAD_TYPE
 
@@ -79,11 +83,13 @@ def new(  # one parameter for each field of the document
         training = plans.Training(bundle, config, initial_model, layout, travel)
         sites = plans.Sites(member, minimum, size, min_rows, column, metric, recipient)
         timing = plans.Timing(round_s, lease_s, reattest_s, valid_days)
-        terms = plans.Terms(name, purpose, rounds, max_weight, no_privacy_because, timing)
+        mechanism = read_terms(privacy, no_privacy_because)
+        weight = max_weight if mechanism["mechanism"] == "none" else 1  # all count alike under privacy
+        terms = plans.Terms(name, purpose, rounds, weight, mechanism, timing)
         plan = plans.make_plan(rules, training, sites, terms)
         write_file(bundle_path, bundle, force=force)
         envelope = write_unsigned(out, plan.encode(), PAYLOAD_TYPE, force=force)
-        report.say(*explain_plan(plan, rules.document))
+        report.say(*explain_plan(plan, rules.document), *forecast(plan))
         report.say(
             f"Wrote {out}, which nobody has signed, and the app's bundle {bundle_path}.",
             f"Next: cloister plan sign {out} --charter {charter} --key signing-key.pem",
@@ -129,11 +135,12 @@ def explain(file: File, charter: CharterFile, json_output: JsonOption = False) -
     """Say in plain sentences what a plan means: who trains what, what leaves, and who gets the model."""
     with reporting(json_output) as report:
         from console.documents import load_charter, read_envelope
+        from console.privacy import forecast
         from trusted.documents.explain import explain_plan
         from trusted.documents.plan import PAYLOAD_TYPE, Plan
 
         plan = Plan.parse(read_envelope(file, PAYLOAD_TYPE).payload)
-        sentences = explain_plan(plan, load_charter(charter).document)
+        sentences = [*explain_plan(plan, load_charter(charter).document), *forecast(plan)]
         report.say(*sentences)
         report.data |= {"sentences": sentences}
 

@@ -166,7 +166,8 @@ def _write_plan(folder: Folder, wishes: Wishes) -> None:
     timing = plans.Timing(round_s=120, lease_s=60, reattest_s=20, valid_days=7)
     purpose = "Who will see a doctor five times or more in the first year?"
     reason = "a demonstration on public data"
-    terms = plans.Terms("rand-hie-visits", purpose, wishes.rounds, 1_000_000, reason, timing)
+    privacy = {"mechanism": "none", "reason": reason}
+    terms = plans.Terms("rand-hie-visits", purpose, wishes.rounds, 1_000_000, privacy, timing)
     document = plans.make_plan(load_charter(folder.charter), training, cohort, terms)
     _write_signed(folder.plan, document.encode(), plan_document.PAYLOAD_TYPE, _signers(folder, SITES))
 
