@@ -61,7 +61,9 @@ def accountant(terms: MemberClipping | DpSgd, delta: float) -> Accountant:
         UserError: its library is not installed here.
     """
     if importlib.util.find_spec("dp_accounting") is None:
-        raise UserError("the privacy accountant is not installed here", "Install it: pip install 'cloister[aggregator]'")
+        raise UserError(
+            "the privacy accountant is not installed here", "Install it: pip install 'cloister[aggregator]'"
+        )
     from coordinator.enclave.privacy.accountant import Accountant
 
     return Accountant(terms, delta)
@@ -79,10 +81,14 @@ def forecast(plan: Plan) -> list[str]:
     whole = costs.epsilon(plan.rounds)
     if whole <= budget.epsilon:
         spare = budget.epsilon - whole
-        return [f"All {plan.rounds} round(s), if none has to be repeated, cost ε = {whole:.3f}: {spare:.3f} stay unspent."]
+        return [
+            f"All {plan.rounds} round(s), if none has to be repeated, cost ε = {whole:.3f}: {spare:.3f} stay unspent."
+        ]
     pays = costs.most_rounds(budget.epsilon, limit=plan.rounds)
     if not pays:
-        return [f"WARNING: the budget pays for NO round: one costs ε = {costs.epsilon(1):.3f}. The run would end at once."]
+        return [
+            f"WARNING: the budget pays for NO round: one costs ε = {costs.epsilon(1):.3f}. The run would end at once."
+        ]
     return [
         f"WARNING: the budget pays for {pays} of {plan.rounds} round(s), and the run will end after them: "
         f"all would cost ε = {whole:.3f}."

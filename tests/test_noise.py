@@ -86,9 +86,7 @@ def test_coins_fall_as_often_as_they_should() -> None:
 
 
 vectors = st.integers(1, 300).flatmap(
-    lambda size: st.lists(
-        st.floats(-(2.0**127), 2.0**127, width=32), min_size=size, max_size=size
-    )
+    lambda size: st.lists(st.floats(-(2.0**127), 2.0**127, width=32), min_size=size, max_size=size)
 )
 
 

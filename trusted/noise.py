@@ -134,4 +134,5 @@ def coins(key: NoiseKey, probability: float, count: int) -> NDArray[np.bool_]:
     words = key.words(0, (count + 1) // 2).reshape(-1)[:count]
     if probability >= 1.0:
         return np.ones(count, dtype=np.bool_)
-    return words < np.uint64(int(probability * 2.0**64))
+    thrown: NDArray[np.bool_] = words < np.uint64(int(probability * 2.0**64))
+    return thrown

@@ -18,8 +18,8 @@ import numpy.typing as npt
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 
 from trusted.blob import BlobHeader, ContentKey, SealedVector, open_vector
-from trusted.errors import AppError, BlobError, LedgerError, Reason
 from trusted.documents.terms import Mechanism, Privacy
+from trusted.errors import AppError, BlobError, LedgerError, Reason
 from trusted.exchange import Exchanged
 from trusted.lattice import squared_norm
 from trusted.wire import sha256

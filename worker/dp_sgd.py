@@ -5,11 +5,12 @@ Under a plan whose privacy mechanism is ``dp-sgd`` an app trains like this, and 
     from worker import dp_sgd
 
     if dp_sgd.terms() is not None:
-        net, optimizer, loader = dp_sgd.make_private(net, optimizer, dataset, persons=ids)
-    for x, y in loader:  # as many steps as the plan allows in a round
-        optimizer.zero_grad()
-        loss_of(net(x), y).backward()
-        optimizer.step()
+        private, optimizer, loader = dp_sgd.make_private(net, optimizer, dataset, persons=ids)
+        for x, y in loader:  # as many steps as the plan allows in a round; a batch may be empty
+            optimizer.zero_grad()
+            loss_of(private(x), y).backward()
+            optimizer.step()
+    # ``net`` itself was trained: reply with its own state_dict()
 
 Clip norm, noise, sampling rate and the number of steps come from the plan; the app cannot choose them. Steps are
 counted here, and the round of an app that never made one is refused (APP_NOT_PRIVATE). What a site learns without

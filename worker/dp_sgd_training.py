@@ -50,7 +50,7 @@ class PoissonSampler:
         """Fresh coins for each batch."""
         while self._account.left > 0:
             chosen = np.flatnonzero(coins(NoiseKey.generate(), self._account.terms.sample_rate, len(self._rows_of)))
-            batch = [self._rows_of[unit] for unit in chosen]
+            batch = [self._rows_of[unit] for unit in chosen.tolist()]
             places = [place for place, rows in enumerate(batch) for _ in rows]
             self._drawn.units, self._drawn.count = torch.tensor(places, dtype=torch.long), len(batch)
             yield [row for rows in batch for row in rows]

@@ -22,7 +22,9 @@ def analytic_gaussian(sigma: float, delta: float) -> float:
     """Balle and Wang 2018, theorem 8: the exact ε of one Gaussian mechanism of sensitivity 1."""
 
     def excess(epsilon: float) -> float:
-        low = norm.cdf(1 / (2 * sigma) - epsilon * sigma) - math.exp(epsilon) * norm.cdf(-1 / (2 * sigma) - epsilon * sigma)
+        low = norm.cdf(1 / (2 * sigma) - epsilon * sigma) - math.exp(epsilon) * norm.cdf(
+            -1 / (2 * sigma) - epsilon * sigma
+        )
         return float(low - delta)
 
     return float(brentq(excess, 0, 100))
@@ -33,7 +35,9 @@ def test_a_published_value() -> None:
     assert sampled(1.0, 0.01, 1000, 1e-6).epsilon(1) == pytest.approx(2.12, abs=0.005)
 
 
-@pytest.mark.parametrize(("sigma", "rate", "steps", "rounds"), [(1.0, 0.01, 100, 10), (2.0, 0.2, 5, 4), (8.0, 0.9, 10, 3)])
+@pytest.mark.parametrize(
+    ("sigma", "rate", "steps", "rounds"), [(1.0, 0.01, 100, 10), (2.0, 0.2, 5, 4), (8.0, 0.9, 10, 3)]
+)
 def test_rounds_of_steps_cost_what_dp_accounting_says(sigma: float, rate: float, steps: int, rounds: int) -> None:
     theirs = PLDAccountant()
     theirs.compose(dp_event.PoissonSampledDpEvent(rate, dp_event.GaussianDpEvent(sigma)), steps * rounds)
