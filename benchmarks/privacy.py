@@ -1,12 +1,13 @@
 """What ε = 1 costs on RAND: six sites, federated, with and without DP-SGD. Trust zone: the developer's machine.
 
-The training is the app's own (``examples/rand_hie``), and the private one that of ``worker.dp_sgd`` under a plan's terms;
-the federation is a loop in this process. A person is the unit. AUC is on persons whom no site trained on.
+The training is the app's own (``examples/rand_hie``), and the private one that of ``worker.dp_sgd`` under a plan's
+terms; the federation is a loop in this process. A person is the unit. AUC is on persons whom no site trained on.
 """
 
 from __future__ import annotations
 
 import argparse
+import importlib
 import sys
 from collections.abc import Callable
 from pathlib import Path
@@ -41,7 +42,8 @@ def _options(parser: argparse.ArgumentParser) -> None:
 def _run(options: argparse.Namespace) -> Outcome:
     sys.path.insert(0, str(_APP))
     import torch
-    from rand_hie import task
+
+    task: Any = importlib.import_module("rand_hie.task")
 
     torch.set_num_threads(1)
     files = sorted(_DATA.glob("site-*.csv"))
@@ -71,7 +73,7 @@ def _run(options: argparse.Namespace) -> Outcome:
         "auc": {"without": without, "private": fmean(runs), "private_runs": runs},
         "lost": lost,
     }
-    rows = [
+    rows: list[tuple[str, ...]] = [
         ("", "ε", "AUC, mean over the sites"),
         ("without privacy", "∞", f"{without:.4f}"),
         ("DP-SGD, unit person", f"{spent:.3f}", f"{fmean(runs):.4f} ({min(runs):.4f} to {max(runs):.4f})"),

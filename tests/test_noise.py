@@ -14,7 +14,7 @@ from trusted.lattice import Lattice, squared_norm, squared_steps
 from trusted.noise import NoiseKey, add_gaussian, coins, normals
 
 KEY = NoiseKey(bytes(range(32)))
-# Under a correct sampler each of these tests fails with a key drawn at random in one case of a million. The key is fixed.
+# With a key drawn at random a right sampler fails each of these tests once in a million times. The key is fixed.
 FALSE_ALARM = 1e-6
 
 

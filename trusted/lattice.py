@@ -53,7 +53,7 @@ class Lattice:
         return min(1.0, self.limit / norm) / self.step if norm > 0 else 1.0 / self.step
 
     def round_into(self, vector: Vector, factor: float, out: Integers, room: NDArray[np.float64]) -> None:
-        """``out``, int64[elements of vector] = ``vector`` · ``factor``, to the nearest; ``room`` is float64 of its size."""
+        """``out``, int64[n] = ``vector`` · ``factor``, to the nearest; ``room`` is float64[n]."""
         np.multiply(vector, factor, out=room, dtype=np.float64)
         np.rint(room, out=room)
         with np.errstate(invalid="ignore"):  # beyond int64 it becomes what squared_steps finds far too long

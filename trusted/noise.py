@@ -1,13 +1,13 @@
 """Gaussian noise on the integers, from a cryptographic generator. Trust zone: every TEE; no I/O.
 
-The noise of element ``i`` follows from key and ``i`` alone, so that a vector may be made piece by piece, by any number of
+The noise of element ``i`` follows from key and ``i`` alone, so that a vector may be made in pieces, by however many
 threads, and again after a restart, on whatever processor, to the same bits. Elements 2j and 2j+1 come from 32
 bytes of the AES-256-CTR keystream, blocks 2j and 2j+1, by the method of Box and Muller: a radius from 117 random bits
 and an angle from 53. The normal deviate is scaled and rounded, which is post-processing of the Gaussian mechanism:
 integer + rounded noise = rounded (integer + noise).
 
 What float64 does to it (docs/privacy.md): the largest radius is 13.3 standard deviations, beyond which an element lies
-with probability 2^-129; a deviate is off by a few units in its last place, which moves the probability of one integer by
+with probability 2^-129; a deviate is off by a few units in its last place, which moves the probability of an integer by
 a factor of 1 ± s · 2^-49, ``s`` being the standard deviation in steps.
 """
 
@@ -120,7 +120,8 @@ def _log(x: Floats) -> Floats:
     s = fraction / (2.0 + fraction)
     z = s * s
     rest = z * _polynomial(_LOG, z)
-    return power * _LN2_HIGH - ((s * (fraction - rest) - power * _LN2_LOW) - fraction)
+    result: Floats = power * _LN2_HIGH - ((s * (fraction - rest) - power * _LN2_LOW) - fraction)
+    return result
 
 
 def _sine_and_cosine(x: Floats) -> tuple[Floats, Floats]:

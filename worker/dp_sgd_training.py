@@ -77,7 +77,8 @@ class LatticeOptimizer(DPOptimizer):  # type: ignore[misc]
     def clip_and_accumulate(self) -> None:
         """Clip each unit's gradient, round it, and sum: int64[elements of all parameters]."""
         samples = [self._get_flat_grad_sample(p) for p in self.params]
-        rows = torch.cat([sample.detach().reshape(len(sample), -1).double() for sample in samples], dim=1)
+        flat = [s.detach().reshape(len(s), p.numel()).double() for s, p in zip(samples, self.params, strict=True)]
+        rows = torch.cat(flat, dim=1)
         if len(rows) != len(self._drawn.units):
             raise ValueError("dp_sgd: a step on another batch than the loader gave last")
         total = np.zeros(self._lattice.elements, np.int64)

@@ -7,7 +7,7 @@ Rules:
 2. Which contributions a round folds is witnessed before anything of its result leaves. The fold goes on meanwhile.
 3. The model changes only by a committed round.
 4. Progress keeps a member in its round: one that is gone, or stands still, for a lease is waited for no longer.
-5. Under a privacy mechanism a round is paid for as it closes. None opens, and none closes, that the budget does not pay.
+5. Under a privacy mechanism a round is paid for as it closes: none opens, and none closes, beyond the budget.
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""Member clipping in whole runs: what is paid, when it is refused, and what a lying worker or a dying aggregator moves."""
+"""Member clipping in whole runs: what is paid, what is refused, and what a lying worker or a death can move."""
 
 from __future__ import annotations
 

@@ -11,6 +11,7 @@ import sys
 import threading
 import time
 from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -18,6 +19,7 @@ import pytest
 
 from tests.worker.flower_apps import LAYOUT, WELL_BEHAVED, unpacked
 from trusted.confinement import Confinement, confine, landlock_abi
+from trusted.documents.terms import DpSgd, Unit
 from trusted.errors import AppError, Reason
 from worker.trainer_process import MAX_FRAME_BYTES, TrainerProcess, TrainerSpec
 
@@ -450,3 +452,35 @@ def test_importing_the_handle_imports_neither_flower_nor_grpc_nor_torch() -> Non
     root = Path(__file__).parents[2]
     done = subprocess.run([sys.executable, "-c", code], cwd=root, capture_output=True, text=True, check=True)
     assert done.stdout.strip() == "[]"
+
+
+PRIVATE = DpSgd(Unit.RECORD, 1.0, 2.0, 0.5, 3)
+PRIVATE_STEPS = """
+@app.train()
+def train(message, context):
+    import torch
+    from worker import dp_sgd
+
+    assert dp_sgd.terms().max_steps == 3
+    net = torch.nn.Linear(2, 1)
+    rows = torch.utils.data.TensorDataset(torch.ones((8, 2)))
+    optimizer = torch.optim.SGD(net.parameters(), lr=0.1)
+    private, optimizer, loader = dp_sgd.make_private(net, optimizer, rows)
+    for (batch,) in loader:
+        optimizer.zero_grad()
+        private(batch).mean().backward()
+        optimizer.step()
+    return answered(message, taken(message), {"num-examples": 8})
+"""
+
+
+def test_an_app_that_makes_no_private_step_under_dp_sgd_is_refused(tmp_path: Path) -> None:
+    with trainer(replace(spec_of(tmp_path), private=PRIVATE)) as process:
+        assert refused(process).reason is Reason.APP_NOT_PRIVATE
+        assert refused(process).reason is Reason.APP_NOT_PRIVATE  # this round failed, and the process lives
+
+
+@pytest.mark.slow
+def test_an_app_that_trains_privately_is_counted_round_by_round(tmp_path: Path) -> None:
+    with trainer(replace(spec_of(tmp_path, PRIVATE_STEPS), private=PRIVATE)) as process:
+        assert [process.train(MODEL, number, 60).private_steps for number in (1, 2)] == [3, 3]

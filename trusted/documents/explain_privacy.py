@@ -40,8 +40,8 @@ def _member(terms: MemberClipping) -> Iterator[str]:
         f"aggregator adds noise of {terms.noise_multiplier:g} times that length to their sum, once a round."
     )
     yield (
-        "That a site took part is public. What is protected is whether its data went in: its updates, or zeros in their "
-        "place. A single patient's or customer's record is protected as part of its site."
+        "That a site took part is public. What is protected is whether its data went in: its updates, or zeros in "
+        "their place. A single patient's or customer's record is protected as part of its site."
     )
 
 
@@ -63,8 +63,8 @@ def _budget(terms: MemberClipping | DpSgd, budget: Budget) -> Iterator[str]:
     unit = terms.unit.value
     yield (
         f"Budget: ε = {budget.epsilon:g} at δ = {budget.delta:g} for each {unit}, over all rounds together. Each round "
-        "is paid for in the witnessed log before anything of it leaves; when the rest does not pay for another, the run "
-        "ends with the model it has."
+        "is paid for in the witnessed log before anything of it leaves; when the rest does not pay for another, the "
+        "run ends with the model it has."
     )
     right = math.ceil(1e4 * most_right(budget)) / 100
     yield (

@@ -1,4 +1,6 @@
-"""The noisy mean: every update clipped, rounded to a lattice, and noise added to their sum once. Trust zone: aggregator TEE.
+"""The noisy mean: updates clipped and rounded to a lattice, and noise added to their sum once.
+
+Trust zone: aggregator TEE.
 
 Rules: 1. A worker's word about the length of its update is not believed: one pass measures all, a second clips. 2. What
 the second pass took in is measured again, exactly, in integers: a sender with two faces for one blob moves nothing by

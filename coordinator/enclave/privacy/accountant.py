@@ -75,10 +75,8 @@ def _by_renyi(deviation: float, rate: float, steps: int, delta: float) -> float:
 
 
 def _by_loss(deviation: float, rate: float, steps: int, delta: float) -> float:
-    if rate >= 1.0:  # composed Gaussians are one Gaussian
-        loss = _loss(deviation / math.sqrt(steps), rate)
-    else:
-        loss = _loss(deviation, rate).self_compose(steps)
+    sampled = rate < 1.0  # else the composed Gaussians are one Gaussian
+    loss = _loss(deviation, rate).self_compose(steps) if sampled else _loss(deviation / math.sqrt(steps), rate)
     return float(loss.get_epsilon_for_delta(delta))
 
 

@@ -17,7 +17,7 @@ from trusted.wire import Fields
 MAX_STEPS = 100_000
 MAX_CLIP = 1e6
 MAX_NOISE_MULTIPLIER = 1e3
-# Beyond 20 a guess may be right more than 99.9999997 % of the time: a promise of nothing, which signers may take for one.
+# Beyond 20 a guess may be right 99.9999997 % of the time: nothing is promised, and signers may think that it is.
 MAX_EPSILON = 20.0
 MAX_DELTA = 1e-3
 _LEAST = 1e-6
