@@ -13,6 +13,7 @@ from typing import Any
 from console.documents import present
 from console.exchanging import IN_FULL, Travel
 from console.files import read_bounded
+from console.folding import MEAN, Folding
 from console.initial_model import read_initial_model
 from console.output import UserError
 from trusted.documents.charter import VerifiedCharter
@@ -68,6 +69,7 @@ class Terms:
     max_weight: float
     privacy: dict[str, Any]
     timing: Timing
+    folding: Folding = MEAN
 
 
 def read_bundle(app: Path) -> bytes:
@@ -93,6 +95,7 @@ def make_plan(charter: VerifiedCharter, training: Training, sites: Sites, terms:
     initial = read_initial_model(training.initial_model, training.layout)
     now, timing = present(), terms.timing
     members = list(sites.members) or [member.id for member in charter.document.members]
+    cohort = _cohort(charter, members, sites)
     document: dict[str, Any] = {
         "name": terms.name,
         "purpose": terms.purpose,
@@ -105,9 +108,9 @@ def make_plan(charter: VerifiedCharter, training: Training, sites: Sites, terms:
         },
         "model": {"initial_sha256": initial.digest.hex(), "layout": initial.layout.to_json()},
         "rounds": terms.rounds,
-        "cohort": _cohort(charter, members, sites),
+        "cohort": cohort,
         "deadlines": {"round_s": timing.round_s, "lease_s": timing.lease_s, "reattest_s": timing.reattest_s},
-        "aggregation": {"rule": "weighted-mean", "max_weight": terms.max_weight},
+        "aggregation": terms.folding.to_json(terms.max_weight, cohort["minimum"]),
         "privacy": terms.privacy,
         "dataset": {"min_rows": sites.min_rows, "columns": list(sites.columns)},
         "metrics": [_metric(text) for text in sites.metrics],

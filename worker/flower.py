@@ -42,17 +42,26 @@ _RUN, _NODE, _TASK = 1, 1, 1  # one run, one node in this process; the app sees 
 class FlowerApp:
     """A ClientApp from an unpacked bundle, with its Context. One for each process: Flower's identity is global."""
 
-    def __init__(self, client: ClientApp, context: Context, log: Log) -> None:
+    def __init__(self, client: ClientApp, context: Context, log: Log, *, proximal_mu: float = 0.0) -> None:
         TaskIdentity.run_id, TaskIdentity.node_id, TaskIdentity.task_id = _RUN, _NODE, _TASK
         self._client = client
         self._context = context
         self._log = log
+        self._proximal_mu = proximal_mu
 
     @classmethod
     def load(
-        cls, app_dir: Path, *, config: Mapping[str, Scalar], node_config: Mapping[str, Scalar], log: Log
+        cls,
+        app_dir: Path,
+        *,
+        config: Mapping[str, Scalar],
+        node_config: Mapping[str, Scalar],
+        log: Log,
+        proximal_mu: float = 0.0,
     ) -> FlowerApp:
         """Import the app in ``app_dir`` (from ``unpack_bundle``), with the plan's ``config`` over its own defaults.
+
+        A ``proximal_mu`` beyond 0 is told to it whenever it trains, as FedProx does; what it makes of it is its own.
 
         Raises:
             AppError: BUNDLE_MALFORMED: no such ClientApp, or a config key that the app does not have.
@@ -71,7 +80,7 @@ class FlowerApp:
         context = Context(
             run_id=_RUN, node_id=_NODE, node_config=dict(node_config), state=RecordDict(), run_config=run_config
         )
-        return cls(client, context, log)
+        return cls(client, context, log, proximal_mu=proximal_mu)
 
     def offers(self, call: Call) -> bool:
         """Whether the app registered ``@app.train()`` or ``@app.evaluate()``, or is of the older kind with both."""
@@ -89,7 +98,7 @@ class FlowerApp:
         if not self.offers(call):
             raise AppError(Reason.BUNDLE_MALFORMED, f"app: a function with @app.{call.value}() expected")
         content = legacy_request if self._is_legacy() else _request
-        message = Message(content(call, arrays, round_number), _NODE, call.value)
+        message = Message(content(call, arrays, self._settings(call, round_number)), _NODE, call.value)
         message.metadata.__dict__["_message_id"] = f"{call.value}-{round_number}"  # nor has Flower a public setter
         try:
             reply = self._client(message, self._context)
@@ -97,6 +106,10 @@ class FlowerApp:
             self._log(traceback.format_exc())
             raise AppError(Reason.APP_FAILED, f"app: its {call.value} function raised; see the site's log") from None
         return self._read(call, reply, list(arrays))
+
+    def _settings(self, call: Call, round_number: int) -> dict[str, int | float]:
+        settings: dict[str, int | float] = {"server-round": round_number}
+        return settings | ({"proximal-mu": self._proximal_mu} if self._proximal_mu and call is Call.TRAIN else {})
 
     def _read(self, call: Call, reply: object, names: list[str]) -> Reply:
         if not isinstance(reply, Message):
@@ -162,10 +175,10 @@ def _import_client(reference: str, app_dir: Path, log: Log) -> ClientApp:
     return client
 
 
-def _request(call: Call, arrays: Arrays, round_number: int) -> RecordDict:
+def _request(call: Call, arrays: Arrays, settings: Mapping[str, int | float]) -> RecordDict:
     """The records of FedAvg, for training and evaluation alike."""
     records: dict[str, Any] = {
         "arrays": ArrayRecord({name: Array(array) for name, array in arrays.items()}),
-        "config": ConfigRecord({"server-round": round_number}),
+        "config": ConfigRecord(dict(settings)),
     }
     return RecordDict(records)

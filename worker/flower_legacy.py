@@ -7,6 +7,7 @@ Imported by ``worker.flower`` alone.
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import Any
 
 from flwr.app import Array, ArrayRecord, ConfigRecord, RecordDict
@@ -20,12 +21,13 @@ _OK = 0
 _EVALUATE_NOT_IMPLEMENTED = 4  # flwr.common.typing.Code
 
 
-def legacy_request(call: Call, arrays: Arrays, round_number: int) -> RecordDict:
+def legacy_request(call: Call, arrays: Arrays, settings: Mapping[str, int | float]) -> RecordDict:
     """What ``NumPyClient.fit`` or ``evaluate`` is called with: the arrays in order, and ``server_round`` as config."""
+    spelled: dict[str, Any] = {name.replace("-", "_"): value for name, value in settings.items()}
     numbered = {str(place): Array(array) for place, array in enumerate(arrays.values())}
     records: dict[str, Any] = {
         f"{_REQUEST[call]}.parameters": ArrayRecord(numbered),
-        f"{_REQUEST[call]}.config": ConfigRecord({"server_round": round_number}),
+        f"{_REQUEST[call]}.config": ConfigRecord(spelled),
     }
     return RecordDict(records)
 

@@ -128,6 +128,7 @@ def prepare(boot: Boot, options: Options, note: Note) -> Prepared:
         log_file=Path(options.app_log),
         scratch=scratch,
         private=plan.privacy.dp_sgd,
+        proximal_mu=plan.aggregation.proximal_mu,
     )
     trainer = TrainerProcess.start(spec)
     note("trainer-started", features=[feature.value for feature in trainer.features])

@@ -74,6 +74,7 @@ class TrainerSpec:
         scratch: an existing folder that the app may write to; its working directory.
         threads: how many cores the app may use.
         private: how it must train, where the plan asks for DP-SGD.
+        proximal_mu: the plan's, of FedProx; 0: none.
     """
 
     app_dir: Path
@@ -84,6 +85,7 @@ class TrainerSpec:
     scratch: Path
     threads: int = 1
     private: DpSgd | None = None
+    proximal_mu: float = 0.0
 
 
 @dataclass(slots=True)
@@ -372,7 +374,13 @@ def _load(spec: TrainerSpec) -> Trainer:
     from worker.flower import FlowerApp
 
     dp_sgd.set_terms(spec.private)
-    app = FlowerApp.load(spec.app_dir, config=spec.config, node_config={"data-path": str(spec.data)}, log=_say)
+    app = FlowerApp.load(
+        spec.app_dir,
+        config=spec.config,
+        node_config={"data-path": str(spec.data)},
+        log=_say,
+        proximal_mu=spec.proximal_mu,
+    )
     torch = sys.modules.get("torch")
     if torch is not None:
         torch.set_num_threads(spec.threads)

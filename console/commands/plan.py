@@ -9,6 +9,7 @@ import typer
 
 from console.options import (
     CharterFile,
+    FoldingRule,
     Force,
     Key,
     ModelEncoding,
@@ -57,6 +58,13 @@ def new(  # one parameter for each field of the document
     metric: Annotated[Texts, typer.Option(help="name[:min_sites[:digits]] that may leave; repeat.")] = [],  # noqa: B006
     min_rows: Annotated[int, typer.Option(min=1, help="Rows that each site must have.")] = 1,
     max_weight: Annotated[float, typer.Option(min=1, help="No site weighs more than this.")] = 1_000_000,
+    rule: Annotated[FoldingRule, typer.Option(help="How updates become one step.")] = FoldingRule.WEIGHTED_MEAN,
+    false_sites: Annotated[int | None, typer.Option(min=1, help="How many false sites the rule shall stand.")] = None,
+    kept: Annotated[int | None, typer.Option(min=1, help="Updates that multi-krum averages. Default: most.")] = None,
+    server: Annotated[
+        str | None, typer.Option(help="momentum, adam, yogi or adagrad, or adam:learning_rate=0.01,tau=0.1.")
+    ] = None,
+    proximal_mu: Annotated[float | None, typer.Option(help="FedProx's term, told to each site's app.")] = None,
     round_s: Annotated[int, typer.Option(min=1, help="Seconds until a round ends.")] = 3600,
     lease_s: Annotated[int, typer.Option(min=1, help="Seconds without progress until a worker is lost.")] = 120,
     reattest_s: Annotated[int, typer.Option(min=1, help="Seconds between attestations.")] = 3600,
@@ -71,6 +79,7 @@ def new(  # one parameter for each field of the document
         from console.documents import load_charter, write_unsigned
         from console.exchanging import Travel
         from console.files import refuse_existing, write_file
+        from console.folding import Folding
         from console.privacy import forecast, read_terms
         from trusted.documents.explain import explain_plan
         from trusted.documents.plan import PAYLOAD_TYPE
@@ -85,7 +94,8 @@ def new(  # one parameter for each field of the document
         timing = plans.Timing(round_s, lease_s, reattest_s, valid_days)
         mechanism = read_terms(privacy, no_privacy_because)
         weight = max_weight if mechanism["mechanism"] == "none" else 1  # all count alike under privacy
-        terms = plans.Terms(name, purpose, rounds, weight, mechanism, timing)
+        folding = Folding(rule.value, false_sites, kept, server, proximal_mu)
+        terms = plans.Terms(name, purpose, rounds, weight, mechanism, timing, folding)
         plan = plans.make_plan(rules, training, sites, terms)
         write_file(bundle_path, bundle, force=force)
         envelope = write_unsigned(out, plan.encode(), PAYLOAD_TYPE, force=force)
@@ -102,6 +112,7 @@ def new(  # one parameter for each field of the document
 def show(file: File, charter: CharterFile, json_output: JsonOption = False) -> None:
     """Show a plan and who has signed it; nothing is verified but the charter and the signatures that are there."""
     with reporting(json_output) as report:
+        from console import folding
         from console.documents import load_charter, read_envelope, show_signers
         from console.exchanging import describe
         from trusted.documents.dsse import signers
@@ -121,6 +132,7 @@ def show(file: File, charter: CharterFile, json_output: JsonOption = False) -> N
                 ("model", f"{plan.layout.elements} numbers in {len(plan.layout.tensors)} tensors"),
                 ("exchanged", describe(plan.exchange)),
                 ("rounds", str(plan.rounds)),
+                ("folding", folding.describe(plan.aggregation)),
                 ("cohort", f"{', '.join(plan.cohort.members)}; at least {plan.cohort.minimum}"),
                 ("recipients", ", ".join(plan.recipients)),
             ]

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import ast
 import importlib
 import importlib.metadata
 import sys
@@ -10,6 +11,8 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from flwr.app import ArrayRecord, ConfigRecord
+from flwr.serverapp.strategy import FedProx
 
 from tests.worker.flower_apps import LAYOUT, unpacked, write_app
 from trusted.errors import AppError, Reason
@@ -56,6 +59,25 @@ return answered(message, arrays, {{"num-examples": 10, "train-loss": 0.5}})
     assert seen.read_text() == repr((["scale", "steps", "w"], "int64", 4, "train", "/data", 2.0, 2))
     assert reply.metrics == {"num-examples": 10, "train-loss": 0.5}
     np.testing.assert_array_equal(reply.arrays["w"], split_vector(LAYOUT, MODEL)["w"] + 2)
+
+
+def test_fedprox_tells_the_proximal_term_to_training_alone_as_flowers_own_strategy_does(tmp_path: Path) -> None:
+    seen = tmp_path / "seen.txt"
+    body = f"""\
+open({str(seen)!r}, "a").write(repr(dict(message.content["config"])) + "\\n")
+return answered(message, ARRAYS, {{"num-examples": 10}})
+"""
+    train, evaluate = (body.replace("ARRAYS", given) for given in ("arrays", "None"))
+    app_dir = unpacked(tmp_path, train=train, evaluate=evaluate)
+    for mu in (0.25, 0.0):
+        app = FlowerApp.load(app_dir, config={}, node_config={}, log=print, proximal_mu=mu)
+        for call in (Call.TRAIN, Call.EVALUATE):
+            app.ask(call, split_vector(LAYOUT, MODEL), round_number=4)
+    strategy, theirs = FedProx(proximal_mu=0.25, fraction_train=0.0), ConfigRecord()
+    strategy.configure_train(4, ArrayRecord(), theirs, None)
+    told = [ast.literal_eval(line) for line in seen.read_text().splitlines()]
+    assert told[0] == {"server-round": 4, **theirs} == {"server-round": 4, "proximal-mu": 0.25}
+    assert told[1:] == [{"server-round": 4}] * 3
 
 
 def test_context_state_lives_on_from_round_to_round(tmp_path: Path) -> None:
@@ -247,6 +269,15 @@ def legacy_app(folder: Path, code: str) -> FlowerApp:
     source = write_app(folder)
     next(source.glob("*/client_app.py")).write_text(code)
     return load(source)
+
+
+def test_an_app_of_the_older_kind_is_told_the_proximal_term_by_its_older_name(tmp_path: Path) -> None:
+    source = write_app(tmp_path / "a")
+    code = LEGACY.replace("EVALUATE", "").replace("server_round", "proximal_mu")
+    next(source.glob("*/client_app.py")).write_text(code)
+    app = FlowerApp.load(source, config={}, node_config={}, log=print, proximal_mu=0.5)
+    result = Trainer(app, LAYOUT, print).train(MODEL, 4)
+    np.testing.assert_array_equal(result.delta, [0.5] * 6 + [0] * 3)
 
 
 def test_an_app_of_the_older_kind_trains_and_judges_under_the_plans_names(tmp_path: Path) -> None:

@@ -95,6 +95,18 @@ return answered(message, arrays, {"num-examples": 7, "rounds": seen})
             assert (result.num_examples, result.metrics) == (7, {"rounds": number})
 
 
+def test_the_proximal_term_of_the_plan_comes_to_the_app(tmp_path: Path) -> None:
+    body = """\
+mu = message.content["config"]["proximal-mu"]
+return answered(message, arrays, {"num-examples": 7, "mu": mu})
+"""
+    process = TrainerProcess.start(replace(spec_of(tmp_path, body), proximal_mu=0.25), timeout_s=60)
+    try:
+        assert process.train(MODEL, 1, 30).metrics == {"mu": 0.25}
+    finally:
+        process.stop()
+
+
 def test_a_result_does_not_change_when_the_next_round_is_trained(tmp_path: Path) -> None:
     body = WELL_BEHAVED.replace(
         "np.float32(context",

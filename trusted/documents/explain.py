@@ -14,6 +14,7 @@ from trusted.attestation.policies.knob import Knob, PlatformPolicy
 from trusted.attestation.policies.rules import ReferenceValue, Skip
 from trusted.attestation.roots import Assurance
 from trusted.documents.charter import Charter, Profile
+from trusted.documents.explain_aggregation import explain_aggregation
 from trusted.documents.explain_exchange import explain_exchange
 from trusted.documents.explain_privacy import explain_privacy
 from trusted.documents.plan import Plan
@@ -144,7 +145,7 @@ def _plan(plan: Plan, charter: Charter) -> Iterator[str]:
         f"A round ends after {plan.deadlines.round_s} s; a lease lasts {plan.deadlines.lease_s} s; "
         f"everybody is attested again every {plan.deadlines.reattest_s} s."
     )
-    yield f"Aggregation: {plan.aggregation.rule.value}; no site weighs more than {plan.aggregation.max_weight:g}."
+    yield from explain_aggregation(plan.aggregation, plan.cohort)
     yield from explain_privacy(plan.privacy)
     yield from _leaves(plan, charter)
     yield from _assurance(charter)

@@ -21,7 +21,7 @@ from coordinator.enclave.fold.contributions import (
     piece_room,
 )
 from coordinator.enclave.fold.lanes import in_lanes
-from coordinator.enclave.fold.weighing import add_inner_products
+from coordinator.enclave.fold.weighing import InnerProducts
 from coordinator.enclave.jobs import Jobs
 from coordinator.enclave.ports import HostStore
 from trusted.blob import BlobHeader, Piece
@@ -92,14 +92,15 @@ class Updates:
         streams = self._side_by_side()
 
         def prepare() -> Callable[[tuple[int, Sequence[Sequence[Piece]]]], None]:
-            window = np.empty((count, piece_room(self._header)), "f4")
+            window, products = np.empty((count, piece_room(self._header)), "f4"), InnerProducts(count)
 
             def do(group: tuple[int, Sequence[Sequence[Piece]]]) -> None:
                 at, reads = group
                 for read in reads:
                     rows = _opened_into(window, streams, read, bounded=False)
-                    for start in range(0, rows.shape[1], _COLUMNS):
-                        add_inner_products(sums[at], rows[:, start : start + _COLUMNS])
+                    for start in range(0, rows.shape[1], products.columns):
+                        products.add(rows[:, start : start + products.columns])
+                sums[at] = products.take()
 
             return do
 

@@ -18,21 +18,43 @@ Gram = NDArray[np.float64]
 Shares = NDArray[np.float64]
 
 
-def add_inner_products(total: Gram, rows: NDArray[np.float32]) -> None:
-    """``total`` += the inner products of ``rows``, float32[K, n], each sum by halves in float64."""
-    count, width = rows.shape
-    wide = np.zeros((count, 1 << max(0, width - 1).bit_length()))
-    wide[:, :width] = rows
-    products = np.empty_like(wide)
-    with np.errstate(invalid="ignore"):  # NaN and infinity show on the diagonal
-        for place in range(count):
-            part = np.multiply(wide[place:], wide[place], out=products[place:])
-            size = wide.shape[1]
-            while size > 1:
-                size //= 2
-                part[:, :size] += part[:, size : 2 * size]
-            total[place, place:] += part[:, 0]
-            total[place + 1 :, place] = total[place, place + 1 :]
+_SUMS = 1 << 18  # elements in which the products of all pairs are added up, unless that makes the columns too few
+_FEWEST_COLUMNS = 128
+
+
+class InnerProducts:
+    """Adds up the inner products of updates, some columns of all of them at a time. Each lane has its own.
+
+    A product is added to those of the same column of earlier blocks, and the columns are added up at the end: sums of
+    few terms each, and as many operations as without.
+    """
+
+    def __init__(self, count: int) -> None:
+        self.columns = 1 << max(_FEWEST_COLUMNS, _SUMS // count**2).bit_length() - 1
+        self._sums = [np.zeros((count - place, self.columns)) for place in range(count)]
+        self._wide, self._products = np.zeros((count, self.columns)), np.empty((count, self.columns))
+
+    def add(self, rows: NDArray[np.float32]) -> None:
+        """Count ``rows``, float32[K, up to ``columns``]."""
+        width = rows.shape[1]
+        self._wide[:, :width], self._wide[:, width:] = rows, 0.0
+        with np.errstate(invalid="ignore"):  # NaN and infinity show on the diagonal
+            for place, sums in enumerate(self._sums):
+                sums += np.multiply(self._wide[place:], self._wide[place], out=self._products[place:])
+
+    def take(self) -> Gram:
+        """What was counted, float64[K, K]; from here on it counts anew."""
+        count = len(self._sums)
+        total = np.empty((count, count))
+        with np.errstate(invalid="ignore"):
+            for place, sums in enumerate(self._sums):
+                size = self.columns
+                while size > 1:
+                    size //= 2
+                    sums[:, :size] += sums[:, size : 2 * size]
+                total[place, place:] = total[place:, place] = sums[:, 0]
+                sums[:] = 0.0
+        return total
 
 
 def by_weight(weights: Sequence[int]) -> Shares:
@@ -60,11 +82,14 @@ def multi_krum(gram: Gram, byzantine: int, kept: int, weights: Sequence[int]) ->
 def geometric_median(gram: Gram, iterations: int, smoothing: float) -> Shares:
     """The point with the least sum of distances to all updates; each counts alike, whatever it weighs.
 
-    Weiszfeld's algorithm from the mean, smoothed as by Pillutla et al. 2022: in each iteration an update's share is
-    the inverse of its distance from the last point, or of ``smoothing`` where it is nearer.
+    Weiszfeld's algorithm, smoothed as by Pillutla et al. 2022: in each iteration an update's share is the inverse of
+    its distance from the last point, or of ``smoothing`` where it is nearer. From the mean it would take too long where
+    a false update is enormous; so it starts with shares by how near half of the others are, which less than half of all
+    cannot feign.
     """
-    count = len(gram)
-    shares = np.full(count, 1.0 / count)
+    half = _nearest(gram)[len(gram) // 2]
+    shares: Shares = 1.0 / np.maximum(half, smoothing**2)
+    shares /= _summed(shares)
     for _ in range(iterations):
         products = _summed(gram * shares[:, np.newaxis])
         distances = gram.diagonal() - 2.0 * products + _summed(products * shares)
@@ -74,11 +99,15 @@ def geometric_median(gram: Gram, iterations: int, smoothing: float) -> Shares:
 
 
 def _scores(gram: Gram, byzantine: int) -> NDArray[np.float64]:
+    return _summed(_nearest(gram)[1 : max(1, len(gram) - byzantine - 2) + 1])
+
+
+def _nearest(gram: Gram) -> NDArray[np.float64]:
+    """Squared distances of each update (column) from all, sorted: the first is from itself, 0."""
     squares = gram.diagonal()
     distances = np.maximum(squares[:, np.newaxis] + squares - 2.0 * gram, 0.0)  # rounding alone makes one negative
     np.fill_diagonal(distances, 0.0)
-    nearest = sort_rows(list(distances))[1 : max(1, len(gram) - byzantine - 2) + 1]  # the first is itself, or as near
-    return _summed(np.array(nearest))
+    return np.array(sort_rows(list(distances)))
 
 
 def _lowest(scores: NDArray[np.float64], count: int) -> Shares:

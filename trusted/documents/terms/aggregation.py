@@ -97,24 +97,28 @@ class Aggregation:
         """How many vectors of the model's size the server optimiser remembers from round to round."""
         return 0 if self.server is None else self.server.moments
 
-    def check(self, cohort: Cohort) -> None:
-        """Refuse a rule that the smallest cohort which may be folded gives no meaning, or no majority.
-
-        Raises:
-            DocumentError: DOCUMENT_RULE.
-        """
-        if self.rule is Rule.WEIGHTED_MEAN:
-            return
-        least = {
+    @property
+    def least(self) -> int:
+        """How many updates the rule needs to mean what it says."""
+        return {
+            Rule.WEIGHTED_MEAN: 1,
             Rule.MEDIAN: 3,
             Rule.GEOMETRIC_MEDIAN: 3,
             Rule.TRIMMED_MEAN: 2 * self.trim + 1,
             Rule.KRUM: 2 * self.byzantine + 3,  # Blanchard et al. 2017, proposition 4.2
             Rule.MULTI_KRUM: max(2 * self.byzantine + 3, self.byzantine + 2 + self.kept),  # El Mhamdi et al. 2018
         }[self.rule]
-        enough = cohort.minimum >= least
-        rule(enough, "plan.cohort.minimum", f"at least {least} expected for this plan.aggregation")
-        rule(cohort.size <= MAX_COMPARED, "plan.cohort.size", f"at most {MAX_COMPARED} expected for this rule")
+
+    def check(self, cohort: Cohort) -> None:
+        """Refuse a rule that the smallest cohort which may be folded gives no meaning, or no majority.
+
+        Raises:
+            DocumentError: DOCUMENT_RULE.
+        """
+        enough = cohort.minimum >= self.least
+        rule(enough, "plan.cohort.minimum", f"at least {self.least} expected for this plan.aggregation")
+        bounded = self.rule is Rule.WEIGHTED_MEAN or cohort.size <= MAX_COMPARED
+        rule(bounded, "plan.cohort.size", f"at most {MAX_COMPARED} expected for this plan.aggregation")
 
 
 def _read_smoothing(fields: Fields, name: str) -> float:
