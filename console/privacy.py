@@ -146,11 +146,11 @@ def estimate(privacy: Privacy, rounds: int) -> Estimate:
 
 
 def _least_noise(terms: MemberClipping | DpSgd, budget: Budget, rounds: int) -> float | None:
-    """To three digits, rounded up: with it ``rounds`` fit."""
+    """To half a percent, rounded up: with it ``rounds`` fit."""
     if not _fits(replace(terms, noise_multiplier=MAX_NOISE_MULTIPLIER), budget, rounds):
         return None
     low, high = 0.1, MAX_NOISE_MULTIPLIER
-    while high / low > 1.001:
+    while high / low > 1.005:
         middle = (low * high) ** 0.5
         low, high = (low, middle) if _fits(replace(terms, noise_multiplier=middle), budget, rounds) else (middle, high)
     return high

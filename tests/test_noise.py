@@ -90,7 +90,7 @@ vectors = st.integers(1, 300).flatmap(
 )
 
 
-@settings(max_examples=300, deadline=None)
+@settings(max_examples=100, deadline=None)
 @given(vectors, st.floats(1e-6, 1e6))
 def test_no_vector_is_longer_than_the_clip_once_it_is_rounded(values: list[float], clip: float) -> None:
     """In exact integers: the sensitivity of a sum is the clip norm, and not a bit more."""
@@ -104,7 +104,7 @@ def test_no_vector_is_longer_than_the_clip_once_it_is_rounded(values: list[float
     assert squared_steps(out) == squared
 
 
-@settings(max_examples=200, deadline=None)
+@settings(max_examples=100, deadline=None)
 @given(st.floats(1e-6, 1e6), st.integers(1, 1 << 31))
 def test_the_lattice_costs_less_than_a_thousandth_of_the_clip(clip: float, elements: int) -> None:
     lattice = Lattice(clip, elements)

@@ -24,7 +24,7 @@ def test_an_estimate_says_what_rounds_cost_and_what_would_fit(cloister: Cloister
     assert costs.epsilon(found["most_rounds"]) <= 3.0 < costs.epsilon(found["most_rounds"] + 1)
     least = found["least_noise_multiplier"]
     assert Accountant(MemberClipping(1.0, least), 1e-5).epsilon(10) <= 3.0
-    assert Accountant(MemberClipping(1.0, least * 0.998), 1e-5).epsilon(10) > 3.0
+    assert Accountant(MemberClipping(1.0, least * 0.994), 1e-5).epsilon(10) > 3.0
     assert [entry["round"] for entry in found["epsilon_after"]] == list(range(1, 11))
 
 

@@ -468,31 +468,37 @@ def test_importing_the_handle_imports_neither_flower_nor_grpc_nor_torch() -> Non
 
 PRIVATE = DpSgd(Unit.RECORD, 1.0, 2.0, 0.5, 3)
 PRIVATE_STEPS = """
-@app.train()
-def train(message, context):
-    import torch
-    from worker import dp_sgd
+import torch
+from worker import dp_sgd
 
-    assert dp_sgd.terms().max_steps == 3
-    net = torch.nn.Linear(2, 1)
-    rows = torch.utils.data.TensorDataset(torch.ones((8, 2)))
-    optimizer = torch.optim.SGD(net.parameters(), lr=0.1)
-    private, optimizer, loader = dp_sgd.make_private(net, optimizer, rows)
-    for (batch,) in loader:
-        optimizer.zero_grad()
-        private(batch).mean().backward()
-        optimizer.step()
-    return answered(message, taken(message), {"num-examples": 8})
+assert dp_sgd.terms().max_steps == 3
+net = torch.nn.Linear(2, 1)
+rows = torch.utils.data.TensorDataset(torch.ones((8, 2)))
+private, optimizer, loader = dp_sgd.make_private(net, torch.optim.SGD(net.parameters(), lr=0.1), rows)
+for (batch,) in loader:
+    optimizer.zero_grad()
+    private(batch).mean().backward()
+    optimizer.step()
+return answered(message, arrays, {"num-examples": 8})
 """
 
 
+@contextlib.contextmanager
+def private_trainer(tmp_path: Path, body: str) -> Iterator[TrainerProcess]:
+    process = TrainerProcess.start(replace(spec_of(tmp_path, body), private=PRIVATE), timeout_s=60)
+    try:
+        yield process
+    finally:
+        process.stop()
+
+
 def test_an_app_that_makes_no_private_step_under_dp_sgd_is_refused(tmp_path: Path) -> None:
-    with trainer(replace(spec_of(tmp_path), private=PRIVATE)) as process:
+    with private_trainer(tmp_path, WELL_BEHAVED) as process:
         assert refused(process).reason is Reason.APP_NOT_PRIVATE
         assert refused(process).reason is Reason.APP_NOT_PRIVATE  # this round failed, and the process lives
 
 
 @pytest.mark.slow
 def test_an_app_that_trains_privately_is_counted_round_by_round(tmp_path: Path) -> None:
-    with trainer(replace(spec_of(tmp_path, PRIVATE_STEPS), private=PRIVATE)) as process:
-        assert [process.train(MODEL, number, 60).private_steps for number in (1, 2)] == [3, 3]
+    with private_trainer(tmp_path, PRIVATE_STEPS) as process:
+        assert [process.train(MODEL, number, 120).private_steps for number in (1, 2)] == [3, 3]
