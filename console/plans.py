@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Sequence
 from dataclasses import dataclass
 from datetime import timedelta
@@ -10,6 +9,7 @@ from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any
 
+from console.app_terms import NOTHING, AppTerms, read_settings
 from console.documents import present
 from console.exchanging import IN_FULL, Travel
 from console.files import read_bounded
@@ -27,18 +27,24 @@ _METRIC_DIGITS = 3
 
 @dataclass(frozen=True, slots=True)
 class Training:
-    """What is trained: app bundle, its configuration (``key=value``), initial model, perhaps a layout, what travels."""
+    """What is trained: app bundle, its configuration (``key=value``), initial model, perhaps a layout, what travels.
+
+    ``app`` is what the app says of itself; the other configurations (``key=value`` too) go before it.
+    """
 
     bundle: bytes
     config: Sequence[str]
     initial_model: Path
     layout: Path | None
     travel: Travel = IN_FULL
+    app: AppTerms = NOTHING
+    train_config: Sequence[str] = ()
+    evaluate_config: Sequence[str] = ()
 
 
 @dataclass(frozen=True, slots=True)
 class Sites:
-    """Who trains on what, and who gets the result."""
+    """Who trains on what, and who gets the result; ``share`` of the members is sampled where there is no ``size``."""
 
     members: Sequence[str]
     minimum: int | None
@@ -47,6 +53,7 @@ class Sites:
     columns: Sequence[str]
     metrics: Sequence[str]
     recipients: Sequence[str]
+    share: float | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -104,7 +111,7 @@ def make_plan(charter: VerifiedCharter, training: Training, sites: Sites, terms:
         "app": {
             "kind": "flower",
             "bundle_sha256": bundle_digest(training.bundle).hex(),
-            "config": dict(_setting(text) for text in training.config),
+            **_settings(training),
         },
         "model": {"initial_sha256": initial.digest.hex(), "layout": initial.layout.to_json()},
         "rounds": terms.rounds,
@@ -123,19 +130,18 @@ def make_plan(charter: VerifiedCharter, training: Training, sites: Sites, terms:
 
 
 def _cohort(charter: VerifiedCharter, members: list[str], sites: Sites) -> dict[str, Any]:
-    size = sites.size or len(members)
-    return {"members": members, "minimum": sites.minimum or MIN_COHORT[charter.document.profile], "size": size}
+    minimum = sites.minimum or MIN_COHORT[charter.document.profile]
+    share = 1.0 if sites.share is None else sites.share
+    size = sites.size or max(minimum, int(len(members) * share))
+    return {"members": members, "minimum": minimum, "size": size}
 
 
-def _setting(text: str) -> tuple[str, Any]:
-    """``key=value``; a value that is JSON is taken as such, anything else is a string."""
-    key, equals, value = text.partition("=")
-    if not equals:
-        raise UserError("an app setting without a value", "Write --config key=value.")
-    try:
-        return key, json.loads(value)
-    except ValueError:
-        return key, value
+def _settings(training: Training) -> dict[str, Any]:
+    """``config`` and what goes with each message: the app's own, and over it what was given here."""
+    given = {"config": training.config, "train_config": training.train_config}
+    given["evaluate_config"] = training.evaluate_config
+    whole = {key: {**getattr(training.app, key), **read_settings(texts)} for key, texts in given.items()}
+    return {key: settings for key, settings in whole.items() if settings or key == "config"}
 
 
 def _metric(text: str) -> dict[str, Any]:

@@ -24,7 +24,7 @@ _HINT = (
 )
 
 
-def read_terms(mechanism: str, no_privacy_reason: str) -> dict[str, Any]:
+def read_mechanism(mechanism: str, no_privacy_reason: str) -> dict[str, Any]:
     """``plan.privacy`` of ``mechanism`` (``NAME,field=value,…``), or of the reason why there is none.
 
     Raises:

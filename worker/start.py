@@ -26,13 +26,16 @@ from trusted.errors import DocumentError, Reason, RoundError, TeeError, WireErro
 from trusted.evidence.boot import Boot
 from trusted.vault import Vault
 from trusted.wire import Fields
+from worker.app_log import Reader
 from worker.bundle import MAX_BUNDLE_BYTES, unpack_bundle
 from worker.contribution import Vector
 from worker.dataset import SALT_BYTES, admit_dataset
+from worker.dependencies import require_dependencies
 from worker.trainer_process import TrainerProcess, TrainerSpec
 
 Note = Callable[..., None]
 MAX_COORDINATORS = 16
+MAX_APP_MEMORY_MIB = 1 << 24  # 16 TiB
 
 
 @dataclass(frozen=True, slots=True)
@@ -48,10 +51,11 @@ class Options:
         bundle: file of the app bundle.
         data: the member's CSV file or folder.
         initial_model: file of the flat float32 initial model where this site holds it, or empty.
-        app_log: file for the app's own words; it stays at the site.
+        app_log: file for the app's own words, sealed for the member.
         collateral_store: folder of `cloister collateral` that the host may fill up with newer, or empty.
         state: folder for what this worker remembers across its restarts, or empty: nothing then.
         control: folder in which the operator says that this worker is to pause or to withdraw, or empty.
+        app_memory_mib: how much memory the app may ask for; 0: three quarters of the machine's.
     """
 
     coordinators: tuple[str, ...]
@@ -67,6 +71,7 @@ class Options:
     collateral_store: str
     state: str
     control: str = ""
+    app_memory_mib: int = 0
 
     @classmethod
     def read(cls, boot: Boot) -> Options:
@@ -75,10 +80,12 @@ class Options:
             targets = tuple(str(target) for target in fields.items("coordinators", max_items=MAX_COORDINATORS))
             if not targets:
                 raise WireError(Reason.MISSING_FIELD, "options.coordinators: at least one name:port expected")
-            named = [name for name in cls.__slots__ if name not in ("coordinators", "control")]
+            named = [name for name in cls.__slots__ if name not in ("coordinators", "control", "app_memory_mib")]
             texts = {name: fields.take(name, str) for name in named}
             control = fields.take("control", str) if fields.has("control") else ""
-            return cls(coordinators=targets, control=control, **texts)
+            given = fields.has("app_memory_mib")
+            memory = fields.integer("app_memory_mib", low=0, high=MAX_APP_MEMORY_MIB) if given else 0
+            return cls(coordinators=targets, control=control, app_memory_mib=memory, **texts)
 
 
 @dataclass(frozen=True, slots=True)
@@ -115,6 +122,7 @@ def prepare(boot: Boot, options: Options, note: Note) -> Prepared:
     with Path(options.bundle).open("rb") as file:
         bundle = file.read(MAX_BUNDLE_BYTES + 1)
     app_dir = unpack_bundle(bundle, expected=rule.bundle_sha256, into=work / "app")
+    require_dependencies(app_dir)
     dataset = admit_dataset(Path(options.data), plan.dataset, into=work / "data", salt=token_bytes(SALT_BYTES))
     note("data-admitted", rows=dataset.rows)
     initial = _initial_model(options.initial_model, federation)
@@ -125,10 +133,13 @@ def prepare(boot: Boot, options: Options, note: Note) -> Prepared:
         data=work / "data",
         layout=plan.layout,
         config=dict(plan.app.config),
+        train_config=dict(plan.app.train_config) | plan.aggregation.train_config,
+        evaluate_config=dict(plan.app.evaluate_config),
         log_file=Path(options.app_log),
         scratch=scratch,
         private=plan.privacy.dp_sgd,
-        proximal_mu=plan.aggregation.proximal_mu,
+        log_reader=Reader(rule.member, federation.plan.digest, charter.document.member(rule.member).sealing_key),
+        memory_bytes=options.app_memory_mib << 20,
     )
     trainer = TrainerProcess.start(spec)
     note("trainer-started", features=[feature.value for feature in trainer.features])

@@ -44,7 +44,7 @@ def estimate(
             document = Plan.parse(read_envelope(plan, PAYLOAD_TYPE).payload)
             terms, rounds = document.privacy, rounds or document.rounds
         else:
-            terms = Privacy.read(estimating.read_terms(privacy, ""))
+            terms = Privacy.read(estimating.read_mechanism(privacy, ""))
         if rounds is None:
             raise UserError("how many rounds?", "Add --rounds.")
         found = estimating.estimate(terms, rounds)

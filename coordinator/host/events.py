@@ -95,7 +95,7 @@ FIELDS: Mapping[str, Callable[[object], bool]] = {
     "offered": _is_head,
 }
 _STORED_ONLY = frozenset({"ear"})  # whoever wants it asks for the events: a log line stays short
-_LOG_FIELDS = frozenset({"port", "door"})  # of the host itself
+_LOG_FIELDS = frozenset({"port", "door", "key_id"})  # of the process itself; key_id: which key a broker was asked for
 
 
 @dataclass(frozen=True, slots=True)

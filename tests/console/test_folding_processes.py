@@ -19,7 +19,7 @@ from tests.enclave.folds import Sealed
 from trusted.documents.plan import Plan, verify_plan
 from trusted.encoding import Vector
 from worker.flower import FlowerApp
-from worker.trainer import Trainer, split_vector
+from worker.trainer import Call, Trainer, split_vector
 
 pytestmark = [pytest.mark.slow, pytest.mark.timeout(600)]
 
@@ -43,10 +43,10 @@ def expected(plan: Plan, initial: Vector) -> Vector:
     """The same training and the same fold in this process, undisturbed."""
     torch.set_num_threads(1)
     app_dir, terms = ROOT / "examples" / "rand_hie", plan.aggregation
-    trainers = []
+    messages, trainers = {Call.TRAIN: terms.train_config}, []
     for site in SITES:
         node = {"data-path": str(ROOT / "data" / "rand_hie" / f"{site}.csv")}
-        app = FlowerApp.load(app_dir, config={}, node_config=node, log=print, proximal_mu=terms.proximal_mu)
+        app = FlowerApp.load(app_dir, config={}, node_config=node, log=print, messages=messages)
         trainers.append(Trainer(app, plan.layout, print))
     model = GlobalModel.first(initial, terms.moments)
     for number in range(1, ROUNDS + 1):

@@ -43,6 +43,17 @@ def test_a_plan_that_rounds_nothing_says_so() -> None:
         assert "travel once" not in text
 
 
+def test_what_an_app_is_told_and_what_a_double_loses_is_said() -> None:
+    document = c.changed(c.plan_json(CHARTER), "app.train_config", {"lr": 0.5})
+    document = c.changed(c.changed(document, "app.evaluate_config", {"full": True}), "model.layout.0.dtype", "float64")
+    plan = c.plan(CHARTER, document).document
+    text = "\n".join(explain_plan(plan, CHARTER.document))
+    assert "Every message to train says lr = 0.5." in text
+    assert "Every message to evaluate says full = True." in text
+    assert f"{plan.layout.tensors[0].name}: float64 in the app, float32 on the way" in text
+    assert "nothing is rounded" not in text
+
+
 def test_an_encoding_is_told_with_its_size_and_its_error() -> None:
     text = exchanging(model="bfloat16", update="int8")
     elements = PLAN.document.layout.elements

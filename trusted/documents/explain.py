@@ -78,7 +78,7 @@ _ROOTS = {
 
 def _proofs(charter: Charter) -> Iterator[str]:
     """For each platform and device one sentence for each knob; where both roles agree, one for both."""
-    roles = {"aggregator": charter.aggregator, "worker": charter.worker}
+    roles = charter.policies
     for format in PLATFORMS:
         named = {role: policy.platforms[format] for role, policy in roles.items() if format in policy.platforms}
         for role, platform in named.items():
@@ -131,6 +131,8 @@ def _plan(plan: Plan, charter: Charter) -> Iterator[str]:
     yield f"Under the charter {plan.charter.hex()}."
     yield f"App: {plan.app.kind.value} bundle {plan.app.bundle_sha256.hex()}."
     yield from (f"App setting {key} = {value!r}." for key, value in plan.app.config)
+    yield from (f"Every message to train says {key} = {value!r}." for key, value in plan.app.train_config)
+    yield from (f"Every message to evaluate says {key} = {value!r}." for key, value in plan.app.evaluate_config)
     yield f"Model: {len(plan.layout.tensors)} tensors, {plan.layout.elements} numbers."
     yield f"It starts as {plan.initial_sha256.hex()}."
     yield from explain_exchange(plan.exchange, plan.layout)

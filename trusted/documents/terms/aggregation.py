@@ -93,6 +93,11 @@ class Aggregation:
         }
 
     @property
+    def train_config(self) -> dict[str, bool | int | float | str]:
+        """What FedProx says with every message to train, as Flower's own strategy does."""
+        return {"proximal-mu": self.proximal_mu} if self.proximal_mu else {}
+
+    @property
     def moments(self) -> int:
         """How many vectors of the model's size the server optimiser remembers from round to round."""
         return 0 if self.server is None else self.server.moments
