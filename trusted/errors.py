@@ -124,6 +124,12 @@ class Reason(IntEnum):
     BUDGET_EXHAUSTED = 620
     UPDATE_NORM = 621
     PRIVACY_REPORT = 622
+    TABLES_FORM = 630
+    TABLES_CONTRADICT = 631
+    EVALUATION_STATE = 632
+    MODEL_CARD = 633
+    AUDIT_INITIAL = 634
+    AUDIT_SHADOWS = 635
 
     # 7xx: the coordinator host, which nobody trusts; these help people, and protect nobody
     NO_AGGREGATOR = 701
@@ -149,6 +155,7 @@ class Reason(IntEnum):
     APP_DEPENDENCY = 807
     APP_MEMORY = 808
     APP_LOG = 809
+    APP_ROWS = 815
     APP_NOT_PRIVATE = 816
 
     # 9xx: what a TEE gets from its machine: evidence, a start, a memory

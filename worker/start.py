@@ -31,6 +31,7 @@ from worker.bundle import MAX_BUNDLE_BYTES, unpack_bundle
 from worker.contribution import Vector
 from worker.dataset import SALT_BYTES, admit_dataset
 from worker.dependencies import require_dependencies
+from worker.strata import Strata, without_columns
 from worker.trainer_process import TrainerProcess, TrainerSpec
 
 Note = Callable[..., None]
@@ -101,6 +102,7 @@ class Prepared:
     trainer: TrainerProcess
     initial: Vector | None
     vault: Vault | None = None
+    strata: Strata | None = None
 
 
 def prepare(boot: Boot, options: Options, note: Note) -> Prepared:
@@ -125,12 +127,16 @@ def prepare(boot: Boot, options: Options, note: Note) -> Prepared:
     require_dependencies(app_dir)
     dataset = admit_dataset(Path(options.data), plan.dataset, into=work / "data", salt=token_bytes(SALT_BYTES))
     note("data-admitted", rows=dataset.rows)
+    data, strata = work / "data", None
+    if plan.evaluation is not None:
+        strata = Strata.read(data, plan.evaluation)
+        data = without_columns(data, plan.evaluation.unseen, work / "seen")
     initial = _initial_model(options.initial_model, federation)
     scratch = work / "scratch"
     scratch.mkdir(mode=0o700)
     spec = TrainerSpec(
         app_dir=app_dir,
-        data=work / "data",
+        data=data,
         layout=plan.layout,
         config=dict(plan.app.config),
         train_config=dict(plan.app.train_config) | plan.aggregation.train_config,
@@ -140,13 +146,14 @@ def prepare(boot: Boot, options: Options, note: Note) -> Prepared:
         private=plan.privacy.dp_sgd,
         log_reader=Reader(rule.member, federation.plan.digest, charter.document.member(rule.member).sealing_key),
         memory_bytes=options.app_memory_mib << 20,
+        rows=0 if strata is None else strata.rows,
     )
     trainer = TrainerProcess.start(spec)
     note("trainer-started", features=[feature.value for feature in trainer.features])
     key = Ed25519PrivateKey.from_private_bytes(Path(options.worker_key).read_bytes())
     membership = Membership(options.credential.encode(), key, dataset.digest)
     vault = open_vault(boot, options, federation.plan.digest, note)
-    return Prepared(federation, rule, membership, trainer, initial, vault)
+    return Prepared(federation, rule, membership, trainer, initial, vault, strata)
 
 
 def open_vault(boot: Boot, options: Options, plan: bytes, note: Note) -> Vault | None:

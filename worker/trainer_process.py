@@ -17,6 +17,7 @@ import mmap
 import os
 import resource
 import select
+import shutil
 import signal
 import socket
 import sys
@@ -40,7 +41,9 @@ from trusted.wire import Fields, decode_json, encode_json
 from worker import dp_sgd
 from worker.app_log import Reader
 from worker.log_process import LogProcess
-from worker.trainer import MAX_METRICS, Call, Trainer, TrainResult, Vector
+from worker.rows import RECORD_BYTES, RowScores, kept_rows
+from worker.strata import write_part
+from worker.trainer import MAX_METRICS, Call, Judged, Trainer, TrainResult, Vector
 
 Scalar = bool | int | float | str
 
@@ -55,6 +58,8 @@ _SAID = {
     Reason.APP_REPLY: "app's reply: not in the plan's layout or not finite; see the site's log",
     Reason.APP_NOT_PRIVATE: "app: it trained otherwise than plan.privacy allows; see the site's log",
     Reason.APP_MEMORY: "app: it asked for more memory than this site gives it; see the site's log",
+    Reason.APP_ROWS: "app's scores: not of different admitted rows, or no chances; see the site's log",
+    Reason.AUDIT_SHADOWS: "audit: the app does not train on the data that it is given",
 }
 # What an interpreter with torch reads besides its own installation; whatever does not exist is left out.
 _SYSTEM_PATHS = (
@@ -79,6 +84,7 @@ class TrainerSpec:
         private: how it must train, where the plan asks for DP-SGD.
         log_reader: the member; None: nobody hears the app's words.
         memory_bytes: how much memory the app may ask for; 0: three quarters of the machine's.
+        rows: how many rows the data have, where the plan has models judged row by row; else 0.
     """
 
     app_dir: Path
@@ -93,6 +99,7 @@ class TrainerSpec:
     evaluate_config: Mapping[str, Scalar] = field(default_factory=dict)
     log_reader: Reader | None = None
     memory_bytes: int = 0
+    rows: int = 0
 
 
 @dataclass(slots=True)
@@ -113,6 +120,8 @@ class TrainerProcess:
     private: DpSgd | None = None
     features: tuple[Feature, ...] = ()
     offers: tuple[Call, ...] = ()
+    _rows: mmap.mmap | None = field(default=None, repr=False)
+    _admitted: int = 0
     _alive: bool = True
 
     @classmethod
@@ -130,12 +139,13 @@ class TrainerProcess:
         log = LogProcess.start(spec.log_file, spec.log_reader)
         ours, theirs = socket.socketpair()
         model, delta = (mmap.mmap(-1, spec.layout.size_bytes) for _ in range(2))
+        rows = mmap.mmap(-1, spec.rows * RECORD_BYTES) if spec.rows else None
         pid = os.fork()
         if pid == 0:
-            _child(spec, _Child(theirs, log.descriptor, model, delta))
+            _child(spec, _Child(theirs, log.descriptor, model, delta, rows))
         theirs.close()
         os.close(log.descriptor)
-        handle = cls(pid, spec.layout, ours, model, delta, log, spec.private)
+        handle = cls(pid, spec.layout, ours, model, delta, log, spec.private, _rows=rows, _admitted=spec.rows)
         try:
             with handle._answered(timeout_s) as fields:
                 names, offered = fields.items("features", max_items=64), fields.items("offers", max_items=8)
@@ -154,12 +164,7 @@ class TrainerProcess:
             AppError: APP_FAILED, APP_REPLY, APP_NOT_PRIVATE: this round failed. APP_TIMEOUT: it took too long; the
                 child has been ended.
         """
-        if model.dtype != np.float32 or model.shape != (self.layout.elements,):
-            raise ValueError(f"model: float32[{self.layout.elements}] expected")
-        if not self._alive:
-            raise AppError(Reason.APP_FAILED, "app: its process has ended")
-        np.frombuffer(self._model, np.float32)[:] = model
-        self._send({"round": round})
+        self._ask(model, {"round": round})
         with self._answered(timeout_s) as fields:
             examples = fields.integer("num_examples", low=1, high=_LARGEST)
             metrics = _read_metrics(fields)
@@ -170,6 +175,38 @@ class TrainerProcess:
         if not np.isfinite(delta).all():
             raise AppError(Reason.APP_REPLY, "app's reply: finite numbers expected")
         return TrainResult(delta, examples, metrics, steps)
+
+    def judge(self, model: Vector, round: int, timeout_s: float) -> Judged:
+        """Have the app judge ``model``; the same errors as :meth:`train`, and AppError APP_ROWS."""
+        self._ask(model, {"judge": round})
+        with self._answered(timeout_s) as fields:
+            examples = fields.integer("num_examples", low=0, high=_LARGEST)
+            count, metrics = fields.integer("rows", low=0, high=self._admitted), _read_metrics(fields)
+        return Judged(examples, metrics, self._scores(count) if count else None)
+
+    def shadow(self, initial: Vector, seed: int, calls: int, timeout_s: float) -> RowScores:
+        """Have the app train from ``initial``, ``calls`` times, on the half that ``seed`` keeps, and score all rows.
+
+        Raises:
+            ValueError, AppError: as :meth:`judge`; AUDIT_SHADOWS: it trained on more than it was given.
+        """
+        self._ask(initial, {"shadow": seed, "calls": calls})
+        with self._answered(timeout_s) as fields:
+            count = fields.integer("rows", low=0, high=self._admitted)
+        return self._scores(count)
+
+    def _scores(self, count: int) -> RowScores:
+        if self._rows is None:
+            raise AppError(Reason.APP_ROWS, "app's scores: the plan asks for none")
+        return RowScores.copied(self._rows, count, admitted=self._admitted)
+
+    def _ask(self, model: Vector, request: dict[str, Any]) -> None:
+        if model.dtype != np.float32 or model.shape != (self.layout.elements,):
+            raise ValueError(f"model: float32[{self.layout.elements}] expected")
+        if not self._alive:
+            raise AppError(Reason.APP_FAILED, "app: its process has ended")
+        np.frombuffer(self._model, np.float32)[:] = model
+        self._send(request)
 
     def beat(self) -> int:
         """Hundredths of a second of processor time that the child has used, all its threads together; 0 once it ended.
@@ -284,6 +321,7 @@ class _Child:
     log: int
     model: mmap.mmap
     delta: mmap.mmap
+    rows: mmap.mmap | None
 
 
 def _child(spec: TrainerSpec, kept: _Child) -> NoReturn:
@@ -374,17 +412,55 @@ def _serve(spec: TrainerSpec, kept: _Child, features: tuple[Feature, ...]) -> No
         except EOFError:
             return
         dp_sgd.set_terms(spec.private)
+        model = np.frombuffer(kept.model, np.float32).copy()
         try:
-            result = trainer.train(np.frombuffer(kept.model, np.float32).copy(), request["round"])
+            if "judge" in request:
+                answer = _judge(trainer, spec, kept, model, request["judge"])
+            elif "shadow" in request:
+                answer = _shadow(trainer, spec, kept, model, request)
+            else:
+                answer = _train(trainer, kept, model, request["round"])
         except AppError as error:
             _say(str(error))
             _write_frame(kept.channel, {"reason": int(error.reason)})
             continue
-        np.frombuffer(kept.delta, np.float32)[:] = result.delta
-        answer: dict[str, Any] = {"num_examples": result.num_examples, "metrics": dict(result.metrics)}
-        if spec.private is not None:
-            answer["private_steps"] = dp_sgd.steps() or 0
         _write_frame(kept.channel, {"reason": 0, **answer})
+
+
+def _train(trainer: Trainer, kept: _Child, model: Vector, number: int) -> dict[str, Any]:
+    result = trainer.train(model, number)
+    np.frombuffer(kept.delta, np.float32)[:] = result.delta
+    steps = dp_sgd.steps()
+    private = {} if steps is None else {"private_steps": steps}
+    return {"num_examples": result.num_examples, "metrics": dict(result.metrics), **private}
+
+
+def _judge(trainer: Trainer, spec: TrainerSpec, kept: _Child, model: Vector, number: int) -> dict[str, Any]:
+    judged = trainer.judge(model, number, spec.rows)
+    count = judged.rows.write(kept.rows) if judged.rows is not None and kept.rows is not None else 0
+    return {"num_examples": judged.num_examples, "metrics": dict(judged.metrics), "rows": count}
+
+
+def _shadow(
+    trainer: Trainer, spec: TrainerSpec, kept: _Child, model: Vector, request: dict[str, int]
+) -> dict[str, Any]:
+    """Train on a half of the data that lies in a folder of its own, with a fresh Context, then score all rows."""
+    half, chosen = spec.scratch / "shadow-data", kept_rows(request["shadow"], spec.rows)
+    write_part(spec.data, half, chosen)
+    try:
+        shadow = trainer.elsewhere(half)
+        for call in range(request["calls"]):
+            dp_sgd.set_terms(spec.private)  # each call is a round of its own
+            result = shadow.train(model, call + 1)
+            if result.num_examples > int(chosen.sum()):  # it holds on to what it read before: no shadow at all
+                raise AppError(Reason.AUDIT_SHADOWS, "audit: the app trained on more rows than it was given")
+            model = model + result.delta
+        scored = trainer.elsewhere(spec.data).judge(model, request["calls"], spec.rows)
+    finally:
+        shutil.rmtree(half, ignore_errors=True)
+    if scored.rows is None or kept.rows is None:
+        raise AppError(Reason.APP_ROWS, "app's scores: none, though it gave some before")
+    return {"rows": scored.rows.write(kept.rows)}
 
 
 def _load(spec: TrainerSpec) -> Trainer:

@@ -145,6 +145,7 @@ class Beginning:
         course.attempts, course.abandoned_in_a_row = record.number, record.abandoned_in_a_row
         course.privacy = Spending.resume(course.plan.privacy, course.admissions.federation.plan.digest, record.paid)
         course.base, course.base_sealed = found.base, record.base
+        course.card = record.card
         if found.outcome is None:
             epoch = course.witnesses.epoch
             journal.append(leaves.Recovered(epoch.number, epoch.boot, remembered.head.size))

@@ -26,7 +26,7 @@ from trusted.exchange import AGGREGATOR, Exchanged
 from trusted.wire import Fields, decode_json, encode_json, exactly, pack, unpack
 
 SECRET_BYTES = 32
-MAX_SEALED_BYTES = 8 << 20  # a round of 1024 members, with a key and metrics for each
+MAX_SEALED_BYTES = 16 << 20  # a round of 1024 members, with a key and metrics for each, and a model card
 _LABEL = "cloister/run-state/v1"
 _NOTE_LABEL = "cloister/closing-note/v1"
 _NONCE_BYTES = 12
@@ -216,6 +216,7 @@ class RunRecord:
         cohort: who was drawn.
         counted, lost: what a closed round folds, and who is not in it and why.
         paid: with privacy, where the plan has a mechanism; of a closed round that round is among it.
+        card: the model card that is to be released and no other, once there is one.
     """
 
     phase: Phase
@@ -230,6 +231,7 @@ class RunRecord:
     counted: tuple[Counted, ...] = ()
     lost: Mapping[str, Reason] = field(default_factory=dict)
     paid: Paid | None = None
+    card: bytes | None = field(default=None, repr=False)
 
     def encode(self) -> bytes:
         """Canonical bytes, to be sealed."""
@@ -247,6 +249,7 @@ class RunRecord:
                 "counted": [entry.to_json() for entry in self.counted],
                 "lost": {member: int(reason) for member, reason in self.lost.items()},
                 **({} if self.paid is None else {"privacy": self.paid.to_json()}),
+                **({} if self.card is None else {"card": self.card.decode()}),
             }
         )
 
@@ -276,4 +279,5 @@ class RunRecord:
                 ),
                 lost={member: Reason(int(lost[member])) for member in lost},
                 paid=Paid.read(fields.mapping("privacy")) if fields.has("privacy") else None,
+                card=fields.take("card", str).encode() if fields.has("card") else None,
             )

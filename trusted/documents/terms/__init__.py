@@ -7,6 +7,7 @@ from trusted.documents.terms.aggregation import MAX_COMPARED, MAX_WEIGHT, Aggreg
 from trusted.documents.terms.app import App, AppKind, Scalar
 from trusted.documents.terms.cohort import MAX_COHORT, MAX_DEADLINE_S, Cohort, Deadlines
 from trusted.documents.terms.dataset import MAX_ROWS, DatasetContract, read_columns
+from trusted.documents.terms.evaluation import Audit, Evaluation, Label, Subgroup
 from trusted.documents.terms.exchange import Exchange
 from trusted.documents.terms.metrics import MetricRule
 from trusted.documents.terms.privacy import Budget, DpSgd, Mechanism, MemberClipping, Privacy, Unit
@@ -21,12 +22,15 @@ __all__ = [
     "Aggregation",
     "App",
     "AppKind",
+    "Audit",
     "Budget",
     "Cohort",
     "DatasetContract",
     "Deadlines",
     "DpSgd",
+    "Evaluation",
     "Exchange",
+    "Label",
     "Mechanism",
     "MemberClipping",
     "MetricRule",
@@ -35,6 +39,7 @@ __all__ = [
     "Rule",
     "Scalar",
     "ServerOptimizer",
+    "Subgroup",
     "Unit",
     "read_columns",
 ]
