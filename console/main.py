@@ -29,6 +29,7 @@ _COMMANDS = (
     "coordinator",
     "aggregator",
     "worker",
+    "privacy",
     "run",
     "model",
     "keys",

@@ -75,7 +75,7 @@ class Terms:
     purpose: str
     rounds: int
     max_weight: float
-    no_privacy_reason: str
+    privacy: dict[str, Any]
     timing: Timing
     folding: Folding = MEAN
 
@@ -119,7 +119,7 @@ def make_plan(charter: VerifiedCharter, training: Training, sites: Sites, terms:
         "cohort": cohort,
         "deadlines": {"round_s": timing.round_s, "lease_s": timing.lease_s, "reattest_s": timing.reattest_s},
         "aggregation": terms.folding.to_json(terms.max_weight, cohort["minimum"]),
-        "privacy": {"mechanism": "none", "reason": terms.no_privacy_reason},
+        "privacy": terms.privacy,
         "dataset": {"min_rows": sites.min_rows, "columns": list(sites.columns)},
         "metrics": [_metric(text) for text in sites.metrics],
         "release": {"recipients": list(sites.recipients)},

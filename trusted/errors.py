@@ -121,6 +121,9 @@ class Reason(IntEnum):
     SITE_PAUSED = 611
     SITE_WITHDRAWS = 612
     SITE_LEAVES = 613
+    BUDGET_EXHAUSTED = 620
+    UPDATE_NORM = 621
+    PRIVACY_REPORT = 622
     TABLES_FORM = 630
     TABLES_CONTRADICT = 631
     EVALUATION_STATE = 632
@@ -153,6 +156,7 @@ class Reason(IntEnum):
     APP_MEMORY = 808
     APP_LOG = 809
     APP_ROWS = 815
+    APP_NOT_PRIVATE = 816
 
     # 9xx: what a TEE gets from its machine: evidence, a start, a memory
     TEE_DEVICE_MISSING = 901

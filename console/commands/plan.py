@@ -40,7 +40,10 @@ def new(  # one parameter for each field of the document
     purpose: Annotated[str, typer.Option(help="What the model is for; every signer reads it.", show_default=False)],
     column: Annotated[Texts, typer.Option(help="A column of the data; repeat.", show_default=False)],
     recipient: Annotated[Texts, typer.Option(help="A member who gets the model; repeat.", show_default=False)],
-    no_privacy_because: Annotated[str, typer.Option(help="Why no privacy mechanism is needed.", show_default=False)],
+    no_privacy_because: Annotated[str, typer.Option(help="Why no privacy mechanism is needed.")] = "",
+    privacy: Annotated[
+        str, typer.Option(help="Or a mechanism: 'member-clipping,clip_norm=1,…' or 'dp-sgd,…' (docs/privacy.md).")
+    ] = "",
     rounds: Annotated[int | None, typer.Option(min=1, max=10_000, help="Rounds. Default: the app's, or 3.")] = None,
     member: Annotated[Texts, typer.Option(help="A member of the cohort; repeat. Default: all.")] = [],  # noqa: B006
     minimum: Annotated[int | None, typer.Option(min=2, help="Never fold fewer. Default: the least allowed.")] = None,
@@ -97,6 +100,7 @@ def new(  # one parameter for each field of the document
         from console.files import refuse_existing, write_file
         from console.folding import Folding
         from console.judging import Judged
+        from console.privacy import forecast, read_mechanism
         from trusted.documents.explain import explain_plan
         from trusted.documents.plan import PAYLOAD_TYPE
 
@@ -128,13 +132,15 @@ def new(  # one parameter for each field of the document
         given |= {f"evaluate_config.{key}" for key in read_settings(evaluate_config)}
         taken = app_says.taken_besides(given)
         rounds = rounds or app_says.rounds or 3
+        mechanism = read_mechanism(privacy, no_privacy_because)
+        weight = max_weight if mechanism["mechanism"] == "none" else 1  # all count alike under privacy
         folding = Folding(rule.value, false_sites, kept, server, proximal_mu)
-        terms = plans.Terms(name, purpose, rounds, max_weight, no_privacy_because, timing, folding)
+        terms = plans.Terms(name, purpose, rounds, weight, mechanism, timing, folding)
         plan = plans.make_plan(rules, training, sites, terms)
         write_file(bundle_path, bundle, force=force)
         envelope = write_unsigned(out, plan.encode(), PAYLOAD_TYPE, force=force)
         report.say(*(f"Taken from the app: {said}." for said in taken), *app_says.left)
-        report.say(*explain_plan(plan, rules.document))
+        report.say(*explain_plan(plan, rules.document), *forecast(plan))
         report.say(
             f"Wrote {out}, which nobody has signed, and the app's bundle {bundle_path}.",
             f"Next: cloister plan sign {out} --charter {charter} --key signing-key.pem",
@@ -183,11 +189,12 @@ def explain(file: File, charter: CharterFile, json_output: JsonOption = False) -
     """Say in plain sentences what a plan means: who trains what, what leaves, and who gets the model."""
     with reporting(json_output) as report:
         from console.documents import load_charter, read_envelope
+        from console.privacy import forecast
         from trusted.documents.explain import explain_plan
         from trusted.documents.plan import PAYLOAD_TYPE, Plan
 
         plan = Plan.parse(read_envelope(file, PAYLOAD_TYPE).payload)
-        sentences = explain_plan(plan, load_charter(charter).document)
+        sentences = [*explain_plan(plan, load_charter(charter).document), *forecast(plan)]
         report.say(*sentences)
         report.data |= {"sentences": sentences}
 

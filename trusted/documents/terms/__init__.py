@@ -10,7 +10,7 @@ from trusted.documents.terms.dataset import MAX_ROWS, DatasetContract, read_colu
 from trusted.documents.terms.evaluation import Audit, Evaluation, Label, Subgroup
 from trusted.documents.terms.exchange import Exchange
 from trusted.documents.terms.metrics import MetricRule
-from trusted.documents.terms.privacy import Mechanism, Privacy
+from trusted.documents.terms.privacy import Budget, DpSgd, Mechanism, MemberClipping, Privacy, Unit
 from trusted.documents.terms.server import Optimizer, ServerOptimizer
 
 __all__ = [
@@ -23,13 +23,16 @@ __all__ = [
     "App",
     "AppKind",
     "Audit",
+    "Budget",
     "Cohort",
     "DatasetContract",
     "Deadlines",
+    "DpSgd",
     "Evaluation",
     "Exchange",
     "Label",
     "Mechanism",
+    "MemberClipping",
     "MetricRule",
     "Optimizer",
     "Privacy",
@@ -37,5 +40,6 @@ __all__ = [
     "Scalar",
     "ServerOptimizer",
     "Subgroup",
+    "Unit",
     "read_columns",
 ]
