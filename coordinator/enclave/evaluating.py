@@ -303,7 +303,8 @@ class Evaluating:
             course.emit("evaluated", round=course.attempts, outcome=str(len(found.answers)))
             self.done(later)
 
-        course.jobs.submit(lambda: make_card(federation, history, final.model_sha256, found), folded, now)
+        spent = None if course.privacy is None else course.privacy.leaf()
+        course.jobs.submit(lambda: make_card(federation, history, final.model_sha256, found, spent), folded, now)
 
 
 def _reasons(value: Mapping[str, object]) -> dict[str, Reason]:

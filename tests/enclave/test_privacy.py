@@ -11,10 +11,11 @@ import pytest
 from coordinator.enclave import round_loop
 from coordinator.enclave.fold import fold_noisily
 from coordinator.enclave.privacy.accountant import Accountant
+from tests.enclave.evaluations import COLUMNS, card_of, tables_of, terms
 from tests.enclave.test_recovery import Mortal, begun, crash_at, go_on
 from tests.enclave.test_run import released_model
 from tests.world import INITIAL, LAYOUT, MemoryStore, Net, SimpleSite, World
-from trusted.documents.terms import Aggregation, Privacy
+from trusted.documents.terms import Aggregation, DatasetContract, Privacy
 from trusted.errors import Reason
 from trusted.lattice import Lattice
 from trusted.ledger import leaves
@@ -376,3 +377,20 @@ def test_steps_that_no_plan_asked_for_are_refused(world):
     for place, member in enumerate(world.members):
         net.join(SimpleSite(world, member, has_initial=place == 0))
     assert next(site.receipts for site in net.sites.values() if site.member == "site-4") == [Reason.PRIVACY_REPORT] * 2
+
+
+def test_the_card_of_a_run_that_paid_says_what_the_log_says_and_sites_answer_whatever_their_rows(software_root, chip):
+    evaluation = {"evaluation": terms(), "dataset": DatasetContract(1, COLUMNS)}
+    judged = private(software_root, chip, **evaluation)
+    net = Alike(judged)
+    net.start()
+    for place, member in enumerate(judged.members):
+        site = SimpleSite(judged, member, has_initial=place == 0)
+        site.tables = tables_of(terms(), place)  # of 400 rows each, where every site weighs 1
+        net.join(site)
+    card = card_of(net, judged).content
+    paid = [leaf for leaf in logged(net) if isinstance(leaf, leaves.Spent)][-1]
+    assert card["privacy"]["spent"] == paid.to_json()
+    assert "unit member" in card["privacy"]["spent"]["mechanism"]
+    assert card["evaluation"]["sites_with_scores"] == len(judged.members)
+    assert any("outside the privacy budget" in line for line in card["not_protected"])
