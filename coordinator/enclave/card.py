@@ -117,5 +117,5 @@ def _not_protected(plan: Plan, found: Answered) -> Any:
     if plan.privacy.mechanism.value == "none":
         yield f'No privacy mechanism: the model may disclose training data; accepted because "{plan.privacy.reason}".'
     else:
-        yield "The figures on this card, and the app's metrics, are outside the privacy budget: the model alone is paid for."
+        yield "Figures on this card and the app's metrics are outside the privacy budget: the model alone is paid for."
     yield from _ALWAYS_OPEN
