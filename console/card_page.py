@@ -301,10 +301,8 @@ def _privacy(privacy: Json) -> str:
     terms = privacy["terms"]
     rows = [[escape(_words(name)), escape(str(value))] for name, value in terms.items()]
     spent = privacy["spent"]
-    amounts = {} if isinstance(spent, str) else spent["cumulative"]
-    rows += [[f"spent: {escape(_words(name))}", escape(value)] for name, value in amounts.items()] or [
-        ["spent", "none"]
-    ]
+    paid = {"": spent} if isinstance(spent, str) else spent["cumulative"]
+    rows += [[f"spent {escape(_words(name))}", escape(value)] for name, value in paid.items()]
     return "<h2>Privacy mechanism</h2>" + _table(["", ""], rows, numbers_from=2)
 
 
