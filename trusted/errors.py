@@ -143,6 +143,11 @@ class Reason(IntEnum):
     APP_TIMEOUT = 804
     APP_REPLY = 805
     DATA_CONTRACT = 806
+    DATA_VALUES = 817
+    DATA_FILE = 818
+    DATA_SEALED = 819
+    DATA_KEY = 820
+    DATA_PROOF = 821
 
     # 9xx: what a TEE gets from its machine: evidence, a start, a memory
     TEE_DEVICE_MISSING = 901

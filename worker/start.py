@@ -1,7 +1,7 @@
 """From start options to a site that is ready to join: everything is checked here, before anybody hears of this worker.
 
-Trust zone: worker TEE. Order matters: documents first, then data and app, then the trainer's fork, and only then keys:
-the process that runs the member's app never held one.
+Trust zone: worker TEE. Order matters: documents and app first, then the trainer's fork, and only then keys, and with
+them the data: the process that runs the member's app never held one. It loads the app once the data has been checked.
 """
 
 from __future__ import annotations
@@ -22,17 +22,23 @@ from trusted.documents.charter import verify_charter
 from trusted.documents.credential import verify_credential
 from trusted.documents.plan import initial_digest, verify_plan
 from trusted.documents.site_policy import EffectiveRule, effective, verify_site_policy
-from trusted.errors import DocumentError, Reason, RoundError, TeeError, WireError
+from trusted.errors import AppError, DocumentError, Reason, RoundError, StateError, TeeError, WireError
 from trusted.evidence.boot import Boot
+from trusted.row_commitment import SECRET_BYTES, secret_of
+from trusted.sealed_data import DataHeader
 from trusted.vault import Vault
 from trusted.wire import Fields
 from worker.bundle import MAX_BUNDLE_BYTES, unpack_bundle
+from worker.contract import Gate
 from worker.contribution import Vector
-from worker.dataset import SALT_BYTES, admit_dataset
+from worker.dataset import DatasetCommitment, Source, admit_dataset, sealed_header
+from worker.private_folder import PrivateFolder
 from worker.trainer_process import TrainerProcess, TrainerSpec
 
 Note = Callable[..., None]
 MAX_COORDINATORS = 16
+_KEPT_AS = "dataset-secret"
+_OPTIONAL = ("control", "key_broker", "key_broker_ca")
 
 
 @dataclass(frozen=True, slots=True)
@@ -46,12 +52,14 @@ class Options:
         site_policy, credential: DSSE envelopes of this site's member.
         worker_key: file of the credential's raw Ed25519 key, 32 bytes.
         bundle: file of the app bundle.
-        data: the member's CSV file or folder.
+        data: the member's CSV file or folder, or what `cloister data seal` made of them.
         initial_model: file of the flat float32 initial model where this site holds it, or empty.
         app_log: file for the app's own words; it stays at the site.
         collateral_store: folder of `cloister collateral` that the host may fill up with newer, or empty.
         state: folder for what this worker remembers across its restarts, or empty: nothing then.
         control: folder in which the operator says that this worker is to pause or to withdraw, or empty.
+        key_broker: ``name:port`` of the member's key broker, where ``data`` is sealed; or empty.
+        key_broker_ca: the CA of its certificate, PEM, or empty for the public ones.
     """
 
     coordinators: tuple[str, ...]
@@ -67,6 +75,8 @@ class Options:
     collateral_store: str
     state: str
     control: str = ""
+    key_broker: str = ""
+    key_broker_ca: str = ""
 
     @classmethod
     def read(cls, boot: Boot) -> Options:
@@ -75,17 +85,17 @@ class Options:
             targets = tuple(str(target) for target in fields.items("coordinators", max_items=MAX_COORDINATORS))
             if not targets:
                 raise WireError(Reason.MISSING_FIELD, "options.coordinators: at least one name:port expected")
-            named = [name for name in cls.__slots__ if name not in ("coordinators", "control")]
-            texts = {name: fields.take(name, str) for name in named}
-            control = fields.take("control", str) if fields.has("control") else ""
-            return cls(coordinators=targets, control=control, **texts)
+            named = [name for name in cls.__slots__ if name not in ("coordinators", *_OPTIONAL)]
+            named += [name for name in _OPTIONAL if fields.has(name)]
+            return cls(coordinators=targets, **{name: fields.take(name, str) for name in named})
 
 
 @dataclass(frozen=True, slots=True)
 class Prepared:
     """A site that may join: its documents agree, its data and app are what the plan says, its trainer runs.
 
-    ``vault`` is where the worker remembers across its restarts; None where it cannot, which its log says.
+    ``vault`` is where the worker remembers across its restarts; None where it cannot, which its log says. ``folder``
+    holds the data in clear, and is closed when the worker ends.
     """
 
     federation: Federation
@@ -94,6 +104,13 @@ class Prepared:
     trainer: TrainerProcess
     initial: Vector | None
     vault: Vault | None = None
+    folder: PrivateFolder | None = None
+
+    def close(self) -> None:
+        """End the app and remove the data in clear. May be called twice."""
+        self.trainer.stop()
+        if self.folder is not None:
+            self.folder.close()
 
 
 def prepare(boot: Boot, options: Options, note: Note) -> Prepared:
@@ -110,30 +127,81 @@ def prepare(boot: Boot, options: Options, note: Note) -> Prepared:
     credential = verify_credential(options.credential.encode(), charter, now)
     if credential.document.member != rule.member:
         raise DocumentError(Reason.CREDENTIAL, "credential.member: not the member of the site policy")
-    plan = federation.plan.document
+    plan, data = federation.plan.document, Path(options.data)
+    header = _sealed_for(data, rule, options)
     work = Path(tempfile.mkdtemp(prefix="site-"))
     with Path(options.bundle).open("rb") as file:
         bundle = file.read(MAX_BUNDLE_BYTES + 1)
     app_dir = unpack_bundle(bundle, expected=rule.bundle_sha256, into=work / "app")
-    dataset = admit_dataset(Path(options.data), plan.dataset, into=work / "data", salt=token_bytes(SALT_BYTES))
-    note("data-admitted", rows=dataset.rows)
     initial = _initial_model(options.initial_model, federation)
     scratch = work / "scratch"
     scratch.mkdir(mode=0o700)
+    folder = PrivateFolder.make(_size_bytes(data))
     spec = TrainerSpec(
         app_dir=app_dir,
-        data=work / "data",
+        data=folder.path,
         layout=plan.layout,
         config=dict(plan.app.config),
         log_file=Path(options.app_log),
         scratch=scratch,
     )
-    trainer = TrainerProcess.start(spec)
+    trainer = TrainerProcess.fork(spec)
+    try:  # from here on there are keys, which the trainer's process has not
+        key = Ed25519PrivateKey.from_private_bytes(Path(options.worker_key).read_bytes())
+        vault = open_vault(boot, options, federation.plan.digest, note)
+        data_key = None if header is None else _data_key(boot, options, federation, header, now)
+        secret = _secret(data_key, federation.plan.digest, vault, note)
+        dataset = _admit(Source(data, data_key), Gate(plan.dataset, now), folder, secret, note)
+        trainer.load()
+    except BaseException:
+        trainer.stop()
+        folder.close()
+        raise
     note("trainer-started", features=[feature.value for feature in trainer.features])
-    key = Ed25519PrivateKey.from_private_bytes(Path(options.worker_key).read_bytes())
     membership = Membership(options.credential.encode(), key, dataset.digest)
-    vault = open_vault(boot, options, federation.plan.digest, note)
-    return Prepared(federation, rule, membership, trainer, initial, vault)
+    return Prepared(federation, rule, membership, trainer, initial, vault, folder)
+
+
+def _sealed_for(data: Path, rule: EffectiveRule, options: Options) -> DataHeader | None:
+    """The header of a sealed file that this worker may open; None where the data is not sealed."""
+    header = sealed_header(data)
+    if header is None:
+        return None
+    header.require_member(rule.member)
+    if not options.key_broker:
+        raise AppError(Reason.DATA_KEY, "options.key_broker: the data is sealed, and no key broker is named")
+    return header
+
+
+def _admit(source: Source, gate: Gate, folder: PrivateFolder, secret: bytes, note: Note) -> DatasetCommitment:
+    dataset = admit_dataset(source, gate, into=folder.path, secret=secret)
+    # Where rows expire, a host that moves its clock could read from their number when they do.
+    told = {} if gate.contract.expires else {"rows": dataset.rows}
+    note("data-admitted", commitment=dataset.digest.hex(), in_memory=folder.in_memory, **told)
+    return dataset
+
+
+def _secret(data_key: bytes | None, plan: bytes, vault: Vault | None, note: Note) -> bytes:
+    """What hides the rows in their commitment: of a sealed file its own, else one that outlives restarts if it can."""
+    if data_key is not None:
+        return secret_of(data_key, plan)
+    if vault is None:
+        return token_bytes(SECRET_BYTES)
+    try:
+        kept = vault.read(_KEPT_AS)
+    except StateError as error:
+        note("memory-not-opened", reason=error.reason.code, detail=f"{error.detail}; the data is committed to anew")
+        kept = None
+    if kept is not None and len(kept) == SECRET_BYTES:
+        return kept
+    fresh = token_bytes(SECRET_BYTES)
+    vault.write(_KEPT_AS, fresh)
+    return fresh
+
+
+def _size_bytes(data: Path) -> int:
+    files = data.glob("*.csv") if data.is_dir() else (data,)
+    return sum(file.stat().st_size for file in files if file.is_file())
 
 
 def open_vault(boot: Boot, options: Options, plan: bytes, note: Note) -> Vault | None:

@@ -1,9 +1,9 @@
 """The member's app trains in a process of its own that has the data and nothing else. Trust zone: worker.
 
 The child is forked before keys exist, before threads start and before gRPC is imported: it inherits no secret, no
-socket but one to its parent, and no environment. It then gives up the network, other programs and other files, and
-only then imports flwr and the app. Models and updates pass through shared anonymous memory, words about them as small
-canonical JSON.
+socket but one to its parent, and no environment. It then gives up the network, other programs and other files, waits
+until its parent has checked the data, and only then imports flwr and the app. Models and updates pass through shared
+anonymous memory, words about them as small canonical JSON.
 
 The app runs in the child, so the child may say anything: the parent reads its frames with a bound and a deadline,
 copies the update before it checks it, and takes over reason numbers, never text.
@@ -63,7 +63,8 @@ class TrainerSpec:
 
     Attributes:
         app_dir: the app, from ``unpack_bundle``.
-        data: a folder of CSV files, from ``admit_dataset``; the app finds it as ``context.node_config["data-path"]``.
+        data: a folder that ``admit_dataset`` fills with CSV files before ``load``; the app finds it as
+            ``context.node_config["data-path"]``.
         layout: the plan's.
         config: the plan's ``app.config``.
         log_file: where the app's own words go, at the site. They may hold the member's data: it must not leave.
@@ -98,11 +99,17 @@ class TrainerProcess:
 
     @classmethod
     def start(cls, spec: TrainerSpec, *, timeout_s: float = _START_TIMEOUT_S) -> TrainerProcess:
-        """Fork, and wait until the app is loaded in the child.
+        """Fork, and wait until the app is loaded in the child; errors as of :meth:`fork` and :meth:`load`."""
+        process = cls.fork(spec)
+        process.load(timeout_s=timeout_s)
+        return process
+
+    @classmethod
+    def fork(cls, spec: TrainerSpec) -> TrainerProcess:
+        """Fork a child that waits, confined, and loads no code of a member yet: what is read from now on it has not.
 
         Raises:
             RuntimeError: threads run already: the caller came too late.
-            AppError: BUNDLE_MALFORMED, APP_FAILED, APP_TIMEOUT: the app cannot be loaded.
         """
         if threading.active_count() != 1:
             raise RuntimeError("trainer process: must be started before threads are")
@@ -116,15 +123,22 @@ class TrainerProcess:
             _child(spec, _Child(theirs, log, model, delta))
         theirs.close()
         os.close(log)
-        handle = cls(pid, spec.layout, ours, model, delta)
+        return cls(pid, spec.layout, ours, model, delta)
+
+    def load(self, *, timeout_s: float = _START_TIMEOUT_S) -> None:
+        """Let the child load the app, now that its data lies in ``spec.data``; waits until it has.
+
+        Raises:
+            AppError: BUNDLE_MALFORMED, APP_FAILED, APP_TIMEOUT: the app cannot be loaded; the child is gone.
+        """
         try:
-            with handle._answered(timeout_s) as fields:
+            self._send({"load": True})
+            with self._answered(timeout_s) as fields:
                 names = fields.items("features", max_items=64)
         except AppError:
-            handle.stop()
+            self.stop()
             raise
-        handle.features = tuple(feature for feature in Feature if feature.value in names)
-        return handle
+        self.features = tuple(feature for feature in Feature if feature.value in names)
 
     def train(self, model: Vector, round: int, timeout_s: float) -> TrainResult:
         """One round from ``model``, float32[elements]; blocks for ``timeout_s`` at most.
@@ -329,7 +343,11 @@ def _end_with_channel(descriptor: int) -> None:
 
 
 def _serve(spec: TrainerSpec, kept: _Child, features: tuple[Feature, ...]) -> None:
-    """Load the app, then answer requests until the parent ends."""
+    """Load the app once it may be, then answer requests until the parent ends."""
+    try:
+        _read_frame(kept.channel, None)
+    except EOFError:
+        return
     try:
         trainer = _load(spec)
     except AppError as error:

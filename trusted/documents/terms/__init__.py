@@ -6,7 +6,8 @@ Each ``read`` refuses what is out of bounds, whoever signed it; the bounds stop 
 from trusted.documents.terms.aggregation import MAX_WEIGHT, Aggregation, Rule
 from trusted.documents.terms.app import App, AppKind, Scalar
 from trusted.documents.terms.cohort import MAX_COHORT, MAX_DEADLINE_S, Cohort, Deadlines
-from trusted.documents.terms.dataset import MAX_ROWS, DatasetContract, read_columns
+from trusted.documents.terms.columns import ColumnRule, ColumnType, Missing
+from trusted.documents.terms.dataset import MAX_ROWS, Consent, DatasetContract, read_columns
 from trusted.documents.terms.exchange import Exchange
 from trusted.documents.terms.metrics import MetricRule
 from trusted.documents.terms.privacy import Mechanism, Privacy
@@ -20,11 +21,15 @@ __all__ = [
     "App",
     "AppKind",
     "Cohort",
+    "ColumnRule",
+    "ColumnType",
+    "Consent",
     "DatasetContract",
     "Deadlines",
     "Exchange",
     "Mechanism",
     "MetricRule",
+    "Missing",
     "Privacy",
     "Rule",
     "Scalar",
