@@ -75,7 +75,7 @@ class Weakness:
 def lint(charter: Charter) -> list[Weakness]:
     """Every weakness of ``charter``, the worst first."""
     found = [*_frame(charter), *_roots(charter)]
-    for role, policy in (("aggregator", charter.aggregator), ("worker", charter.worker)):
+    for role, policy in charter.policies.items():
         for format, platform in _all_policies(policy).items():
             where = "devices." if format not in policy.platforms else ""
             found.extend(_policy(format, platform, f"{role}.{where}{format.value}"))

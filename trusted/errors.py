@@ -168,6 +168,19 @@ class Reason(IntEnum):
     STATE_ROLLBACK = 1011
     STATE_MISSING = 1012
 
+    # 11xx: content keys that a member's broker holds, and the grants under which it hands them out
+    KEY_UNKNOWN = 1101
+    KEY_RETIRED = 1102
+    NOT_GRANTED = 1103
+    GRANT_EXPIRED = 1104
+    GRANT_NOT_YET_VALID = 1105
+    GRANT_REVOKED = 1106
+    GRANT_EXHAUSTED = 1107
+    GRANT_HOLDER = 1108
+    NOT_A_RECIPIENT = 1109
+    KEY_COMMITMENT = 1110
+    KEY_STORE = 1111
+
     @property
     def code(self) -> str:
         """``ATT-214`` for ``MEASUREMENT``: what people read, and the anchor in docs/runbook.md."""
@@ -221,6 +234,10 @@ class TeeError(ProtocolError):
 
 class StateError(ProtocolError):
     """What an enclave kept for its next start is not what that start finds."""
+
+
+class KeyReleaseError(ProtocolError):
+    """A content key that is not handed out, or one that is not the key that was granted."""
 
 
 class LedgerError(ProtocolError):

@@ -9,10 +9,9 @@ from trusted.attestation.binding import host_data
 from trusted.attestation.collateral import FloorKeeper, endorsements_of
 from trusted.attestation.composite import Bound, EvidenceBundle, OpenTranscript, appraise_bundle
 from trusted.attestation.result import AttestationResult
-from trusted.channel.transcript import AGGREGATOR, WORKER
 from trusted.documents.charter import VerifiedCharter
 from trusted.documents.plan import VerifiedPlan
-from trusted.errors import ChannelError, Reason
+from trusted.errors import AttestationError, ChannelError, Reason
 
 
 @dataclass(frozen=True, slots=True)
@@ -34,10 +33,12 @@ class Federation:
         The peer, and every host between, may be lying about all of ``bundle``.
 
         Raises:
-            AttestationError: what it fails to prove.
+            AttestationError: what it fails to prove; POLICY_UNSET, the charter knows no such role.
         """
         charter = self.charter.document
-        policy = {AGGREGATOR: charter.aggregator, WORKER: charter.worker}[role]
+        policy = charter.policies.get(role)
+        if policy is None:
+            raise AttestationError(Reason.POLICY_UNSET, f"charter.{role}: the charter admits nobody in this role")
         bound = Bound(transcript, host_data(role, self.charter.digest, self.plan.digest))
         result = appraise_bundle(bundle, policy, charter.roots, bound=bound, now=now)
         for found, part in zip((result, *result.devices), (bundle.cpu, *bundle.devices), strict=True):

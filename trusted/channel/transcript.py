@@ -12,6 +12,7 @@ from trusted.attestation.composite import OpenTranscript
 
 AGGREGATOR = "aggregator"
 WORKER = "worker"
+RECIPIENT = "recipient"
 
 
 @dataclass(frozen=True, slots=True)

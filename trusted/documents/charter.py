@@ -115,6 +115,7 @@ class Charter:
     roots: tuple[TrustRoot, ...]
     aggregator: AppraisalPolicy
     worker: AppraisalPolicy
+    recipient: AppraisalPolicy | None = None  # absent: no runtime ever gets a model's key
 
     @classmethod
     def parse(cls, payload: bytes) -> Charter:
@@ -138,6 +139,7 @@ class Charter:
                 roots=tuple(_read_root(entry) for entry in fields.items("roots", max_items=64)),
                 aggregator=AppraisalPolicy.from_json(fields.mapping("aggregator"), "charter.aggregator"),
                 worker=AppraisalPolicy.from_json(fields.mapping("worker"), "charter.worker"),
+                recipient=_read_recipient(fields),
             )
         _check_members(charter.members)
         unique([(root.format, root.product, root.sha256) for root in charter.roots], "charter.roots", low=1)
@@ -161,6 +163,12 @@ class Charter:
                 return member
         raise DocumentError(Reason.UNKNOWN_MEMBER, "charter.members: a document names somebody who is no member")
 
+    @property
+    def policies(self) -> dict[str, AppraisalPolicy]:
+        """What each role must prove, by its name; ``recipient`` only where the charter speaks of it."""
+        policies = {"aggregator": self.aggregator, "worker": self.worker}
+        return policies if self.recipient is None else policies | {"recipient": self.recipient}
+
     def encode(self) -> bytes:
         """The canonical payload."""
         return encode_json(self.to_json())
@@ -176,8 +184,7 @@ class Charter:
             "members": [member.to_json() for member in self.members],
             "thresholds": self.thresholds.to_json(),
             "roots": [_write_root(root) for root in self.roots],
-            "aggregator": self.aggregator.to_json(),
-            "worker": self.worker.to_json(),
+            **{role: policy.to_json() for role, policy in self.policies.items()},
         }
 
 
@@ -250,7 +257,7 @@ def _check_production(charter: Charter) -> None:
                 Reason.SOFTWARE_ROOT_IN_PRODUCTION,
                 "charter.roots: a software root; only profile development allows one",
             )
-    for role, policies in (("aggregator", charter.aggregator), ("worker", charter.worker)):
+    for role, policies in charter.policies.items():
         for format, policy in policies.platforms.items():
             _check_production_policy(policy, f"charter.{role}.{format.value}")
         for format, rule_of in policies.devices.items():
@@ -271,6 +278,12 @@ def _read_previous(fields: Fields, version: int) -> bytes | None:
         rule(fields.take("previous", str, type(None)) is None, fields.path("previous"), "null expected in version 1")
         return None
     return fields.octets("previous", DIGEST_BYTES)
+
+
+def _read_recipient(fields: Fields) -> AppraisalPolicy | None:
+    if not fields.has("recipient"):
+        return None
+    return AppraisalPolicy.from_json(fields.mapping("recipient"), "charter.recipient")
 
 
 def _read_root(value: Any) -> TrustRoot:

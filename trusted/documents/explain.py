@@ -76,7 +76,7 @@ _ROOTS = {
 
 def _proofs(charter: Charter) -> Iterator[str]:
     """For each platform and device one sentence for each knob; where both roles agree, one for both."""
-    roles = {"aggregator": charter.aggregator, "worker": charter.worker}
+    roles = charter.policies
     for format in PLATFORMS:
         named = {role: policy.platforms[format] for role, policy in roles.items() if format in policy.platforms}
         for role, platform in named.items():
