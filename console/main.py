@@ -28,6 +28,7 @@ _COMMANDS = (
     "coordinator",
     "aggregator",
     "worker",
+    "data",
     "run",
     "model",
     "attest",

@@ -20,10 +20,12 @@ from trusted.channel.federation import Federation
 from trusted.channel.worker import Membership
 from trusted.documents.charter import verify_charter
 from trusted.documents.credential import verify_credential
+from trusted.documents.grant import Holder
 from trusted.documents.plan import initial_digest, verify_plan
 from trusted.documents.site_policy import EffectiveRule, effective, verify_site_policy
 from trusted.errors import AppError, DocumentError, Reason, RoundError, StateError, TeeError, WireError
 from trusted.evidence.boot import Boot
+from trusted.keys.requester import Asker, KeyRequester
 from trusted.row_commitment import SECRET_BYTES, secret_of
 from trusted.sealed_data import DataHeader
 from trusted.vault import Vault
@@ -32,6 +34,7 @@ from worker.bundle import MAX_BUNDLE_BYTES, unpack_bundle
 from worker.contract import Gate
 from worker.contribution import Vector
 from worker.dataset import DatasetCommitment, Source, admit_dataset, sealed_header
+from worker.key_client import BrokerAddress, fetch_key
 from worker.private_folder import PrivateFolder
 from worker.trainer_process import TrainerProcess, TrainerSpec
 
@@ -149,7 +152,7 @@ def prepare(boot: Boot, options: Options, note: Note) -> Prepared:
     try:  # from here on there are keys, which the trainer's process has not
         key = Ed25519PrivateKey.from_private_bytes(Path(options.worker_key).read_bytes())
         vault = open_vault(boot, options, federation.plan.digest, note)
-        data_key = None if header is None else _data_key(boot, options, federation, header, now)
+        data_key = None if header is None else _data_key(boot, options, federation, header, key)
         secret = _secret(data_key, federation.plan.digest, vault, note)
         dataset = _admit(Source(data, data_key), Gate(plan.dataset, now), folder, secret, note)
         trainer.load()
@@ -171,6 +174,16 @@ def _sealed_for(data: Path, rule: EffectiveRule, options: Options) -> DataHeader
     if not options.key_broker:
         raise AppError(Reason.DATA_KEY, "options.key_broker: the data is sealed, and no key broker is named")
     return header
+
+
+def _data_key(
+    boot: Boot, options: Options, federation: Federation, header: DataHeader, key: Ed25519PrivateKey
+) -> bytes:
+    """The key of a sealed data set, from the member's broker, which lets this worker prove itself first."""
+    asker = Asker(Holder.WORKER, boot.provider, options.credential.encode(), key)
+    address = BrokerAddress(options.key_broker, options.key_broker_ca.encode() or None, options.proxy or None)
+    granted = fetch_key(address, lambda: KeyRequester(federation, asker, key_id=header.key_id, member=header.member))
+    return granted.key.secret
 
 
 def _admit(source: Source, gate: Gate, folder: PrivateFolder, secret: bytes, note: Note) -> DatasetCommitment:
