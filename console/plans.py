@@ -22,6 +22,8 @@ from worker.bundle import MAX_BUNDLE_BYTES, build_bundle, bundle_digest, unpack_
 
 _MIN_METRIC_SITES = 2
 _METRIC_DIGITS = 3
+_MAX_CONTRACT_BYTES = 1 << 20
+_CONTRACT_FORM = "Write an object with columns, and perhaps min_rows, consent and expires; see docs/data.md."
 
 
 @dataclass(frozen=True, slots=True)
@@ -46,6 +48,7 @@ class Sites:
     columns: Sequence[str]
     metrics: Sequence[str]
     recipients: Sequence[str]
+    contract: Path | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -109,7 +112,7 @@ def make_plan(charter: VerifiedCharter, training: Training, sites: Sites, terms:
         "deadlines": {"round_s": timing.round_s, "lease_s": timing.lease_s, "reattest_s": timing.reattest_s},
         "aggregation": {"rule": "weighted-mean", "max_weight": terms.max_weight},
         "privacy": {"mechanism": "none", "reason": terms.no_privacy_reason},
-        "dataset": {"min_rows": sites.min_rows, "columns": list(sites.columns)},
+        "dataset": _dataset(sites),
         "metrics": [_metric(text) for text in sites.metrics],
         "release": {"recipients": list(sites.recipients)},
         "exchange": training.travel.to_json(initial.layout),
@@ -122,6 +125,21 @@ def make_plan(charter: VerifiedCharter, training: Training, sites: Sites, terms:
 def _cohort(charter: VerifiedCharter, members: list[str], sites: Sites) -> dict[str, Any]:
     size = sites.size or len(members)
     return {"members": members, "minimum": sites.minimum or MIN_COHORT[charter.document.profile], "size": size}
+
+
+def _dataset(sites: Sites) -> dict[str, Any]:
+    """``plan.dataset``: of the contract file, or of the columns by name. The plan's own rules check what is in it."""
+    if (sites.contract is None) != bool(sites.columns):
+        raise UserError("which columns the app gets is not clear", "Give --column for each, or --contract, not both.")
+    if sites.contract is None:
+        return {"min_rows": sites.min_rows, "columns": list(sites.columns)}
+    try:
+        contract = json.loads(read_bounded(sites.contract, _MAX_CONTRACT_BYTES))
+    except ValueError:
+        raise UserError(f"{sites.contract}: not JSON", _CONTRACT_FORM) from None
+    if not isinstance(contract, dict):
+        raise UserError(f"{sites.contract}: not a JSON object", _CONTRACT_FORM)
+    return {"min_rows": sites.min_rows} | contract
 
 
 def _setting(text: str) -> tuple[str, Any]:

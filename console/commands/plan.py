@@ -37,9 +37,13 @@ def new(  # one parameter for each field of the document
     initial_model: Annotated[Path, typer.Option(help="The model to start from, safetensors.", show_default=False)],
     name: Annotated[str, typer.Option(help="A short name.", show_default=False)],
     purpose: Annotated[str, typer.Option(help="What the model is for; every signer reads it.", show_default=False)],
-    column: Annotated[Texts, typer.Option(help="A column of the data; repeat.", show_default=False)],
     recipient: Annotated[Texts, typer.Option(help="A member who gets the model; repeat.", show_default=False)],
     no_privacy_because: Annotated[str, typer.Option(help="Why no privacy mechanism is needed.", show_default=False)],
+    column: Annotated[Texts, typer.Option(help="A column of the data; repeat.")] = [],  # noqa: B006
+    contract: Annotated[
+        Path | None,
+        typer.Option(help="JSON: columns with types, units, ranges, consent, expiry; in place of --column."),
+    ] = None,
     rounds: Annotated[int, typer.Option(min=1, max=10_000, help="How many rounds.")] = 3,
     member: Annotated[Texts, typer.Option(help="A member of the cohort; repeat. Default: all.")] = [],  # noqa: B006
     minimum: Annotated[int | None, typer.Option(min=2, help="Never fold fewer. Default: the least allowed.")] = None,
@@ -77,7 +81,7 @@ def new(  # one parameter for each field of the document
         bundle = plans.read_bundle(app_path)
         travel = Travel(model_encoding.value, update_encoding.value, exchange_tensor)
         training = plans.Training(bundle, config, initial_model, layout, travel)
-        sites = plans.Sites(member, minimum, size, min_rows, column, metric, recipient)
+        sites = plans.Sites(member, minimum, size, min_rows, column, metric, recipient, contract)
         timing = plans.Timing(round_s, lease_s, reattest_s, valid_days)
         terms = plans.Terms(name, purpose, rounds, max_weight, no_privacy_because, timing)
         plan = plans.make_plan(rules, training, sites, terms)
