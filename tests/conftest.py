@@ -18,7 +18,7 @@ def pytest_addoption(parser: pytest.Parser) -> None:
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     """Tests that fork come first: a worker forks before it has threads, and other tests may leave some behind."""
-    items.sort(key=lambda item: item.path.name != "test_trainer_process.py")
+    items.sort(key=lambda item: item.path.name not in ("test_trainer_process.py", "test_data_start.py"))
 
 
 @pytest.fixture(scope="session")
