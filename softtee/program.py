@@ -19,6 +19,7 @@ PROJECT_NAMES = (
     "protos",
     "softtee",
     "console",
+    "broker",
     "simulations",
     "benchmarks",
     "tests",

@@ -82,12 +82,12 @@ def is_cut(error: grpc.RpcError) -> bool:
     return number in _PASSING if number else _code(error) in _CUT
 
 
-def refusal_of(error: grpc.RpcError) -> ProtocolError:
-    """What ``error`` means: the host's numbered reason, or that the host was not reached and what to check."""
+def refusal_of(error: grpc.RpcError, target: str = "coordinator.target") -> ProtocolError:
+    """What ``error`` means: the host's numbered reason, or that ``target`` was not reached and what to check."""
     number = _reason_number(error)
     if number in {reason.value for reason in Reason}:
         return RunError(Reason(number), f"said by the host: {_detail(error)[:300]}")
-    return RunError(Reason.UNREACHABLE, f"coordinator.target: {_diagnose(error)}")
+    return RunError(Reason.UNREACHABLE, f"{target}: {_diagnose(error)}")
 
 
 def _diagnose(error: grpc.RpcError) -> str:
