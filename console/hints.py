@@ -52,7 +52,7 @@ _BY_REASON: Mapping[Reason, str] = MappingProxyType(
         Reason.SOFTWARE_ROOT_IN_PRODUCTION: "Remove the software root, or use profile development and made-up data.",
         Reason.SITE_REFUSES: "The site's own policy says no. Its owner may sign a new one: `cloister site-policy new`.",
         Reason.CREDENTIAL: "Make a new credential under this charter: `cloister member credential`.",
-        Reason.DATA_CONTRACT: "Run `cloister data check` on the data: it shows what the plan asks for and what is there.",
+        Reason.DATA_CONTRACT: "Run `cloister data check`: it shows what the plan asks for and what is there.",
         Reason.DATA_VALUES: "Run `cloister data check` on the steward's own machine: it shows rows and values.",
         Reason.DATA_FILE: "See whose it is with `cloister data show`, and copy it again from the steward's machine.",
         Reason.DATA_SEALED: "Copy the file again from the steward's machine; if it repeats, somebody alters it.",
