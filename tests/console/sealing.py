@@ -38,7 +38,7 @@ class SealedSite:
 
     @property
     def keys(self) -> Path:
-        return self.store.folder
+        return self.consortium / f"keys-{self.site}"
 
     @property
     def data(self) -> list[object]:
@@ -64,7 +64,8 @@ class SealedSite:
 @contextmanager
 def sealed_site(consortium: Consortium, site: str, plan: str) -> Iterator[SealedSite]:
     """Seal the data of ``site`` for ``plan`` by the command, and serve its key; nobody is granted it yet."""
-    folder, private = consortium / f"keys-{site}", SealingKey.generate()
+    private = SealingKey.generate()
+    folder = consortium / f"keys-{site}"
     with KeyStore.create(folder, member=site, public=private.public) as store:
         keyfiles.write_sealing_key(folder / STORE_KEY, private, None, force=False)
         sealed = SealedSite(consortium, site, plan, store)

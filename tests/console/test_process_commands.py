@@ -19,6 +19,7 @@ import pytest
 from safetensors import safe_open
 from safetensors.numpy import load_file
 
+from broker.store import KeyStore
 from tests.console.conftest import Answer
 from tests.console.processes import (
     OTHER,
@@ -124,7 +125,8 @@ def test_sealed_data_opens_in_the_granted_worker_alone_and_its_rows_are_proved_b
     sealed = story.sealed
     assert story.ungranted.process.returncode == 1
     assert "The app runs" not in story.ungranted.said
-    released = [entry.event.value for entry in sealed.store.log()]
+    with KeyStore.open(sealed.keys) as store:
+        released = [entry.event.value for entry in store.log()]
     assert (released.count("released"), released.count("refused")) == (1, 1)
     leaves = cloister("run", "log", *story.consortium.papers("main"), *story.consortium.host).data["leaves"]
     (committed,) = {leaf["dataset"] for leaf in leaves if leaf["kind"] == "admitted" and leaf["member"] == OTHER}
