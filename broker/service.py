@@ -77,7 +77,7 @@ class KeysService:
                 reply = await asyncio.to_thread(exchange.receive, frame.data, self._clock())
             await context.write(keys_pb2.KeyFrame(data=reply))
             if exchange.state is State.DONE:
-                _log.info("key-released", extra=_named(exchange))
+                _log.info("key-answered", extra=_named(exchange))
                 return
 
     async def _refuse(self, exchange: KeyExchange | None, error: ProtocolError, context: Context) -> None:

@@ -53,11 +53,12 @@ class Identity:
 
 @dataclass(frozen=True, slots=True)
 class Proofs:
-    """What is trusted, and what both roles must prove."""
+    """What is trusted, and what each role must prove; without ``recipient`` no runtime ever gets a model."""
 
     roots: tuple[TrustRoot, ...]
     aggregator: AppraisalPolicy
     worker: AppraisalPolicy
+    recipient: AppraisalPolicy | None = None
 
 
 def make_charter(identity: Identity, proofs: Proofs, thresholds: Thresholds) -> Charter:
@@ -79,6 +80,7 @@ def make_charter(identity: Identity, proofs: Proofs, thresholds: Thresholds) -> 
         roots=proofs.roots,
         aggregator=proofs.aggregator,
         worker=proofs.worker,
+        recipient=proofs.recipient,
     )
     return Charter.parse(charter.encode())
 
@@ -179,7 +181,7 @@ def read_policy(
         hint = "Name each trusted processor with --chip-id, or leave Milan out."
         raise UserError("Milan chip keys can be extracted in software, so no other Milan chip is trusted", hint)
     assurance = min((root.assurance for root in roots), key=lambda assurance: assurance.rank)
-    values = [_measurement(text) for text in measurements]
+    values = [read_measurement(text) for text in measurements]
     policy = strict_snp_policy(
         values,
         products=products,
@@ -205,7 +207,12 @@ def _each_once(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
     return dict(pairs)
 
 
-def _measurement(text: str) -> bytes:
+def read_measurement(text: str) -> bytes:
+    """The measurement (48 bytes) that ``text`` spells in hexadecimal, or that stands so in the file of that name.
+
+    Raises:
+        UserError, OSError: neither.
+    """
     if not _HEX.fullmatch(text):
         text = read_bounded(Path(text), 4096).decode("ascii", "replace").strip()
     return _octets(text, 48, "a measurement")

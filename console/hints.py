@@ -22,6 +22,7 @@ _BY_FAMILY: Mapping[int, str] = MappingProxyType(
         8: "Try the app on this site's data without Cloister first; its own words are in the site's log.",
         9: "Run `cloister doctor` on this machine.",
         10: "Stop using this host until you know why: it, or whoever runs it, may have tried to change the past.",
+        11: "Look at the member's broker: `cloister keys list` shows keys and grants, `cloister keys log` who asked.",
     }
 )
 
@@ -66,6 +67,7 @@ _BY_REASON: Mapping[Reason, str] = MappingProxyType(
         Reason.STORE_AWAY: "Check that the host's database and blob store run and let it in.",
         Reason.HOST_SHORT: "Free what the host's machine is short of; docs/operations.md shows how to see it.",
         Reason.STORE_DAMAGED: "Put back a backup of the host's state folder: docs/operations.md, Backup.",
+        Reason.KEY_STORE: "Give the folder that `cloister keys init` made, whole, and its own passphrase.",
         Reason.UNREACHABLE: "Check the address, the proxy and that the coordinator runs.",
         Reason.BUNDLE_DIGEST: "The app is not the one in the plan. Use the bundle that `cloister plan new` wrote.",
         Reason.TEE_DEVICE_MISSING: "Use a confidential machine, or the software TEE with a development charter.",

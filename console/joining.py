@@ -114,6 +114,8 @@ def stage_site(stage: Stage, papers: Papers, files: SiteFiles, route: Route) -> 
         )
     if sealed_header(files.data) is not None and not files.broker.target:
         raise UserError(f"{files.data} is sealed", "Give --key-broker, the member's key broker.")
+    if files.data.is_file() and files.data.suffix == ".parquet":
+        raise UserError(f"{files.data}: a worker reads CSV and sealed files", "Seal it: cloister data seal.")
     broker_ca = b"" if files.broker.ca is None else read_bounded(files.broker.ca, MAX_CA_BYTES)
     logs = stage.empty_folder(files.log.parent / f"{files.log.stem}-app")
     return {

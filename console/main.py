@@ -31,6 +31,7 @@ _COMMANDS = (
     "data",
     "run",
     "model",
+    "keys",
     "attest",
     "collateral",
     "measure",

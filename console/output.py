@@ -53,6 +53,7 @@ _EXIT_BY_FAMILY = {
     6: ExitCode.INTEGRITY,
     9: ExitCode.ATTESTATION,
     10: ExitCode.INTEGRITY,
+    11: ExitCode.POLICY,
 }
 
 

@@ -6,6 +6,7 @@ them the data: the process that runs the member's app never held one. It loads t
 
 from __future__ import annotations
 
+import shutil
 import tempfile
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -98,7 +99,7 @@ class Prepared:
     """A site that may join: its documents agree, its data and app are what the plan says, its trainer runs.
 
     ``vault`` is where the worker remembers across its restarts; None where it cannot, which its log says. ``folder``
-    holds the data in clear, and is closed when the worker ends.
+    holds the data in clear, ``work`` the app and what it wrote; both are removed when the worker ends.
     """
 
     federation: Federation
@@ -108,12 +109,15 @@ class Prepared:
     initial: Vector | None
     vault: Vault | None = None
     folder: PrivateFolder | None = None
+    work: Path | None = None
 
     def close(self) -> None:
-        """End the app and remove the data in clear. May be called twice."""
+        """End the app and remove the data in clear, with all that the app wrote. May be called twice."""
         self.trainer.stop()
         if self.folder is not None:
             self.folder.close()
+        if self.work is not None:
+            shutil.rmtree(self.work, ignore_errors=True)
 
 
 def prepare(boot: Boot, options: Options, note: Note) -> Prepared:
@@ -159,10 +163,11 @@ def prepare(boot: Boot, options: Options, note: Note) -> Prepared:
     except BaseException:
         trainer.stop()
         folder.close()
+        shutil.rmtree(work, ignore_errors=True)
         raise
     note("trainer-started", features=[feature.value for feature in trainer.features])
     membership = Membership(options.credential.encode(), key, dataset.digest)
-    return Prepared(federation, rule, membership, trainer, initial, vault, folder)
+    return Prepared(federation, rule, membership, trainer, initial, vault, folder, work)
 
 
 def _sealed_for(data: Path, rule: EffectiveRule, options: Options) -> DataHeader | None:

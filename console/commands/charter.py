@@ -55,6 +55,10 @@ def new(  # one parameter for each field of the document
     ] = [],  # noqa: B006
     aggregator_policy: Annotated[Path | None, typer.Option(help="A whole appraisal policy, JSON.")] = None,
     worker_policy: Annotated[Path | None, typer.Option(help="A whole appraisal policy, JSON.")] = None,
+    recipient_measurement: Annotated[
+        Texts, typer.Option(help="Of a runtime that may get a released model; without, none may.")
+    ] = [],  # noqa: B006
+    recipient_policy: Annotated[Path | None, typer.Option(help="A whole appraisal policy, JSON.")] = None,
     charter_threshold: Annotated[int | None, typer.Option(min=1, help="Default: a majority.")] = None,
     plan_threshold: Annotated[int | None, typer.Option(min=1, help="Default: a majority.")] = None,
     valid_days: ValidDays = 365,
@@ -83,6 +87,11 @@ def new(  # one parameter for each field of the document
             worker=charters.read_policy(
                 worker_policy, worker_measurement, roots=roots, chip_ids=chip_id, tpm_keys=tpm_key
             ),
+            recipient=charters.read_policy(
+                recipient_policy, recipient_measurement, roots=roots, chip_ids=chip_id, tpm_keys=tpm_key
+            )
+            if recipient_policy or recipient_measurement
+            else None,
         )
         identity = charters.Identity(name, Profile(profile.value), members, valid_days, older)
         thresholds = charters.default_thresholds(charter_threshold, plan_threshold, len(members))

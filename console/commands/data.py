@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+from console.commands.granting import add_commands
 from console.options import Force, PassphraseFd, PassphraseFile
 from console.output import ExitCode, JsonOption, UserError, reporting
 
@@ -15,7 +16,9 @@ if TYPE_CHECKING:
 
     from trusted.documents.plan import Plan
 
-app = typer.Typer(no_args_is_help=True, help="Check a site's data against a plan, seal it, and prove what was used.")
+app = typer.Typer(
+    no_args_is_help=True, help="Check a site's data against a plan, seal it, grant its key, and prove what was used."
+)
 
 SourceFile = Annotated[
     Path, typer.Argument(help="CSV or Parquet file, a folder of them, or a sealed file.", show_default=False)
@@ -79,7 +82,7 @@ def seal(
 ) -> None:
     """Encrypt a data set under a fresh key, which the member's key store keeps for attested workers.
 
-    No passphrase is needed, and nothing is written in clear. The key is granted by `cloister model grant`.
+    No passphrase is needed, and nothing is written in clear.
     """
     with reporting(json_output) as report:
         from console.data_sealing import Steward, seal_source
@@ -107,7 +110,7 @@ def seal(
         key = made.header.key_id.hex()
         report.say(
             f"Its key {key} is in {keys}. Delete the data in clear where you no longer need it.",
-            "Next: grant the key to this plan's worker, and start the worker with --data and --key-broker.",
+            f"Next: cloister data grant {key[:12]}, and give the worker --data {out} and --key-broker.",
         )
         report.data |= {
             "file": str(out),
@@ -221,6 +224,9 @@ def verify_row(
         report.rows(list(zip(shown.columns, shown.row, strict=True)))
         row = dict(zip(shown.columns, shown.row, strict=True))
         report.data |= {"index": shown.index, "rows": shown.rows, "row": row}
+
+
+add_commands(app, "data", "dataset")
 
 
 def _plan(path: Path) -> tuple[Plan, bytes]:

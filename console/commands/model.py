@@ -1,4 +1,4 @@
-"""``cloister model``: a recipient opens what a run released. Trust zone: the recipient's machine."""
+"""``cloister model``: a recipient opens what a run released, or grants it. Trust zone: the recipient's machine."""
 
 from __future__ import annotations
 
@@ -7,11 +7,13 @@ from typing import Annotated
 
 import typer
 
+from console.commands import granting
 from console.commands.run import Ca, Coordinator, Proxy
 from console.options import CharterFile, Force, PassphraseFd, PassphraseFile, PlanFile
 from console.output import JsonOption, reporting
 
-app = typer.Typer(no_args_is_help=True, help="Open a released model.")
+app = typer.Typer(no_args_is_help=True, help="Open a released model, or grant it to attested runtimes.")
+granting.add_commands(app, "model", "model")
 
 
 @app.command(

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import sys
 from datetime import UTC, datetime
 from pathlib import Path
 
@@ -15,11 +14,11 @@ from trusted.documents.plan import verify_plan
 from trusted.errors import ProtocolError
 from trusted.evidence.boot import Boot
 from trusted.keys.requester import Asker, KeyRequester
-from worker.key_client import BrokerAddress, fetch_key_apart
+from worker.key_client import BrokerAddress, fetch_key
 
 
 def main(boot: Boot) -> int:
-    """One request, in a process of its own."""
+    """One request."""
     now, options = datetime.now(UTC), boot.options
     charter = verify_charter(boot.charter, now)
     federation = Federation(charter, verify_plan(boot.plan, charter, now))
@@ -32,9 +31,9 @@ def main(boot: Boot) -> int:
 
     try:
         address = BrokerAddress(options["broker"], options["ca_pem"].encode())
-        granted = fetch_key_apart(address, ask, charter, patience_s=0)
+        granted = fetch_key(address, ask, patience_s=0)
     except ProtocolError as error:
         print(f"refused {error.detail}", flush=True)
         return 1
-    print(f"granted {commitment(key_id, granted.key.secret).hex()} grpc={'grpc' in sys.modules}", flush=True)
+    print(f"granted {commitment(key_id, granted.key.secret).hex()}", flush=True)
     return 0

@@ -134,7 +134,7 @@ def ask(federation, program, interpreter, lock, tmp_path) -> Callable[[BrokerAdd
 def test_the_measured_program_gets_its_key_and_a_changed_one_does_not(store, store_key, federation, ask, program):
     granted(store, federation)
     with serving(store, store_key) as broker:
-        assert ask(broker) == f"granted {commitment(KEY_ID, KEY.secret).hex()} grpc=False"
+        assert ask(broker) == f"granted {commitment(KEY_ID, KEY.secret).hex()}"
         with (program.root / "asking" / "main.py").open("a") as source:
             source.write("\n# another program\n")
         assert ask(broker) == "refused the other side says ATT-214 MEASUREMENT"

@@ -84,8 +84,8 @@ class Site:
 
     @property
     def in_clear(self) -> list[Path]:
-        """The folders of data in clear that are there."""
-        return list((self.folder / "tmp").glob("cloister-data-*"))
+        """The folders that are there of data in clear, and of what an app may write."""
+        return [path for name in ("cloister-data-*", "site-*") for path in (self.folder / "tmp").glob(name)]
 
     def _policy(self) -> bytes:
         world = self.world
@@ -119,7 +119,8 @@ def sealed(site: Site, member: str) -> str:
 
 def test_the_data_in_clear_is_gone_when_the_worker_is(site: Site) -> None:
     prepared = site.prepare()
-    (folder,) = site.in_clear
+    (folder, work) = site.in_clear
+    assert (work / "scratch").is_dir()
     assert (folder / "data.csv").read_bytes() == b"x\n1\n2\n"
     said = dict(site.notes)["data-admitted"]
     assert (said["rows"], said["commitment"]) == (2, prepared.membership.commitment.hex())
