@@ -14,6 +14,7 @@ from typing import Any
 from console.output import Report
 from console.tables import Table
 from trusted.documents.terms import ColumnRule, ColumnType, DatasetContract
+from trusted.documents.terms.columns import Bound
 from trusted.errors import AppError
 from trusted.row_commitment import RowCommitment
 from worker.contract import Breach, Broken, Gate, moment_of, number_of
@@ -185,9 +186,14 @@ def _row(column: ColumnSeen) -> tuple[str, str, str, str, str, str]:
     return column.name, said, str(column.missing), column.low or _NOTHING, column.high or _NOTHING, verdict
 
 
+def bound_in_words(bound: Bound) -> str:
+    """A bound as people write it; nothing where there is none."""
+    return "" if bound is None else f"{bound:g}" if isinstance(bound, float) else str(bound)
+
+
 def terms(rule: ColumnRule) -> str:
     """``integer 0..120 years``: the rule in a cell."""
-    low, high = ("" if bound is None else f"{bound}" for bound in (rule.low, rule.high))
+    low, high = (bound_in_words(bound) for bound in (rule.low, rule.high))
     within = f" {low}..{high}" if low or high else ""
     among = f" of {len(rule.values)}" if rule.values else ""
     unit = f" {rule.unit}" if rule.unit else ""
@@ -200,8 +206,8 @@ def _why(column: ColumnSeen, broken: Broken) -> str:
     wanted = {
         Broken.MISSING: "the contract wants a value",
         Broken.TYPE: f"the contract wants {_SPELLED[column.rule.type]}",
-        Broken.LOW: f"the contract wants at least {column.rule.low}",
-        Broken.HIGH: f"the contract wants at most {column.rule.high}",
+        Broken.LOW: f"the contract wants at least {bound_in_words(column.rule.low)}",
+        Broken.HIGH: f"the contract wants at most {bound_in_words(column.rule.high)}",
         Broken.VALUES: f"the contract wants one of {', '.join(column.rule.values[:8])}",
     }
     return wanted[broken]

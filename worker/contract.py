@@ -14,6 +14,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from datetime import UTC, date, datetime
 from enum import Enum
+from functools import lru_cache
 
 from trusted.documents.schema import aware
 from trusted.documents.terms import ColumnRule, ColumnType, DatasetContract, Missing
@@ -25,6 +26,7 @@ _MOMENT = re.compile(
     r"[0-9]{4}-[0-9]{2}-[0-9]{2}(?:[T ][0-9]{2}:[0-9]{2}:[0-9]{2}(?:\.[0-9]{1,9})?(?:Z|[+-][0-9]{2}:[0-9]{2})?)?"
 )
 _DAY_LETTERS = 10
+_MOMENTS_KEPT = 4096  # a table has few different days, and reading one takes longer than all else of a row
 _BOOLEAN = frozenset(("true", "false", "True", "False", "TRUE", "FALSE", "0", "1"))
 
 
@@ -154,6 +156,7 @@ def breach(rule: str) -> AppError:
     return AppError(Reason.DATA_CONTRACT, f"data: {rule}")
 
 
+@lru_cache(maxsize=_MOMENTS_KEPT)
 def moment_of(text: str) -> datetime | None:
     """The time that ``text`` spells in ISO 8601, or the first moment of a day; without a zone it is UTC. Else None."""
     if not _MOMENT.fullmatch(text):
