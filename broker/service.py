@@ -97,7 +97,7 @@ def _named(exchange: KeyExchange) -> dict[str, str]:
     """What a log line may name of an exchange: which key, for which plan."""
     if exchange.wanted is None:
         return {}
-    return {"key": exchange.wanted.key_id.hex(), "plan": exchange.wanted.plan.hex()}
+    return {"key_id": exchange.wanted.key_id.hex(), "plan": exchange.wanted.plan.hex()}
 
 
 @dataclass(frozen=True, slots=True)

@@ -103,6 +103,12 @@ def in_words(grant: Grant, kept: KeptKey) -> Iterator[str]:
     yield f"  measurement  {', '.join(listed) or f'whatever the charter admits as {grant.role.value}'}"
 
 
+def in_vain(charter: VerifiedCharter, assurance: Assurance) -> bool:
+    """Whether no root of the charter can reach what a grant asks for, so that nobody will ever use it."""
+    needed = min(assurance.rank, Assurance.HARDWARE.rank)  # possession is a matter of lists, not of roots
+    return all(root.assurance.rank < needed for root in charter.document.roots)
+
+
 def sign_grant(store: KeyStore, grant: Grant, charter: VerifiedCharter, plan: VerifiedPlan, *, signer: Signer) -> bytes:
     """Sign ``grant`` and have the store act on it; its digest.
 

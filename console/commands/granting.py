@@ -70,6 +70,8 @@ def add_commands(app: typer.Typer, group: str, kind: str) -> None:
                 kept = granting.find_key(store, key_id, KeyKind(kind))
                 document = granting.new_grant(store, kept, rules, verified, terms=terms)
                 report.say(*granting.in_words(document, kept))
+                if granting.in_vain(rules, document.assurance):
+                    report.say(f"NOBODY CAN USE THIS: no root of the charter reaches --assurance {assurance.value}.")
                 confirm("Sign this?", ask=not yes, report=report)
                 signer = keyfiles.load_signer(key, keyfiles.given_passphrase(passphrase_file, passphrase_fd))
                 digest = granting.sign_grant(store, document, rules, verified, signer=signer)

@@ -93,11 +93,9 @@ FIELDS: Mapping[str, Callable[[object], bool]] = {
     "root": _is_hex,
     "held": _is_head,
     "offered": _is_head,
-    "key": _is_hex,  # the id of a content key: the digest of what it seals
-    "grant": _is_hex,
 }
 _STORED_ONLY = frozenset({"ear"})  # whoever wants it asks for the events: a log line stays short
-_LOG_FIELDS = frozenset({"port", "door"})  # of the host itself
+_LOG_FIELDS = frozenset({"port", "door", "key_id"})  # of the process itself; key_id: which key a broker was asked for
 
 
 @dataclass(frozen=True, slots=True)

@@ -4,11 +4,12 @@ from __future__ import annotations
 
 import asyncio
 import logging
+import socket
 import subprocess
 import sys
 import threading
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from dataclasses import replace
 from datetime import timedelta
 
@@ -81,7 +82,7 @@ def test_who_is_refused_learns_a_number_and_the_log_says_it_too(store, store_key
     assert (last.event, last.key, last.reason) == (Event.REFUSED, KEY_ID, Reason.MEASUREMENT)
     assert store.grants()[0].remaining == 2
     (line,) = [record for record in caplog.records if record.name == "broker.service"]
-    assert (line.msg, line.reason, line.key) == ("key-refused", "ATT-214", KEY_ID.hex())
+    assert (line.msg, line.reason, line.key_id) == ("key-refused", "ATT-214", KEY_ID.hex())
 
 
 def test_what_is_revoked_while_it_serves_is_refused_from_then_on(store, store_key, world):
@@ -151,6 +152,17 @@ def test_a_broker_that_is_away_is_said_to_be_away(world):
         fetch_key(BrokerAddress("http://127.0.0.1:1"), lambda: requester(world), patience_s=0)
     assert caught.value.reason is Reason.UNREACHABLE
     assert caught.value.detail.startswith("options.key_broker:")
+
+
+def test_a_broker_that_is_away_for_a_moment_is_asked_again(store, store_key, world, monkeypatch):
+    """It comes up while the asking side waits."""
+    granted(store, world)
+    with socket.create_server(("127.0.0.1", 0)) as taken:
+        address = f"http://127.0.0.1:{taken.getsockname()[1]}"
+    with ExitStack() as stack:
+        started = lambda _: stack.enter_context(serving(store, store_key, address=address))  # noqa: E731
+        monkeypatch.setattr("worker.key_client.time.sleep", started)
+        assert fetch_key(BrokerAddress(address), lambda: requester(world)).key == KEY
 
 
 def test_plaintext_leaves_no_machine(store, store_key):

@@ -105,6 +105,11 @@ def test_what_is_signed_is_said_in_words_first(model):
     assert "site-1 lets the attested runtime of site-1 have the key of the model of visits." in said
     assert "3 time(s)" in said
     assert "NO HARDWARE PROTECTION" in said
+    assert "NOBODY CAN USE THIS" not in said
+
+
+def test_a_grant_that_asks_for_more_than_the_charters_roots_can_give_says_so(model):
+    assert "NOBODY CAN USE THIS" in model("grant", MODEL.hex(), "--yes", json=False).stdout
 
 
 def test_nothing_is_granted_where_nobody_can_be_asked(model, store):
