@@ -1,36 +1,30 @@
-"""A site whose data is sealed, and the key broker of its member: what its steward would set up, the broker as it is."""
+"""A site whose data is sealed, and the key broker of its member, set up by the commands that its steward would use."""
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-from contextlib import contextmanager
 from dataclasses import dataclass, field
-from datetime import UTC, datetime, timedelta
 from pathlib import Path
 
-from securesystemslib.signer import CryptoSigner  # type: ignore[attr-defined]
-
-from broker.store import STORE_KEY, KeyStore
 from console import keyfiles
-from console.documents import load_charter, load_plan
-from tests.broker.test_service import serving
-from tests.console.processes import ROOT, Consortium, made
-from trusted.attestation.roots import Assurance
-from trusted.documents.dsse import new_envelope, sign
-from trusted.documents.grant import GRANT_TYPE, Grant, Holder, verify_grant
-from trusted.documents.schema import Validity
-from trusted.hpke import SealingKey
+from tests.console.processes import ROOT, Consortium, Running, made
 
 
 @dataclass
 class SealedSite:
-    """One site's sealed data, its store, and a broker that serves while this is open."""
+    """One site's sealed data and its store, and a broker that serves until it is ended."""
 
     consortium: Consortium
     site: str
     plan: str
-    store: KeyStore
-    broker: list[object] = field(default_factory=list)
+    key: str = ""
+    broker: list[Running] = field(default_factory=list)
+
+    def __post_init__(self) -> None:
+        """Seal the data by the command; nobody is granted its key yet."""
+        made("keys", "init", "--keys", self.keys, "--member", self.site)
+        data = ROOT / "data" / "rand_hie" / f"{self.site}.csv"
+        papers = ["--plan", self.consortium / f"{self.plan}.dsse.json", "--member", self.site, "--keys", self.keys]
+        self.key = made("data", "seal", data, *papers, "--out", self.file).data["key"]
 
     @property
     def file(self) -> Path:
@@ -40,39 +34,16 @@ class SealedSite:
     def keys(self) -> Path:
         return self.consortium / f"keys-{self.site}"
 
-    @property
-    def data(self) -> list[object]:
-        """Of ``worker join``."""
-        return ["--data", self.file, *self.broker]
+    def serve(self) -> list[object]:
+        """Start the broker; what ``worker join`` needs to open this data."""
+        listen = ["--keys", self.keys, "--listen", "127.0.0.1:0"]
+        self.broker.append(self.consortium.start(f"broker-{self.site}", "keys", "serve", *listen))
+        port = self.broker[-1].until_said(r"Serving keys on 127[.]0[.]0[.]1:([0-9]+)")
+        ca = ["--key-broker-ca", self.keys / "tls" / "ca.pem"]
+        return ["--data", self.file, "--key-broker", f"127.0.0.1:{port}", *ca]
 
     def grant(self) -> None:
-        """Let the plan's worker of this site have the key."""
-        rules = load_charter(self.consortium / "charter.dsse.json")
-        plan = load_plan(self.consortium / f"{self.plan}.dsse.json", rules)
-        (kept,) = self.store.kept_keys()
-        now = datetime.now(UTC).replace(microsecond=0)
-        document = Grant(
-            member=self.site, charter=rules.digest, plan=plan.digest, role=Holder.WORKER, key=kept.id,
-            commitment=kept.commitment, holder=self.site, measurements=None, assurance=Assurance.NONE, releases=1,
-            validity=Validity(now - timedelta(hours=1), now + timedelta(hours=1)), nonce=bytes(16),
-        )  # fmt: skip
-        key = keyfiles.load_ed25519(self.consortium / self.site / keyfiles.SIGNING_KEY, None)
-        signed = sign(new_envelope(document.encode(), GRANT_TYPE), CryptoSigner(key)).encode()
-        self.store.add_grant(verify_grant(signed, rules), rules, plan, now)
-
-
-@contextmanager
-def sealed_site(consortium: Consortium, site: str, plan: str) -> Iterator[SealedSite]:
-    """Seal the data of ``site`` for ``plan`` by the command, and serve its key; nobody is granted it yet."""
-    private = SealingKey.generate()
-    folder = consortium / f"keys-{site}"
-    with KeyStore.create(folder, member=site, public=private.public) as store:
-        keyfiles.write_sealing_key(folder / STORE_KEY, private, None, force=False)
-        sealed = SealedSite(consortium, site, plan, store)
-        data = ROOT / "data" / "rand_hie" / f"{site}.csv"
-        papers = ["--plan", consortium / f"{plan}.dsse.json", "--member", site, "--keys", folder]
-        made("data", "seal", data, *papers, "--out", sealed.file)
-        with serving(store, private) as broker:
-            (folder / "ca.pem").write_bytes(broker.ca_pem or b"")
-            sealed.broker = ["--key-broker", broker.target, "--key-broker-ca", folder / "ca.pem"]
-            yield sealed
+        """Let the plan's worker of this site have the key, once."""
+        papers = self.consortium.papers(self.plan)
+        key = ["--key", self.consortium / self.site / keyfiles.SIGNING_KEY]
+        made("data", "grant", self.key[:12], "--keys", self.keys, *papers, *key, "--assurance", "none", "--yes")

@@ -19,7 +19,6 @@ import pytest
 from safetensors import safe_open
 from safetensors.numpy import load_file
 
-from broker.store import KeyStore
 from tests.console.conftest import Answer
 from tests.console.processes import (
     OTHER,
@@ -34,7 +33,7 @@ from tests.console.processes import (
     made,
     until,
 )
-from tests.console.sealing import SealedSite, sealed_site
+from tests.console.sealing import SealedSite
 
 pytestmark = [pytest.mark.slow, pytest.mark.timeout(600)]  # the first test of each story waits for the whole story
 
@@ -78,15 +77,15 @@ def story(consortium: Consortium) -> Story:
     """The run of the plan ``main``: an intruder is refused, one worker dies in round 1, the rest finish."""
     consortium.serve("main")
     intruder = consortium.join(LOST, "main", chip="other-chip", name="intruder")
-    with sealed_site(consortium, OTHER, "main") as sealed:
-        ungranted = consortium.join(OTHER, "main", name="ungranted", data=sealed.data)
-        intruder.until_said(r"(ATT-203 TRUST_ANCHOR)", _START_S)
-        intruder.end()
-        ungranted.ended(_START_S)
-        sealed.grant()
-        of = {OTHER: sealed.data}
-        workers = {site: consortium.join(site, "main", data=of.get(site)) for site in SITES}
-        until("three attested sites", lambda: consortium.attested("main") == set(SITES), _START_S)
+    sealed = SealedSite(consortium, OTHER, "main")
+    data = sealed.serve()
+    ungranted = consortium.join(OTHER, "main", name="ungranted", data=data)
+    intruder.until_said(r"(ATT-203 TRUST_ANCHOR)", _START_S)
+    intruder.end()
+    ungranted.ended(_START_S)
+    sealed.grant()
+    workers = {site: consortium.join(site, "main", data=data if site == OTHER else None) for site in SITES}
+    until("three attested sites", lambda: consortium.attested("main") == set(SITES), _START_S)
     attested = consortium.attested("main")
     # A frozen worker is in the cohort and cannot answer: so it dies in the middle of a round, whatever the timing.
     enclave = int(workers[LOST].until_said(r"process ([0-9]+)"))
@@ -125,8 +124,8 @@ def test_sealed_data_opens_in_the_granted_worker_alone_and_its_rows_are_proved_b
     sealed = story.sealed
     assert story.ungranted.process.returncode == 1
     assert "The app runs" not in story.ungranted.said
-    with KeyStore.open(sealed.keys) as store:
-        released = [entry.event.value for entry in store.log()]
+    log = made("keys", "log", "--keys", sealed.keys).data
+    released = [entry["event"] for entry in log["log"]]
     assert (released.count("released"), released.count("refused")) == (1, 1)
     leaves = cloister("run", "log", *story.consortium.papers("main"), *story.consortium.host).data["leaves"]
     (committed,) = {leaf["dataset"] for leaf in leaves if leaf["kind"] == "admitted" and leaf["member"] == OTHER}
