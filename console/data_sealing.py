@@ -6,8 +6,6 @@ takes its name when the last one is in it and its key is in the member's key sto
 
 from __future__ import annotations
 
-import csv
-import io
 import os
 import secrets
 from collections.abc import Iterable, Iterator, Sequence
@@ -29,7 +27,7 @@ from trusted.blob import ContentKey
 from trusted.documents.terms import ColumnRule, DatasetContract
 from trusted.sealed_data import KEY_ID_BYTES, DataHeader, open_data, seal_data
 from worker.contract import Gate
-from worker.dataset import sealed_header
+from worker.dataset import csv_line, sealed_header
 
 _ROWS_AT_ONCE = 4096
 
@@ -167,15 +165,13 @@ def _taken(table: Table, gate: Gate | None, columns: Sequence[str], sealed: Seal
 
 def _csv(rows: Iterable[Sequence[str]]) -> Iterator[bytes]:
     """The canonical CSV of ``rows`` in UTF-8, some rows at a time."""
-    text = io.StringIO()
-    write = csv.writer(text, lineterminator="\n").writerow
-    for number, row in enumerate(rows, start=1):
-        write(row)
-        if number % _ROWS_AT_ONCE == 0:
-            yield text.getvalue().encode()
-            text.seek(0)
-            text.truncate()
-    yield text.getvalue().encode()
+    lines: list[str] = []
+    for row in rows:
+        lines.append(csv_line(row))
+        if len(lines) == _ROWS_AT_ONCE:
+            yield "".join(lines).encode()
+            lines.clear()
+    yield "".join(lines).encode()
 
 
 @contextmanager
