@@ -19,6 +19,7 @@ from typing import Any
 from benchmarks import attestation, limits, recovery, rounds, scale
 from benchmarks.command import Benchmark, BenchmarkError, Outcome
 from benchmarks.peers import command as peers
+from benchmarks.robustness import command as robustness
 
 _SCHEMA_VERSION = "1"
 BENCHMARKS: tuple[Benchmark, ...] = (
@@ -29,6 +30,7 @@ BENCHMARKS: tuple[Benchmark, ...] = (
     scale.CROWD,
     scale.MEMORY,
     peers.BENCHMARK,
+    robustness.BENCHMARK,
 )
 
 

@@ -7,20 +7,20 @@ from __future__ import annotations
 
 import mmap
 import os
-from collections.abc import Callable, Iterable, Iterator
-from dataclasses import dataclass
+from collections.abc import Callable, Iterator
 
 import numpy as np
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 from cryptography.hazmat.primitives.ciphers.aead import AESGCM
 
+from benchmarks.held import Held
 from benchmarks.measured import measure
 from benchmarks.rates import Rate
-from coordinator.enclave.fold import Contribution, check, weighted_mean
+from coordinator.enclave.fold import Advance, State, check, fold
 from coordinator.enclave.jobs import Inline
-from trusted.blob import BlobHeader, BlobKind, ContentKey, seal_vector
-from trusted.encoding import Vector
-from trusted.floe import OVERHEAD_BYTES, Buffer, Floe
+from trusted.blob import ContentKey
+from trusted.documents.terms import Aggregation, Rule
+from trusted.floe import OVERHEAD_BYTES, Floe
 
 PIECE_BYTES = 1 << 20
 _PIECES = 16
@@ -60,42 +60,17 @@ def _aes_gcm(seconds: float) -> Iterator[Rate]:
 def _fold(seconds: float) -> Iterator[Rate]:
     """The aggregator's own two passes, fed from memory: what they do to a byte, opening it included."""
     elements, signing_key = _PIECES * PIECE_BYTES // 4, Ed25519PrivateKey.generate()
-    model, store = np.full(elements, 0.5, dtype=np.float32), _Held({})
-    both = [_contribution(store, member, model, signing_key) for member in ("site-1", "site-2")]
-    size, out = model.nbytes, np.empty_like(model)
+    model, store = np.full(elements, 0.5, dtype=np.float32), Held()
+    both = [store.hold_update(member, model, signing_key) for member in ("site-1", "site-2")]
+    mean = Aggregation(Rule.WEIGHTED_MEAN, 1)
+    size, advance = model.nbytes, Advance(None, 1, State(model), State(np.empty_like(model)))
     yield _rate("check, as the aggregator does", size, lambda: check(both[0], store, given_up=lambda: False), seconds)
     yield _rate(
         "fold, as the aggregator does",
         len(both) * size,
-        lambda: weighted_mean(both, store, model=model, out=out, jobs=Inline()),
+        lambda: fold(both, store, terms=mean, advance=advance, jobs=Inline()),
         seconds,
     )
-
-
-@dataclass(frozen=True, slots=True)
-class _Held:
-    """A store that has everything in memory and gives it without a copy."""
-
-    blobs: dict[bytes, memoryview]
-
-    def expect(self, blob: bytes, size_bytes: int) -> None:
-        """Nothing is uploaded."""
-
-    def read(self, blob: bytes, offset: int, size_bytes: int) -> memoryview:
-        return self.blobs[blob][offset : offset + size_bytes]
-
-    def write(self, blob: bytes, size_bytes: int, pieces: Iterable[Buffer]) -> None:
-        self.blobs[blob] = memoryview(b"".join(bytes(piece) for piece in pieces))
-
-    def discard(self, blob: bytes) -> None:
-        del self.blobs[blob]
-
-
-def _contribution(store: _Held, member: str, update: Vector, signing_key: Ed25519PrivateKey) -> Contribution:
-    header = BlobHeader(BlobKind.UPDATE, bytes(32), 0, member, bytes(32), len(update))
-    key, blob = ContentKey.generate(), member.encode().ljust(16)
-    store.write(blob, header.sealed_bytes, seal_vector(header, update, key=key, signing_key=signing_key))
-    return Contribution(member, 1, blob, header, key, signing_key.public_key().public_bytes_raw())
 
 
 def _memory(seconds: float) -> Iterator[Rate]:

@@ -17,26 +17,31 @@ from trusted.documents.layout import Layout
 from worker.flower import FlowerApp, Scalar
 from worker.trainer import Call, Trainer, Vector, join_arrays, split_vector
 
-METRIC = "auc"
-
 
 @dataclass(frozen=True, slots=True)
 class Recipe:
-    """How a model is trained: the app's folder, its run configuration, its layout, its first vector, and the rounds."""
+    """How a model is trained: the app's folder, its run configuration, its layout, its first vector, and the rounds.
+
+    ``metrics`` are those of the app's evaluation that models are compared by.
+    """
 
     app_dir: Path
     config: Mapping[str, Scalar]
     layout: Layout
     initial: Vector
     rounds: int
+    metrics: tuple[str, ...]
+
+
+Metrics = Mapping[str, float]
 
 
 @dataclass(frozen=True, slots=True)
 class Scores:
-    """The AUC of one model on held-out persons: on everybody's, and on each site's own."""
+    """The metrics of one model on held-out rows, by name: on everybody's, and on each site's own."""
 
-    everyone: float
-    by_site: Mapping[str, float]
+    everyone: Metrics
+    by_site: Mapping[str, Metrics]
 
 
 class Baselines:
@@ -61,15 +66,27 @@ class Baselines:
 
     def judge(self, model: Vector) -> Scores:
         """The scores of any model, float32[elements]: that of a federation, for one."""
-        return Scores(self._auc(self._pool, model), {name: self._auc(app, model) for name, app in self._sites.items()})
+        return Scores(self._judged(self._pool, model), self.judge_by_site(model))
+
+    def judge_by_site(self, model: Vector) -> dict[str, Metrics]:
+        """The metrics of any model, float32[elements], on each site's own held-out rows."""
+        return {name: self._judged(app, model) for name, app in self._sites.items()}
 
     def alone(self, site: str) -> Scores:
         """The scores of the model that ``site`` trains on its own rows alone, for as many rounds."""
-        return self.judge(self._trained(self._sites[site]))
+        return self.judge(self.train_alone(site))
 
     def pooled(self) -> Scores:
         """The scores of the model that is trained on all sites' rows in one place."""
-        return self.judge(self._trained(self._pool))
+        return self.judge(self.train_pooled())
+
+    def train_alone(self, site: str) -> Vector:
+        """The model that ``site`` trains on its own rows alone, for as many rounds."""
+        return self._trained(self._sites[site])
+
+    def train_pooled(self) -> Vector:
+        """The model that is trained on all sites' rows in one place."""
+        return self._trained(self._pool)
 
     def _load(self, data: Path) -> FlowerApp:
         return FlowerApp.load(
@@ -83,11 +100,12 @@ class Baselines:
             model = join_arrays(layout, reply.arrays)
         return model
 
-    def _auc(self, app: FlowerApp, model: Vector) -> float:
+    def _judged(self, app: FlowerApp, model: Vector) -> Metrics:
         metrics = Trainer(app, self._recipe.layout, _unheard).evaluate(model, self._recipe.rounds)
-        if METRIC not in metrics:
-            raise ValueError(f"baselines: the app's evaluate function must return the metric {METRIC!r}")
-        return metrics[METRIC]
+        missing = [name for name in self._recipe.metrics if name not in metrics]
+        if missing:
+            raise ValueError(f"baselines: the app's evaluate function must return {', '.join(missing)}")
+        return {name: metrics[name] for name in self._recipe.metrics}
 
 
 def _unheard(text: str) -> None:

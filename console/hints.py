@@ -70,6 +70,9 @@ _BY_REASON: Mapping[Reason, str] = MappingProxyType(
         Reason.KEY_STORE: "Give the folder that `cloister keys init` made, whole, and its own passphrase.",
         Reason.UNREACHABLE: "Check the address, the proxy and that the coordinator runs.",
         Reason.BUNDLE_DIGEST: "The app is not the one in the plan. Use the bundle that `cloister plan new` wrote.",
+        Reason.APP_DEPENDENCY: "Run `cloister app check` on the app: it says what the image has of each requirement.",
+        Reason.APP_MEMORY: "Train on smaller batches, or give the app more: `worker join --app-memory-mib`.",
+        Reason.APP_LOG: "Give the sealing-key.pem of the member whose worker wrote it.",
         Reason.TEE_DEVICE_MISSING: "Use a confidential machine, or the software TEE with a development charter.",
     }
 )

@@ -18,7 +18,7 @@ from console.output import UserError
 from trusted.documents.layout import Dtype, Layout, TensorSpec, initial_digest
 from trusted.wire import MAX_JSON_BYTES, decode_json
 
-_DTYPES = {"F32": Dtype.FLOAT32, "I64": Dtype.INT64}
+_DTYPES = {"F32": Dtype.FLOAT32, "F64": Dtype.FLOAT64, "I64": Dtype.INT64}
 
 
 @dataclass(frozen=True, slots=True)
@@ -38,7 +38,7 @@ def read_initial_model(path: Path, layout_file: Path | None = None) -> InitialMo
     """The tensors of ``path``, in the order of ``layout_file``, or else by name with numbers in their natural order.
 
     Raises:
-        UserError: not safetensors, another dtype than float32 and int64, NaN or infinity, or not the given layout.
+        UserError: not safetensors, a dtype that no layout has, NaN or infinity, or not the given layout.
         OSError: a file cannot be read.
         WireError, DocumentError: a name or a shape that no layout may have.
     """
@@ -57,7 +57,9 @@ def read_initial_model(path: Path, layout_file: Path | None = None) -> InitialMo
 def _spec(name: str, tensor: object, path: Path) -> TensorSpec:
     dtype = tensor.get_dtype()  # type: ignore[attr-defined]
     if dtype not in _DTYPES:
-        raise UserError(f"{path}: tensor {name} is {dtype}", "Convert it to float32 (or int64 for counters).")
+        raise UserError(
+            f"{path}: tensor {name} is {dtype}", "Convert it to float32 or float64 (or int64 for counters)."
+        )
     return TensorSpec(name, _DTYPES[dtype], tuple(tensor.get_shape()))  # type: ignore[attr-defined]
 
 
@@ -77,7 +79,8 @@ def _vector(layout: Layout, file: object, path: Path) -> NDArray[np.float32]:
     place = 0
     for tensor in layout.tensors:
         values = file.get_tensor(tensor.name)  # type: ignore[attr-defined]
-        vector[place : place + tensor.elements] = values.reshape(-1)
+        with np.errstate(over="ignore"):  # what is too large for float32 becomes infinity, and is refused below
+            vector[place : place + tensor.elements] = values.reshape(-1)
         place += tensor.elements
     if not np.isfinite(vector).all():
         raise UserError(f"{path}: a tensor holds NaN or infinity", "Start from a model whose numbers are all finite.")

@@ -58,6 +58,7 @@ class SiteFiles:
     log: Path
     state: Path | None = None
     broker: KeyBroker = KeyBroker()
+    app_memory_mib: int = 0
 
 
 @dataclass(frozen=True, slots=True)
@@ -90,7 +91,7 @@ def join_run(papers: Papers, files: SiteFiles, route: Route, *, tee: Tee, chip: 
             f"  measurement  {enclave.measurement.value.hex()}",
             f"  confined by  {', '.join(feature.value for feature in enclave.features) or 'nothing'}",
             f"  log          {files.log}",
-            f"  the app's    {options['app_log']}",
+            f"  the app's    {options['app_log']}, sealed: cloister worker log --key sealing-key.pem",
             f"  remembers in {options['state'] or 'no folder: a restart of this worker begins anew'}",
         )
         report.data |= {"measurement": enclave.measurement.value.hex(), "pid": enclave.pid}
@@ -131,6 +132,7 @@ def stage_site(stage: Stage, papers: Papers, files: SiteFiles, route: Route) -> 
         "app_log": str(logs / "app.log"),
         "collateral_store": "",
         "control": _control(files.folder, papers.plan.digest),
+        "app_memory_mib": files.app_memory_mib,
         "state": "" if files.state is None else str(_memory(stage, files.state, papers.plan.digest)),
         "key_broker": files.broker.target,
         "key_broker_ca": broker_ca.decode(),

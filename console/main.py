@@ -24,6 +24,7 @@ _COMMANDS = (
     "member",
     "charter",
     "plan",
+    "app",
     "site_policy",
     "coordinator",
     "aggregator",

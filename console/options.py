@@ -20,6 +20,17 @@ PlanFile = Annotated[Path, typer.Option("--plan", help="The signed plan (DSSE)."
 ValidDays = Annotated[int, typer.Option(min=1, max=3650, help="Days from now until it expires.")]
 
 
+class FoldingRule(StrEnum):
+    """How a plan may fold updates; the names of :mod:`trusted.documents.terms`."""
+
+    WEIGHTED_MEAN = "weighted-mean"
+    MEDIAN = "median"
+    TRIMMED_MEAN = "trimmed-mean"
+    KRUM = "krum"
+    MULTI_KRUM = "multi-krum"
+    GEOMETRIC_MEDIAN = "geometric-median"
+
+
 class ModelEncoding(StrEnum):
     """How a plan may spell the round's model; the names of :mod:`trusted.encoding`, which is too slow to load here."""
 

@@ -10,9 +10,11 @@ from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any
 
+from console.app_terms import NOTHING, AppTerms, read_settings
 from console.documents import present
 from console.exchanging import IN_FULL, Travel
 from console.files import read_bounded
+from console.folding import MEAN, Folding
 from console.initial_model import read_initial_model
 from console.output import UserError
 from trusted.documents.charter import VerifiedCharter
@@ -28,18 +30,24 @@ _CONTRACT_FORM = "Write an object with columns, and perhaps min_rows, consent an
 
 @dataclass(frozen=True, slots=True)
 class Training:
-    """What is trained: app bundle, its configuration (``key=value``), initial model, perhaps a layout, what travels."""
+    """What is trained: app bundle, its configuration (``key=value``), initial model, perhaps a layout, what travels.
+
+    ``app`` is what the app says of itself; the other configurations (``key=value`` too) go before it.
+    """
 
     bundle: bytes
     config: Sequence[str]
     initial_model: Path
     layout: Path | None
     travel: Travel = IN_FULL
+    app: AppTerms = NOTHING
+    train_config: Sequence[str] = ()
+    evaluate_config: Sequence[str] = ()
 
 
 @dataclass(frozen=True, slots=True)
 class Sites:
-    """Who trains on what, and who gets the result."""
+    """Who trains on what, and who gets the result; ``share`` of the members is sampled where there is no ``size``."""
 
     members: Sequence[str]
     minimum: int | None
@@ -48,6 +56,7 @@ class Sites:
     columns: Sequence[str]
     metrics: Sequence[str]
     recipients: Sequence[str]
+    share: float | None = None
     contract: Path | None = None
 
 
@@ -71,6 +80,7 @@ class Terms:
     max_weight: float
     no_privacy_reason: str
     timing: Timing
+    folding: Folding = MEAN
 
 
 def read_bundle(app: Path) -> bytes:
@@ -96,6 +106,7 @@ def make_plan(charter: VerifiedCharter, training: Training, sites: Sites, terms:
     initial = read_initial_model(training.initial_model, training.layout)
     now, timing = present(), terms.timing
     members = list(sites.members) or [member.id for member in charter.document.members]
+    cohort = _cohort(charter, members, sites)
     document: dict[str, Any] = {
         "name": terms.name,
         "purpose": terms.purpose,
@@ -104,13 +115,13 @@ def make_plan(charter: VerifiedCharter, training: Training, sites: Sites, terms:
         "app": {
             "kind": "flower",
             "bundle_sha256": bundle_digest(training.bundle).hex(),
-            "config": dict(_setting(text) for text in training.config),
+            **_settings(training),
         },
         "model": {"initial_sha256": initial.digest.hex(), "layout": initial.layout.to_json()},
         "rounds": terms.rounds,
-        "cohort": _cohort(charter, members, sites),
+        "cohort": cohort,
         "deadlines": {"round_s": timing.round_s, "lease_s": timing.lease_s, "reattest_s": timing.reattest_s},
-        "aggregation": {"rule": "weighted-mean", "max_weight": terms.max_weight},
+        "aggregation": terms.folding.to_json(terms.max_weight, cohort["minimum"]),
         "privacy": {"mechanism": "none", "reason": terms.no_privacy_reason},
         "dataset": _dataset(sites),
         "metrics": [_metric(text) for text in sites.metrics],
@@ -123,8 +134,10 @@ def make_plan(charter: VerifiedCharter, training: Training, sites: Sites, terms:
 
 
 def _cohort(charter: VerifiedCharter, members: list[str], sites: Sites) -> dict[str, Any]:
-    size = sites.size or len(members)
-    return {"members": members, "minimum": sites.minimum or MIN_COHORT[charter.document.profile], "size": size}
+    minimum = sites.minimum or MIN_COHORT[charter.document.profile]
+    share = 1.0 if sites.share is None else sites.share
+    size = sites.size or max(minimum, int(len(members) * share))
+    return {"members": members, "minimum": minimum, "size": size}
 
 
 def _dataset(sites: Sites) -> dict[str, Any]:
@@ -142,15 +155,12 @@ def _dataset(sites: Sites) -> dict[str, Any]:
     return {"min_rows": sites.min_rows} | contract
 
 
-def _setting(text: str) -> tuple[str, Any]:
-    """``key=value``; a value that is JSON is taken as such, anything else is a string."""
-    key, equals, value = text.partition("=")
-    if not equals:
-        raise UserError("an app setting without a value", "Write --config key=value.")
-    try:
-        return key, json.loads(value)
-    except ValueError:
-        return key, value
+def _settings(training: Training) -> dict[str, Any]:
+    """``config`` and what goes with each message: the app's own, and over it what was given here."""
+    given = {"config": training.config, "train_config": training.train_config}
+    given["evaluate_config"] = training.evaluate_config
+    whole = {key: {**getattr(training.app, key), **read_settings(texts)} for key, texts in given.items()}
+    return {key: settings for key, settings in whole.items() if settings or key == "config"}
 
 
 def _metric(text: str) -> dict[str, Any]:

@@ -8,6 +8,8 @@ import pytest
 
 from softtee.chip import Chip, SoftwareRoot
 
+_FORK = ("test_trainer_process.py", "test_hostile_app.py", "test_data_start.py")
+
 
 def pytest_addoption(parser: pytest.Parser) -> None:
     """Of ``tests/faults``; pytest reads options from this folder alone."""
@@ -18,7 +20,7 @@ def pytest_addoption(parser: pytest.Parser) -> None:
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     """Tests that fork come first: a worker forks before it has threads, and other tests may leave some behind."""
-    items.sort(key=lambda item: item.path.name not in ("test_trainer_process.py", "test_data_start.py"))
+    items.sort(key=lambda item: item.path.name not in _FORK)
 
 
 @pytest.fixture(scope="session")

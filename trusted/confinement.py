@@ -82,12 +82,14 @@ class Confinement:
         connect_ports: the TCP ports it may connect to; ``()`` is no socket but Unix ones; ``None`` leaves the network
             as it is. UDP is not limited by a list of ports, because names must be resolved. TCP is never listened on.
         allow_exec: whether it may start other programs (from ``readable`` paths).
+        allow_new_session: whether it may leave its process group; who may not, and all that it forks, ends with that.
     """
 
     readable: tuple[Path, ...]
     writable: tuple[Path, ...]
     connect_ports: tuple[int, ...] | None
     allow_exec: bool
+    allow_new_session: bool = True
 
 
 def confine(confinement: Confinement) -> tuple[Feature, ...]:
@@ -110,7 +112,12 @@ def confine(confinement: Confinement) -> tuple[Feature, ...]:
     held = [*_harden(), *_landlock(confinement)]
     no_ip_sockets = confinement.connect_ports == ()
     # Last: the filter denies nothing that the steps above need, but each step less under it is one less to get wrong.
-    if seccomp.install(no_ip_sockets=no_ip_sockets, allow_exec=confinement.allow_exec):
+    filtered = seccomp.install(
+        no_ip_sockets=no_ip_sockets,
+        allow_exec=confinement.allow_exec,
+        allow_new_session=confinement.allow_new_session,
+    )
+    if filtered:
         held.append(Feature.SYSTEM_CALLS)
         held += [Feature.NO_IP_SOCKETS] * no_ip_sockets + [Feature.NO_EXEC] * (not confinement.allow_exec)
     return tuple(held)

@@ -57,12 +57,13 @@ class _Architecture:
     clone3: int
     execve: int
     execveat: int
+    new_session: tuple[int, ...]  # setpgid, setsid
     denied: tuple[int, ...]
 
 
 _ARCHITECTURES = {
-    "x86_64": _Architecture(0xC000003E, 317, 41, 56, 435, 59, 322, _X86_64_DENIED),
-    "aarch64": _Architecture(0xC00000B7, 277, 198, 220, 435, 221, 281, _AARCH64_DENIED),
+    "x86_64": _Architecture(0xC000003E, 317, 41, 56, 435, 59, 322, (109, 112), _X86_64_DENIED),
+    "aarch64": _Architecture(0xC00000B7, 277, 198, 220, 435, 221, 281, (154, 157), _AARCH64_DENIED),
 }
 # Without IP, Unix sockets alone. With it, what names and addresses need; never packet, Bluetooth, AF_ALG, and so on.
 _LOCAL_FAMILIES = (int(socket.AF_UNIX),)
@@ -71,10 +72,13 @@ _IP_FAMILIES = (*_LOCAL_FAMILIES, int(socket.AF_INET), int(socket.AF_INET6), 16,
 _Instruction = tuple[int, int, int, int]
 
 
-def _program(architecture: _Architecture, *, no_ip_sockets: bool, allow_exec: bool) -> list[_Instruction]:
+def _program(
+    architecture: _Architecture, *, no_ip_sockets: bool, allow_exec: bool, allow_new_session: bool = True
+) -> list[_Instruction]:
     """The filter: (code, jump if true, jump if false, operand) for each instruction."""
     deny = (_RETURN, 0, 0, _ERRNO | errno.EPERM)
     denied = architecture.denied + (() if allow_exec else (architecture.execve, architecture.execveat))
+    denied += () if allow_new_session else architecture.new_session
     families = _LOCAL_FAMILIES if no_ip_sockets else _IP_FAMILIES
     program: list[_Instruction] = [
         # 1. Numbers mean something only for one architecture; a 32-bit call would be read by the wrong table.
@@ -112,7 +116,7 @@ class _FilterProgram(ctypes.Structure):
     _fields_ = (("length", ctypes.c_ushort), ("filter", ctypes.c_char_p))
 
 
-def install(*, no_ip_sockets: bool, allow_exec: bool) -> bool:
+def install(*, no_ip_sockets: bool, allow_exec: bool, allow_new_session: bool = True) -> bool:
     """Whether the filter holds now, for every thread. It cannot be taken back. Needs no_new_privs.
 
     False on an architecture without a table, or a kernel without seccomp: the caller reports it, and never assumes it.
@@ -120,7 +124,9 @@ def install(*, no_ip_sockets: bool, allow_exec: bool) -> bool:
     architecture = _ARCHITECTURES.get(platform.machine())
     if architecture is None or struct.calcsize("P") != 8:
         return False
-    program = _program(architecture, no_ip_sockets=no_ip_sockets, allow_exec=allow_exec)
+    program = _program(
+        architecture, no_ip_sockets=no_ip_sockets, allow_exec=allow_exec, allow_new_session=allow_new_session
+    )
     code = b"".join(struct.pack("<HBBI", *instruction) for instruction in program)
     libc = ctypes.CDLL(None, use_errno=True)
     arguments = (ctypes.c_uint(_SET_MODE_FILTER), ctypes.c_uint(_FLAG_TSYNC))

@@ -20,8 +20,8 @@ from trusted.channel.session import Identity
 from trusted.channel.worker import WorkerChannel
 from trusted.errors import AttestationError, DocumentError, ProtocolError, Reason, StateError
 from trusted.evidence.boot import Boot
+from trusted.evidence.clocks import counted_s, watched
 from trusted.exchange import Exchanged
-from worker.clocks import counted_s, watched
 from worker.contribution import BlobTransport, Contributor
 from worker.memory import Memory
 from worker.operator import Departed, Operator, Wish

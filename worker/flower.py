@@ -42,17 +42,33 @@ _RUN, _NODE, _TASK = 1, 1, 1  # one run, one node in this process; the app sees 
 class FlowerApp:
     """A ClientApp from an unpacked bundle, with its Context. One for each process: Flower's identity is global."""
 
-    def __init__(self, client: ClientApp, context: Context, log: Log) -> None:
+    def __init__(
+        self,
+        client: ClientApp,
+        context: Context,
+        log: Log,
+        *,
+        messages: Mapping[Call, Mapping[str, Scalar]] | None = None,
+    ) -> None:
         TaskIdentity.run_id, TaskIdentity.node_id, TaskIdentity.task_id = _RUN, _NODE, _TASK
         self._client = client
         self._context = context
         self._log = log
+        self._messages = messages or {}
 
     @classmethod
     def load(
-        cls, app_dir: Path, *, config: Mapping[str, Scalar], node_config: Mapping[str, Scalar], log: Log
+        cls,
+        app_dir: Path,
+        *,
+        config: Mapping[str, Scalar],
+        node_config: Mapping[str, Scalar],
+        log: Log,
+        messages: Mapping[Call, Mapping[str, Scalar]] | None = None,
     ) -> FlowerApp:
         """Import the app in ``app_dir`` (from ``unpack_bundle``), with the plan's ``config`` over its own defaults.
+
+        ``messages`` is what the plan says with every message of a kind: ``app.train_config``, ``app.evaluate_config``.
 
         Raises:
             AppError: BUNDLE_MALFORMED: no such ClientApp, or a config key that the app does not have.
@@ -62,16 +78,18 @@ class FlowerApp:
             project = get_project_config(app_dir)["tool"]["flwr"]["app"]
             defaults = flatten_dict(project.get("config", {}))
             reference = str(project["components"]["clientapp"])
-        except (ValueError, KeyError, OSError):
+        except (ValueError, KeyError, OSError) as error:
+            log(f"pyproject.toml: {error}")
             raise AppError(
                 Reason.BUNDLE_MALFORMED, "app bundle: pyproject.toml does not describe a Flower app"
             ) from None
         run_config = fuse_config(defaults, config)
+        settings = {call: as_defaults(defaults, given) for call, given in (messages or {}).items()}
         client = _import_client(reference, app_dir.absolute(), log)
         context = Context(
             run_id=_RUN, node_id=_NODE, node_config=dict(node_config), state=RecordDict(), run_config=run_config
         )
-        return cls(client, context, log)
+        return cls(client, context, log, messages=settings)
 
     def offers(self, call: Call) -> bool:
         """Whether the app registered ``@app.train()`` or ``@app.evaluate()``, or is of the older kind with both."""
@@ -89,13 +107,13 @@ class FlowerApp:
         if not self.offers(call):
             raise AppError(Reason.BUNDLE_MALFORMED, f"app: a function with @app.{call.value}() expected")
         content = legacy_request if self._is_legacy() else _request
-        message = Message(content(call, arrays, round_number), _NODE, call.value)
+        message = Message(content(call, arrays, round_number, self._messages.get(call, {})), _NODE, call.value)
         message.metadata.__dict__["_message_id"] = f"{call.value}-{round_number}"  # nor has Flower a public setter
         try:
             reply = self._client(message, self._context)
-        except (Exception, SystemExit):  # the shell around the member's code; what it says stays here
+        except (Exception, SystemExit) as error:  # the shell around the member's code; what it says stays here
             self._log(traceback.format_exc())
-            raise AppError(Reason.APP_FAILED, f"app: its {call.value} function raised; see the site's log") from None
+            raise AppError(_why(error), f"app: its {call.value} function raised; see the site's log") from None
         return self._read(call, reply, list(arrays))
 
     def _read(self, call: Call, reply: object, names: list[str]) -> Reply:
@@ -139,6 +157,15 @@ def fuse_config(defaults: Mapping[str, Scalar], overrides: Mapping[str, Scalar])
     return fused
 
 
+def as_defaults(defaults: Mapping[str, Scalar], given: Mapping[str, Scalar]) -> dict[str, Scalar]:
+    """``given`` for a message; a whole number is a float again where the app's run config has a float of that name.
+
+    RFC 8785 writes 1.0 as 1, and a message has no defaults of its own.
+    """
+    floats = {key for key, value in defaults.items() if type(value) is float}
+    return {key: float(value) if key in floats and type(value) is int else value for key, value in given.items()}
+
+
 def _import_client(reference: str, app_dir: Path, log: Log) -> ClientApp:
     """Import ``package.module:attribute`` from ``app_dir`` and from nowhere else.
 
@@ -151,9 +178,9 @@ def _import_client(reference: str, app_dir: Path, log: Log) -> ClientApp:
         client = load_app(reference, AttributeError, app_dir)
     except AttributeError:
         raise AppError(Reason.BUNDLE_MALFORMED, "app bundle: components.clientapp names nothing in the app") from None
-    except (Exception, SystemExit):  # the app's own top-level code
+    except (Exception, SystemExit) as error:  # the app's own top-level code
         log(traceback.format_exc())
-        raise AppError(Reason.APP_FAILED, "app: importing it raised; see the site's log") from None
+        raise AppError(_why(error), "app: importing it raised; see the site's log") from None
     source = getattr(sys.modules[reference.partition(":")[0]], "__file__", None)
     if source is None or not Path(source).resolve().is_relative_to(app_dir.resolve()):
         raise AppError(Reason.BUNDLE_MALFORMED, "app bundle: its package has the name of an installed one; rename it")
@@ -162,10 +189,14 @@ def _import_client(reference: str, app_dir: Path, log: Log) -> ClientApp:
     return client
 
 
-def _request(call: Call, arrays: Arrays, round_number: int) -> RecordDict:
+def _why(error: BaseException) -> Reason:
+    return Reason.APP_MEMORY if isinstance(error, MemoryError) else Reason.APP_FAILED
+
+
+def _request(call: Call, arrays: Arrays, round_number: int, settings: Mapping[str, Scalar]) -> RecordDict:
     """The records of FedAvg, for training and evaluation alike."""
     records: dict[str, Any] = {
         "arrays": ArrayRecord({name: Array(array) for name, array in arrays.items()}),
-        "config": ConfigRecord({"server-round": round_number}),
+        "config": ConfigRecord({**settings, "server-round": round_number}),
     }
     return RecordDict(records)

@@ -7,6 +7,7 @@ Imported by ``worker.flower`` alone.
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import Any
 
 from flwr.app import Array, ArrayRecord, ConfigRecord, RecordDict
@@ -16,16 +17,20 @@ from worker.trainer import EXAMPLES, Arrays, Call, Reply
 
 _REQUEST = {Call.TRAIN: "fitins", Call.EVALUATE: "evaluateins"}
 _ANSWER = {Call.TRAIN: "fitres", Call.EVALUATE: "evaluateres"}
+_OLDER_NAMES = {"proximal-mu": "proximal_mu"}  # FedProx then and now
 _OK = 0
 _EVALUATE_NOT_IMPLEMENTED = 4  # flwr.common.typing.Code
 
 
-def legacy_request(call: Call, arrays: Arrays, round_number: int) -> RecordDict:
-    """What ``NumPyClient.fit`` or ``evaluate`` is called with: the arrays in order, and ``server_round`` as config."""
+def legacy_request(
+    call: Call, arrays: Arrays, round_number: int, settings: Mapping[str, bool | int | float | str]
+) -> RecordDict:
+    """What ``NumPyClient.fit`` or ``evaluate`` is called with: the arrays in order; as config ``server_round``."""
+    older = {_OLDER_NAMES.get(name, name): value for name, value in settings.items()}
     numbered = {str(place): Array(array) for place, array in enumerate(arrays.values())}
     records: dict[str, Any] = {
         f"{_REQUEST[call]}.parameters": ArrayRecord(numbered),
-        f"{_REQUEST[call]}.config": ConfigRecord({"server_round": round_number}),
+        f"{_REQUEST[call]}.config": ConfigRecord({**older, "server_round": round_number}),
     }
     return RecordDict(records)
 

@@ -23,7 +23,7 @@ from trusted.channel.states import State
 from trusted.channel.worker import Membership, WorkerChannel
 from trusted.clock import JumpDetector
 from trusted.errors import ChannelError, ProtocolError, Reason
-from worker.clocks import counted_s, utc_now
+from trusted.evidence.clocks import counted_s, utc_now
 from worker.contribution import Contributor, Vector
 from worker.memory import Included
 from worker.operator import Departed, Operator, Wish

@@ -31,16 +31,19 @@ from trusted.row_commitment import SECRET_BYTES, secret_of
 from trusted.sealed_data import DataHeader
 from trusted.vault import Vault
 from trusted.wire import Fields
+from worker.app_log import Reader
 from worker.bundle import MAX_BUNDLE_BYTES, unpack_bundle
 from worker.contract import Gate
 from worker.contribution import Vector
 from worker.dataset import DatasetCommitment, Source, admit_dataset, sealed_header
+from worker.dependencies import require_dependencies
 from worker.key_client import BrokerAddress, fetch_key
 from worker.private_folder import PrivateFolder
 from worker.trainer_process import TrainerProcess, TrainerSpec
 
 Note = Callable[..., None]
 MAX_COORDINATORS = 16
+MAX_APP_MEMORY_MIB = 1 << 24  # 16 TiB
 _KEPT_AS = "dataset-secret"
 _OPTIONAL = ("control", "key_broker", "key_broker_ca")
 
@@ -58,12 +61,13 @@ class Options:
         bundle: file of the app bundle.
         data: the member's CSV file or folder, or what `cloister data seal` made of them.
         initial_model: file of the flat float32 initial model where this site holds it, or empty.
-        app_log: file for the app's own words; it stays at the site.
+        app_log: file for the app's own words, sealed for the member.
         collateral_store: folder of `cloister collateral` that the host may fill up with newer, or empty.
         state: folder for what this worker remembers across its restarts, or empty: nothing then.
         control: folder in which the operator says that this worker is to pause or to withdraw, or empty.
         key_broker: ``name:port`` of the member's key broker, where ``data`` is sealed; or empty.
         key_broker_ca: the CA of its certificate, PEM, or empty for the public ones.
+        app_memory_mib: how much memory the app may ask for; 0: three quarters of the machine's.
     """
 
     coordinators: tuple[str, ...]
@@ -81,6 +85,7 @@ class Options:
     control: str = ""
     key_broker: str = ""
     key_broker_ca: str = ""
+    app_memory_mib: int = 0
 
     @classmethod
     def read(cls, boot: Boot) -> Options:
@@ -89,9 +94,12 @@ class Options:
             targets = tuple(str(target) for target in fields.items("coordinators", max_items=MAX_COORDINATORS))
             if not targets:
                 raise WireError(Reason.MISSING_FIELD, "options.coordinators: at least one name:port expected")
-            named = [name for name in cls.__slots__ if name not in ("coordinators", *_OPTIONAL)]
+            named = [name for name in cls.__slots__ if name not in ("coordinators", "app_memory_mib", *_OPTIONAL)]
             named += [name for name in _OPTIONAL if fields.has(name)]
-            return cls(coordinators=targets, **{name: fields.take(name, str) for name in named})
+            given = fields.has("app_memory_mib")
+            memory = fields.integer("app_memory_mib", low=0, high=MAX_APP_MEMORY_MIB) if given else 0
+            texts = {name: fields.take(name, str) for name in named}
+            return cls(coordinators=targets, app_memory_mib=memory, **texts)
 
 
 @dataclass(frozen=True, slots=True)
@@ -140,6 +148,7 @@ def prepare(boot: Boot, options: Options, note: Note) -> Prepared:
     with Path(options.bundle).open("rb") as file:
         bundle = file.read(MAX_BUNDLE_BYTES + 1)
     app_dir = unpack_bundle(bundle, expected=rule.bundle_sha256, into=work / "app")
+    require_dependencies(app_dir)
     initial = _initial_model(options.initial_model, federation)
     scratch = work / "scratch"
     scratch.mkdir(mode=0o700)
@@ -149,8 +158,12 @@ def prepare(boot: Boot, options: Options, note: Note) -> Prepared:
         data=folder.path,
         layout=plan.layout,
         config=dict(plan.app.config),
+        train_config=dict(plan.app.train_config) | plan.aggregation.train_config,
+        evaluate_config=dict(plan.app.evaluate_config),
         log_file=Path(options.app_log),
         scratch=scratch,
+        log_reader=Reader(rule.member, federation.plan.digest, charter.document.member(rule.member).sealing_key),
+        memory_bytes=options.app_memory_mib << 20,
     )
     trainer = TrainerProcess.fork(spec)
     try:  # from here on there are keys, which the trainer's process has not

@@ -77,6 +77,10 @@ class Trainer:
         self._layout = layout
         self._log = log
 
+    def offers(self, call: Call) -> bool:
+        """Whether the app can be asked this."""
+        return self._app.offers(call)
+
     def train(self, model: Vector, round: int) -> TrainResult:
         """Judge ``model``, float32[elements], on held-out rows where the app offers that, then train from it.
 
@@ -131,7 +135,7 @@ class Trainer:
 
 
 def split_vector(layout: Layout, vector: Vector) -> dict[str, NDArray[Any]]:
-    """The named arrays in ``vector``, float32[elements]: fresh copies, ``int64`` rounded to the nearest.
+    """The named arrays in ``vector``, float32[elements]: fresh copies of each tensor's dtype, ``int64`` rounded.
 
     Raises:
         ValueError: ``vector`` has another dtype or length.
@@ -142,13 +146,14 @@ def split_vector(layout: Layout, vector: Vector) -> dict[str, NDArray[Any]]:
     start = 0
     for spec in layout.tensors:
         part = vector[start : start + spec.elements].reshape(spec.shape)
-        arrays[spec.name] = part.copy() if spec.dtype is Dtype.FLOAT32 else np.asarray(np.rint(part)).astype(np.int64)
+        whole = spec.dtype is Dtype.INT64
+        arrays[spec.name] = np.asarray(np.rint(part) if whole else part).astype(spec.dtype.value)
         start += spec.elements
     return arrays
 
 
 def join_arrays(layout: Layout, arrays: Arrays) -> Vector:
-    """The flat float32[elements] of ``arrays``, whose writer may have got anything wrong.
+    """The flat float32[elements] of ``arrays``, whose writer may have got anything wrong; ``float64`` is rounded.
 
     Raises:
         AppError: APP_REPLY: names, shapes or dtypes are not exactly those of ``layout``, or a number is not finite.
@@ -163,7 +168,8 @@ def join_arrays(layout: Layout, arrays: Arrays) -> Vector:
             raise _wrong("arrays: the shapes of the plan's layout expected")
         if array.dtype.name != spec.dtype.value:
             raise _wrong("arrays: the dtypes of the plan's layout expected")
-        vector[start : start + spec.elements] = array.reshape(-1)
+        with np.errstate(over="ignore"):  # what is too large becomes infinity, and is refused below
+            vector[start : start + spec.elements] = array.reshape(-1)
         start += spec.elements
     if not np.isfinite(vector).all():
         raise _wrong("arrays: finite numbers expected")

@@ -35,12 +35,14 @@ from trusted.confinement import Confinement, Feature, confine
 from trusted.documents.layout import Layout
 from trusted.errors import AppError, ProtocolError, Reason
 from trusted.wire import Fields, decode_json, encode_json
-from worker.trainer import MAX_METRICS, Trainer, TrainResult, Vector
+from worker.app_log import Reader
+from worker.log_process import LogProcess
+from worker.trainer import MAX_METRICS, Call, Trainer, TrainResult, Vector
 
 Scalar = bool | int | float | str
 
 MAX_FRAME_BYTES = 64 * 1024
-MAX_LOG_BYTES = 64 * 1024 * 1024  # stops an app that prints until the disk is full
+MAX_FILE_BYTES = 64 * 1024 * 1024  # of each file in its scratch folder; stops an app that writes until the disk is full
 _START_TIMEOUT_S = 180.0  # importing torch from a cold disk
 _END_TIMEOUT_S = 5.0
 _LARGEST = 1 << 53
@@ -48,6 +50,7 @@ _SAID = {
     Reason.BUNDLE_MALFORMED: "app: cannot be loaded; see the site's log",
     Reason.APP_FAILED: "app: it raised; see the site's log",
     Reason.APP_REPLY: "app's reply: not in the plan's layout or not finite; see the site's log",
+    Reason.APP_MEMORY: "app: it asked for more memory than this site gives it; see the site's log",
 }
 # What an interpreter with torch reads besides its own installation; whatever does not exist is left out.
 _SYSTEM_PATHS = (
@@ -66,10 +69,12 @@ class TrainerSpec:
         data: a folder that ``admit_dataset`` fills with CSV files before ``load``; the app finds it as
             ``context.node_config["data-path"]``.
         layout: the plan's.
-        config: the plan's ``app.config``.
-        log_file: where the app's own words go, at the site. They may hold the member's data: it must not leave.
+        config, train_config, evaluate_config: the plan's, of ``app``.
+        log_file: where the app's own words go, sealed for ``log_reader``: they may hold the member's data.
         scratch: an existing folder that the app may write to; its working directory.
         threads: how many cores the app may use.
+        log_reader: the member; None: nobody hears the app's words.
+        memory_bytes: how much memory the app may ask for; 0: three quarters of the machine's.
     """
 
     app_dir: Path
@@ -79,6 +84,10 @@ class TrainerSpec:
     log_file: Path
     scratch: Path
     threads: int = 1
+    train_config: Mapping[str, Scalar] = field(default_factory=dict)
+    evaluate_config: Mapping[str, Scalar] = field(default_factory=dict)
+    log_reader: Reader | None = None
+    memory_bytes: int = 0
 
 
 @dataclass(slots=True)
@@ -87,6 +96,7 @@ class TrainerProcess:
 
     Attributes:
         features: which limits truly hold for the child, by its own word. For the site's log: this is no evidence.
+        offers: what the app can be asked, by its own word.
     """
 
     pid: int
@@ -94,7 +104,9 @@ class TrainerProcess:
     _channel: socket.socket = field(repr=False)
     _model: mmap.mmap = field(repr=False)
     _delta: mmap.mmap = field(repr=False)
+    _log: LogProcess = field(repr=False)
     features: tuple[Feature, ...] = ()
+    offers: tuple[Call, ...] = ()
     _alive: bool = True
 
     @classmethod
@@ -113,17 +125,17 @@ class TrainerProcess:
         """
         if threading.active_count() != 1:
             raise RuntimeError("trainer process: must be started before threads are")
-        ours, theirs = socket.socketpair()
-        model, delta = (mmap.mmap(-1, spec.layout.size_bytes) for _ in range(2))
-        log = os.open(spec.log_file, os.O_WRONLY | os.O_CREAT | os.O_APPEND | os.O_CLOEXEC, 0o600)
         sys.stdout.flush()
         sys.stderr.flush()
+        log = LogProcess.start(spec.log_file, spec.log_reader)
+        ours, theirs = socket.socketpair()
+        model, delta = (mmap.mmap(-1, spec.layout.size_bytes) for _ in range(2))
         pid = os.fork()
         if pid == 0:
-            _child(spec, _Child(theirs, log, model, delta))
+            _child(spec, _Child(theirs, log.descriptor, model, delta))
         theirs.close()
-        os.close(log)
-        return cls(pid, spec.layout, ours, model, delta)
+        os.close(log.descriptor)
+        return cls(pid, spec.layout, ours, model, delta, log)
 
     def load(self, *, timeout_s: float = _START_TIMEOUT_S) -> None:
         """Let the child load the app, now that its data lies in ``spec.data``; waits until it has.
@@ -134,11 +146,12 @@ class TrainerProcess:
         try:
             self._send({"load": True})
             with self._answered(timeout_s) as fields:
-                names = fields.items("features", max_items=64)
+                names, offered = fields.items("features", max_items=64), fields.items("offers", max_items=8)
         except AppError:
             self.stop()
             raise
         self.features = tuple(feature for feature in Feature if feature.value in names)
+        self.offers = tuple(call for call in Call if call.value in offered)
 
     def train(self, model: Vector, round: int, timeout_s: float) -> TrainResult:
         """One round from ``model``, float32[elements]; blocks for ``timeout_s`` at most.
@@ -193,6 +206,7 @@ class TrainerProcess:
             while os.waitpid(self.pid, os.WNOHANG) == (0, 0) and time.monotonic() < deadline:
                 time.sleep(0.005)
         self._channel.close()
+        self._log.wait()
 
     def _send(self, value: dict[str, Any]) -> None:
         try:
@@ -309,7 +323,11 @@ def _become_alone(spec: TrainerSpec, kept: _Child) -> None:
                 os.close(descriptor)
     sys.stdin = open(0, encoding="utf-8", closefd=False)  # noqa: SIM115
     sys.stdout = sys.stderr = open(1, "w", encoding="utf-8", buffering=1, errors="replace", closefd=False)  # noqa: SIM115
-    resource.setrlimit(resource.RLIMIT_FSIZE, (MAX_LOG_BYTES, MAX_LOG_BYTES))
+    resource.setrlimit(resource.RLIMIT_FSIZE, (MAX_FILE_BYTES, MAX_FILE_BYTES))
+    memory = spec.memory_bytes or os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE") * 3 // 4
+    resource.setrlimit(resource.RLIMIT_DATA, (memory, memory))  # of each process; mapped libraries do not count
+    with contextlib.suppress(OSError):  # where memory runs out all the same, the app goes first, not the session
+        Path("/proc/self/oom_score_adj").write_text("1000")
     os.umask(0o077)
     os.chdir(spec.scratch)
     sys.dont_write_bytecode = True
@@ -330,6 +348,7 @@ def _confine(spec: TrainerSpec) -> tuple[Feature, ...]:
             writable=(spec.scratch, Path(os.devnull)),
             connect_ports=(),
             allow_exec=False,
+            allow_new_session=False,
         )
     )
 
@@ -354,7 +373,8 @@ def _serve(spec: TrainerSpec, kept: _Child, features: tuple[Feature, ...]) -> No
         _say(str(error))
         _write_frame(kept.channel, {"reason": int(error.reason)})
         return
-    _write_frame(kept.channel, {"reason": 0, "features": [feature.value for feature in features]})
+    offers = [call.value for call in Call if trainer.offers(call)]
+    _write_frame(kept.channel, {"reason": 0, "features": [feature.value for feature in features], "offers": offers})
     while True:
         try:
             request = decode_json(_read_frame(kept.channel, None))
@@ -375,7 +395,10 @@ def _load(spec: TrainerSpec) -> Trainer:
     # Not above: flwr imports gRPC, which the parent must not have when it forks; frameworks are the child's alone.
     from worker.flower import FlowerApp
 
-    app = FlowerApp.load(spec.app_dir, config=spec.config, node_config={"data-path": str(spec.data)}, log=_say)
+    # A site is the one partition of its own data: apps that were simulated ask for a partition.
+    node: dict[str, Scalar] = {"data-path": str(spec.data), "partition-id": 0, "num-partitions": 1}
+    messages = {Call.TRAIN: spec.train_config, Call.EVALUATE: spec.evaluate_config}
+    app = FlowerApp.load(spec.app_dir, config=spec.config, node_config=node, messages=messages, log=_say)
     torch = sys.modules.get("torch")
     if torch is not None:
         torch.set_num_threads(spec.threads)

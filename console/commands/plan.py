@@ -9,6 +9,7 @@ import typer
 
 from console.options import (
     CharterFile,
+    FoldingRule,
     Force,
     Key,
     ModelEncoding,
@@ -44,7 +45,7 @@ def new(  # one parameter for each field of the document
         Path | None,
         typer.Option(help="JSON: columns with types, units, ranges, consent, expiry; in place of --column."),
     ] = None,
-    rounds: Annotated[int, typer.Option(min=1, max=10_000, help="How many rounds.")] = 3,
+    rounds: Annotated[int | None, typer.Option(min=1, max=10_000, help="Rounds. Default: the app's, or 3.")] = None,
     member: Annotated[Texts, typer.Option(help="A member of the cohort; repeat. Default: all.")] = [],  # noqa: B006
     minimum: Annotated[int | None, typer.Option(min=2, help="Never fold fewer. Default: the least allowed.")] = None,
     size: Annotated[int | None, typer.Option(min=2, help="Members sampled each round. Default: all.")] = None,
@@ -54,10 +55,19 @@ def new(  # one parameter for each field of the document
     exchange_tensor: Annotated[
         Texts, typer.Option(help="A tensor to train and exchange, or a pattern like 'lora_*'; repeat. Default: all.")
     ] = [],  # noqa: B006
-    config: Annotated[Texts, typer.Option(help="key=value for the app's run config; repeat.")] = [],  # noqa: B006
+    config: Annotated[Texts, typer.Option(help="key=value over the app's run config; repeat.")] = [],  # noqa: B006
+    train_config: Annotated[Texts, typer.Option(help="key=value in every message to train; repeat.")] = [],  # noqa: B006
+    evaluate_config: Annotated[Texts, typer.Option(help="The same in every message to evaluate.")] = [],  # noqa: B006
     metric: Annotated[Texts, typer.Option(help="name[:min_sites[:digits]] that may leave; repeat.")] = [],  # noqa: B006
     min_rows: Annotated[int, typer.Option(min=1, help="Rows that each site must have.")] = 1,
     max_weight: Annotated[float, typer.Option(min=1, help="No site weighs more than this.")] = 1_000_000,
+    rule: Annotated[FoldingRule, typer.Option(help="How updates become one step.")] = FoldingRule.WEIGHTED_MEAN,
+    false_sites: Annotated[int | None, typer.Option(min=1, help="How many false sites the rule shall stand.")] = None,
+    kept: Annotated[int | None, typer.Option(min=1, help="Updates that multi-krum averages. Default: most.")] = None,
+    server: Annotated[
+        str | None, typer.Option(help="momentum, adam, yogi or adagrad, or adam:learning_rate=0.01,tau=0.1.")
+    ] = None,
+    proximal_mu: Annotated[float | None, typer.Option(help="FedProx's term, told to each site's app.")] = None,
     round_s: Annotated[int, typer.Option(min=1, help="Seconds until a round ends.")] = 3600,
     lease_s: Annotated[int, typer.Option(min=1, help="Seconds without progress until a worker is lost.")] = 120,
     reattest_s: Annotated[int, typer.Option(min=1, help="Seconds between attestations.")] = 3600,
@@ -66,12 +76,17 @@ def new(  # one parameter for each field of the document
     force: Force = False,
     json_output: JsonOption = False,
 ) -> None:
-    """Write a plan that nobody has signed yet, and the app's bundle next to it."""
+    """Write a plan that nobody has signed yet, and the app's bundle next to it.
+
+    What is not given is taken from the app where it says so plainly: its run config, rounds, what goes with messages.
+    """
     with reporting(json_output) as report:
         from console import plans
+        from console.app_terms import read_settings, read_terms
         from console.documents import load_charter, write_unsigned
         from console.exchanging import Travel
         from console.files import refuse_existing, write_file
+        from console.folding import Folding
         from trusted.documents.explain import explain_plan
         from trusted.documents.plan import PAYLOAD_TYPE
 
@@ -80,13 +95,25 @@ def new(  # one parameter for each field of the document
         rules = load_charter(charter)
         bundle = plans.read_bundle(app_path)
         travel = Travel(model_encoding.value, update_encoding.value, exchange_tensor)
-        training = plans.Training(bundle, config, initial_model, layout, travel)
-        sites = plans.Sites(member, minimum, size, min_rows, column, metric, recipient, contract)
+        app_says = read_terms(bundle, read_settings(config))
+        training = plans.Training(
+            bundle, config, initial_model, layout, travel, app_says, train_config, evaluate_config
+        )
+        share = app_says.fraction_train
+        sites = plans.Sites(member, minimum, size, min_rows, column, metric, recipient, share, contract)
         timing = plans.Timing(round_s, lease_s, reattest_s, valid_days)
-        terms = plans.Terms(name, purpose, rounds, max_weight, no_privacy_because, timing)
+        given = {"rounds"} if rounds else set()
+        given |= {"size"} if size else set()
+        given |= {f"train_config.{key}" for key in read_settings(train_config)}
+        given |= {f"evaluate_config.{key}" for key in read_settings(evaluate_config)}
+        taken = app_says.taken_besides(given)
+        rounds = rounds or app_says.rounds or 3
+        folding = Folding(rule.value, false_sites, kept, server, proximal_mu)
+        terms = plans.Terms(name, purpose, rounds, max_weight, no_privacy_because, timing, folding)
         plan = plans.make_plan(rules, training, sites, terms)
         write_file(bundle_path, bundle, force=force)
         envelope = write_unsigned(out, plan.encode(), PAYLOAD_TYPE, force=force)
+        report.say(*(f"Taken from the app: {said}." for said in taken), *app_says.left)
         report.say(*explain_plan(plan, rules.document))
         report.say(
             f"Wrote {out}, which nobody has signed, and the app's bundle {bundle_path}.",
@@ -94,12 +121,14 @@ def new(  # one parameter for each field of the document
         )
         digest = envelope.digest.hex()
         report.data |= {"file": str(out), "bundle": str(bundle_path), "digest": digest, "plan": plan.to_json()}
+        report.data |= {"taken": taken, "left": list(app_says.left)}
 
 
 @app.command(epilog="Example: cloister plan show plan.dsse.json --charter charter.dsse.json")
 def show(file: File, charter: CharterFile, json_output: JsonOption = False) -> None:
     """Show a plan and who has signed it; nothing is verified but the charter and the signatures that are there."""
     with reporting(json_output) as report:
+        from console import folding
         from console.documents import load_charter, read_envelope, show_signers
         from console.exchanging import describe
         from trusted.documents.dsse import signers
@@ -119,6 +148,7 @@ def show(file: File, charter: CharterFile, json_output: JsonOption = False) -> N
                 ("model", f"{plan.layout.elements} numbers in {len(plan.layout.tensors)} tensors"),
                 ("exchanged", describe(plan.exchange)),
                 ("rounds", str(plan.rounds)),
+                ("folding", folding.describe(plan.aggregation)),
                 ("cohort", f"{', '.join(plan.cohort.members)}; at least {plan.cohort.minimum}"),
                 ("recipients", ", ".join(plan.recipients)),
             ]

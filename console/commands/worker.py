@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from console.options import CharterFile, PlanFile
+from console.options import CharterFile, PassphraseFd, PassphraseFile, PlanFile
 from console.output import JsonOption, UserError, reporting
 from console.tee_options import Chip, TeeChoice
 
@@ -51,6 +51,9 @@ def join(
     key_broker: Annotated[str, typer.Option(help="name:port of the member's key broker, for sealed data.")] = "",
     key_broker_ca: Annotated[Path | None, typer.Option(help="That broker's CA file; default: the public ones.")] = None,
     no_state: Annotated[bool, typer.Option("--no-state", help="Remember nothing: a restart begins anew.")] = False,
+    app_memory_mib: Annotated[
+        int, typer.Option(min=0, max=1 << 24, help="Memory for the app; 0: three quarters of the machine's.")
+    ] = 0,
     json_output: JsonOption = False,
 ) -> None:
     """Check the papers, start the enclave and stay with it until the run is over or Ctrl-C ends it.
@@ -76,6 +79,7 @@ def join(
             log=(log or site / "worker.log").resolve(),
             state=None if no_state else state or site / STATE,
             broker=KeyBroker(key_broker, key_broker_ca),
+            app_memory_mib=app_memory_mib,
         )
         status = join_run(papers, files, Route(tuple(coordinator), tuple(ca), url), tee=tee, chip=chip, report=report)
         report.data |= {"plan": papers.plan.digest.hex(), "status": status}
@@ -112,6 +116,27 @@ def withdraw(charter: CharterFile, plan: PlanFile, site: Site, json_output: Json
     from worker.operator import Wish
 
     _want(charter, plan, site, Wish.WITHDRAW, json_output=json_output)
+
+
+@app.command(epilog="Example: cloister worker log --key sealing-key.pem site-1/worker-app/app.log")
+def log(
+    file: Annotated[Path, typer.Argument(help="The app's log, as `worker join` names it.", show_default=False)],
+    key: Annotated[Path, typer.Option(help="Your sealing-key.pem.", show_default=False)],
+    passphrase_file: PassphraseFile = None,
+    passphrase_fd: PassphraseFd = None,
+    json_output: JsonOption = False,
+) -> None:
+    """Open what the app itself printed and raised at your site; only your sealing key does.
+
+    Exit code 5: a part was altered, is missing, or stands in another place; what stands before it is shown.
+    """
+    with reporting(json_output) as report:
+        from console import keyfiles
+        from console.app_logs import show_log
+
+        sealing_key = keyfiles.load_sealing_key(key, keyfiles.given_passphrase(passphrase_file, passphrase_fd))
+        whole = show_log(file, sealing_key, report)
+    raise typer.Exit(whole)
 
 
 def _want(charter: Path, plan: Path, site: Path, wish: Wish, *, json_output: bool) -> None:

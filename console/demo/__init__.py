@@ -1,1 +1,1 @@
-"""The demonstration: what a consortium does by hand, on one machine; only ``console.commands.demo`` imports it."""
+"""The demonstrations: what a consortium does by hand, on one machine; only ``console.commands.demo`` imports them."""

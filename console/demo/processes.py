@@ -1,4 +1,4 @@
-"""Eight processes: one host, one aggregator enclave, six worker enclaves. Trust zone: operator.
+"""Real processes: one host, one aggregator enclave, a worker enclave for each member. Trust zone: operator.
 
 Used in a ``with`` block: whatever happens inside, every process that was started here is ended, and no other.
 """
@@ -6,16 +6,19 @@ Used in a ``with`` block: whatever happens inside, every process that was starte
 from __future__ import annotations
 
 import json
+import os
 import signal
 import subprocess
 import sys
 import threading
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import ExitStack, suppress
+from dataclasses import dataclass
 from pathlib import Path
 
 from console import keyfiles
-from console.demo.papers import AGGREGATOR, DATA, RECIPIENT, REPOSITORY, SITES, Folder
+from console.demo.cast import REPOSITORY, Cast, Folder, Scene
+from console.demo.papers import AGGREGATOR
 from console.enclaves import Papers, Stage, Surroundings, start_in_software
 from console.joining import STATE, Route, SiteFiles, stage_site, worker_surroundings
 from console.ordering import Desk, Host
@@ -27,12 +30,22 @@ from trusted.evidence.boot import Role
 _HOST_START_S = 60.0
 
 
+@dataclass(frozen=True, slots=True)
+class Prepared:
+    """All that a run needs before anything is started."""
+
+    folder: Folder
+    cast: Cast
+    scene: Scene
+    papers: Papers
+
+
 class Federation:
     """A running federation and its operator's desk."""
 
-    def __init__(self, folder: Folder, papers: Papers) -> None:
-        self._folder = folder
-        self.papers = papers
+    def __init__(self, prepared: Prepared) -> None:
+        self._folder, self._cast, self._scene = prepared.folder, prepared.cast, prepared.scene
+        self.papers = prepared.papers
         self._stack = ExitStack()
         self.enclaves: dict[str, Enclave] = {}
         self.address = ""
@@ -56,23 +69,18 @@ class Federation:
         return Host(self.address, self.ca)
 
     @property
-    def host_state(self) -> Path:
-        """The host's own folder: all that it ever stored."""
-        return self._folder.path / "host"
-
-    @property
     def ca(self) -> Path:
         """The CA of the host's certificate."""
-        return self.host_state / "tls" / "ca.pem"
+        return self._folder.host / "tls" / "ca.pem"
 
     def start_run(self) -> None:
         """Order the run to start, signed by one of the members."""
         self._order("start")
-        for name in SITES:
+        for name in self._cast.members:
             threading.Thread(target=self._stop_if_hopeless, args=(name,), daemon=True).start()
 
     def _order(self, action: str) -> None:
-        signer = keyfiles.load_signer(self._folder.site(SITES[1]) / keyfiles.SIGNING_KEY, None)
+        signer = keyfiles.load_signer(self._folder.site(self._cast.orderer) / keyfiles.SIGNING_KEY, None)
         with self.host.connect() as client:
             Desk(self.papers.charter, self.papers.plan, client).order(action, signer)
 
@@ -81,7 +89,7 @@ class Federation:
         if self.enclaves[name].wait() == 0 or self._closing:
             return
         self._lost.add(name)
-        if len(SITES) - len(self._lost) == self.papers.plan.document.cohort.minimum - 1:
+        if len(self._cast.members) - len(self._lost) == self.papers.plan.document.cohort.minimum - 1:
             with suppress(ProtocolError):  # the host may be gone, too
                 self._order("stop")
 
@@ -94,16 +102,16 @@ class Federation:
                 enclave.terminate()
 
     def _start_host(self, stack: ExitStack) -> str:
-        door = self.host_state / "door" / "door.sock"
+        door = self._folder.host / "door" / "door.sock"
         config = {
             "state": "host",
             "listen": "127.0.0.1:0",
             "door": f"unix:{door}",
-            "charter": self._folder.charter.name,
+            "charter": os.path.relpath(self._folder.charter, self._folder.run),
         }
-        path = self._folder.path / "host.json"
+        path = self._folder.run / "host.json"
         path.write_text(json.dumps(config), encoding="utf-8")
-        log = stack.enter_context((self._folder.path / "host.log").open("ab"))
+        log = stack.enter_context(self._folder.host_log.open("ab"))
         code = "import sys; sys.path.insert(0, sys.argv.pop(1)); from coordinator.host.__main__ import main; "
         command = [sys.executable, "-P", "-c", code + "sys.exit(main(sys.argv[1:]))", str(REPOSITORY), str(path)]
         process = subprocess.Popen(
@@ -115,7 +123,7 @@ class Federation:
         line = process.stdout.readline().decode()
         words = dict(word.split("=", 1) for word in line.split()[1:] if "=" in word)
         if "port" not in words:
-            raise UserError("the coordinator host did not start", f"See {self._folder.path / 'host.log'}.")
+            raise UserError("the coordinator host did not start", f"See {self._folder.host_log}.")
         return f"127.0.0.1:{words['port']}"
 
     def _start_enclaves(self, stack: ExitStack) -> None:
@@ -124,23 +132,23 @@ class Federation:
             # After Ctrl-C what has not begun to start shall not: each start takes seconds on a busy machine.
             leaving.callback(pool.shutdown, wait=False, cancel_futures=True)
             starts = {"aggregator": pool.submit(self._start_aggregator)}
-            starts |= {name: pool.submit(self._start_worker, stack, name) for name in SITES}
+            starts |= {name: pool.submit(self._start_worker, stack, name) for name in self._cast.members}
             for name, start in starts.items():
                 self.enclaves[name] = start.result()
                 stack.callback(self.enclaves[name].terminate)
 
     def _start_aggregator(self) -> Enclave:
-        door = self.host_state / "door" / "door.sock"
-        log = self._folder.path / "logs" / "aggregator.log"
+        door = self._folder.host / "door" / "door.sock"
+        log = self._folder.logs / "aggregator.log"
         around = Surroundings(self._folder.chip(AGGREGATOR), log, writable=(door.parent,))
         return start_in_software(Role.AGGREGATOR, self.papers, {"doors": [f"unix:{door}"]}, around)
 
     def _start_worker(self, stack: ExitStack, name: str) -> Enclave:
-        log = self._folder.path / "logs" / f"{name}.log"
+        log = self._folder.logs / f"{name}.log"
         stage = stack.enter_context(Stage(self._folder.site(name)))
-        initial = self._folder.initial_model if name == RECIPIENT else None
+        initial = self._folder.initial_model if name == self._cast.recipient else None
         site = self._folder.site(name)
-        files = SiteFiles(site, DATA / f"{name}.csv", self._folder.bundle, initial, log, site / STATE)
+        files = SiteFiles(site, self._scene.data[name], self._folder.bundle, initial, log, site / STATE)
         options = stage_site(stage, self.papers, files, Route((self.address,), (self.ca,), ""))
         around = worker_surroundings(self._folder.chip(name), log, options)
         return start_in_software(Role.WORKER, self.papers, options, around)

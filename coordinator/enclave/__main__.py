@@ -19,7 +19,6 @@ from functools import partial
 
 from coordinator.door import Address, DoorKind, DoorMessage, encode_reason
 from coordinator.enclave.aggregator import Aggregator
-from coordinator.enclave.clocks import counted_s, utc_now, watched
 from coordinator.enclave.doors import MAX_DOORS, Doors, Link
 from coordinator.enclave.effects import Close, Effect, Emit, Send
 from coordinator.enclave.run import RunState
@@ -33,6 +32,7 @@ from trusted.documents.charter import verify_charter
 from trusted.documents.plan import verify_plan
 from trusted.errors import ProtocolError, Reason, WireError
 from trusted.evidence.boot import Boot
+from trusted.evidence.clocks import counted_s, utc_now, watched
 from trusted.wire import Fields, Json
 
 _TICK_S = 1.0

@@ -15,14 +15,15 @@ from secrets import token_bytes
 from coordinator.enclave.admissions import Admissions
 from coordinator.enclave.fold import Contribution, ContributionLost
 from coordinator.enclave.jobs import Jobs
-from coordinator.enclave.model import GlobalModel
+from coordinator.enclave.model import read_initial
 from coordinator.enclave.ports import BLOB_NAME_BYTES, HostStore
 from trusted.blob import BlobKind, ContentKey
 from trusted.channel.aggregator import AdmittedPeer
+from trusted.encoding import Vector
 from trusted.errors import Reason, RoundError
 from trusted.exchange import Exchanged
 
-Accept = Callable[[str, GlobalModel, datetime], None]
+Accept = Callable[[str, Vector, datetime], None]
 
 
 class InitialModel:
@@ -74,9 +75,9 @@ class InitialModel:
         self._reading = True
         sent, plan = self._sent.pop(0), self._admissions.federation.plan.document
 
-        def read() -> GlobalModel | Reason:
+        def read() -> Vector | Reason:
             try:
-                return GlobalModel.from_initial(plan, sent, self._store)
+                return read_initial(plan, sent, self._store)
             except ContributionLost as lost:
                 return lost.error.reason
             except RoundError as error:
@@ -84,7 +85,7 @@ class InitialModel:
 
         self._jobs.submit(read, lambda outcome, later: self._was_read(sent, outcome, later), now)
 
-    def _was_read(self, sent: Contribution, outcome: GlobalModel | Reason, now: datetime) -> None:
+    def _was_read(self, sent: Contribution, outcome: Vector | Reason, now: datetime) -> None:
         self._reading, member = False, sent.member
         if isinstance(outcome, Reason):
             if self._names.get(member, (b"", b""))[1] == sent.blob:

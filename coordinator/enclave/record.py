@@ -31,6 +31,7 @@ _LABEL = "cloister/run-state/v1"
 _NOTE_LABEL = "cloister/closing-note/v1"
 _NONCE_BYTES = 12
 _MAX_ROUND = 1 << 31
+_MAX_MOMENTS = 2
 
 
 @dataclass(frozen=True, slots=True)
@@ -192,6 +193,7 @@ class RunRecord:
         seed: 32 bytes, from which cohorts and upload names are drawn.
         sent: the model that the round's cohort starts from, as it gets it.
         kept: the same, never rounded.
+        moments: what the plan's server optimiser remembers at that model, in its order.
         base: the whole initial model, where the plan exchanges a part of it.
         cohort: who was drawn.
         counted, lost: what a closed round folds, and who is not in it and why.
@@ -203,6 +205,7 @@ class RunRecord:
     seed: bytes = field(repr=False)
     sent: SealedVector
     kept: SealedVector
+    moments: tuple[SealedVector, ...]
     base: SealedVector | None
     cohort: tuple[str, ...]
     counted: tuple[Counted, ...] = ()
@@ -218,6 +221,7 @@ class RunRecord:
                 "seed": self.seed.hex(),
                 "sent": self.sent.to_json(),
                 "kept": self.kept.to_json(),
+                "moments": [moment.to_json() for moment in self.moments],
                 "base": None if self.base is None else self.base.to_json(),
                 "cohort": list(self.cohort),
                 "counted": [entry.to_json() for entry in self.counted],
@@ -243,6 +247,7 @@ class RunRecord:
                 seed=fields.octets("seed", SECRET_BYTES),
                 sent=SealedVector.read(fields.mapping("sent")),
                 kept=SealedVector.read(fields.mapping("kept")),
+                moments=tuple(map(SealedVector.read, fields.items("moments", max_items=_MAX_MOMENTS))),
                 base=None if base is None else SealedVector.read(base),
                 cohort=tuple(str(member) for member in fields.items("cohort", max_items=1024)),
                 counted=tuple(

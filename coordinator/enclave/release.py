@@ -31,6 +31,10 @@ class History:
         """The numbers of the committed rounds."""
         return frozenset(number for number, _ in self.contributions)
 
+    def before(self, number: int) -> int:
+        """How many rounds were committed before the one of this ``number``."""
+        return sum(1 for earlier, _ in self.contributions if earlier < number)
+
     def committed(self, ended: Round) -> None:
         """Note a committed round."""
         self.contributions.append((ended.number, tuple(sorted(ended.counted))))

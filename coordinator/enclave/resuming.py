@@ -11,7 +11,7 @@ from dataclasses import dataclass, field
 
 import numpy as np
 
-from coordinator.enclave.fold import Contribution, ContributionLost, Opened, in_reads
+from coordinator.enclave.fold import Contribution, ContributionLost, Opened, State, in_reads
 from coordinator.enclave.ports import HostStore
 from coordinator.enclave.record import MAX_SEALED_BYTES, RunRecord, SealedVector
 from coordinator.enclave.release import History
@@ -31,7 +31,7 @@ _READ_BYTES = 4 << 20
 
 @dataclass(frozen=True, slots=True)
 class Resumed:
-    """A run as it stood at the newest checkpoint that was witnessed; ``model`` is float32, ``base`` too."""
+    """A run as it stood at the newest checkpoint that was witnessed: its round starts from ``state``."""
 
     head: TreeHead
     record: RunRecord
@@ -39,7 +39,7 @@ class Resumed:
     state_blob: bytes
     tree: Tree = field(repr=False)
     said: tuple[Leaf, ...] = field(repr=False)
-    model: Vector = field(repr=False)
+    state: State = field(repr=False)
     base: Vector | None = field(repr=False)
 
     def history(self) -> History:
@@ -72,15 +72,16 @@ def resume(exchanged: Exchanged, store: HostStore, remembered: Remembered) -> Re
         record = RunRecord.decode(remembered.key.open(plan, leaf.sequence, sealed or b""), exchanged)
         typed = tuple(map(leaves.parse, log.leaves))
         if any(isinstance(leaf, leaves.Ended) for leaf in typed):  # its blobs are gone, and nobody needs them
-            model, base = np.empty(0, dtype="<f4"), None
+            state, base = State(np.empty(0, dtype="<f4")), None
         else:
-            model = _read_vector(exchanged, store, record.kept)
+            model, *moments = (_read_vector(exchanged, store, sealed) for sealed in (record.kept, *record.moments))
+            state = State(model, tuple(moments))
             base = None if record.base is None else _read_vector(exchanged, store, record.base)
     except ContributionLost as lost:
         return LedgerError(Reason.STATE_MISSING, f"state: its model cannot be read ({lost.error.reason.code})")
     except ProtocolError as error:
         return error
-    return Resumed(head, record, leaf.sequence, leaf.blob, tree, typed, model, base)
+    return Resumed(head, record, leaf.sequence, leaf.blob, tree, typed, state, base)
 
 
 def read_whole(store: HostStore, blob: bytes, limit: int) -> bytes:

@@ -18,7 +18,7 @@ from datetime import datetime, timedelta
 from coordinator.enclave.answers import Answers
 from coordinator.enclave.course import Course
 from coordinator.enclave.disclosure import disclosed
-from coordinator.enclave.fold import ContributionLost, weighted_mean
+from coordinator.enclave.fold import ContributionLost, fold
 from coordinator.enclave.record import Counted, Phase, RunRecord
 from coordinator.enclave.rounds import Round, RoundEvent, RoundState
 from coordinator.enclave.sampling import upload_name
@@ -137,7 +137,7 @@ class RoundLoop:
 
     def resume(self, record: RunRecord, now: datetime) -> None:
         """Go on with the round that an earlier aggregator left at ``record``."""
-        self._sent = RoundModel(record.sent, record.kept, b"")
+        self._sent = RoundModel(record.sent, record.kept, record.moments, b"")
         self.stages = Stages(now)
         current = self.current = Round(record.number, record.cohort, *self._bounds(now))
         current.advance(RoundEvent.ANNOUNCED)
@@ -184,7 +184,7 @@ class RoundLoop:
         course = self._course
         course.attempts += 1
         course.moves()
-        number, vector = course.attempts, course.require_model().vector
+        number, state = course.attempts, course.require_model().state
         cohort = drawn(course.seed, number, present, course.plan.cohort.size)
         self._busy, self.stages = True, Stages(now)
 
@@ -200,7 +200,7 @@ class RoundLoop:
             record, spent = self._record(opened), course.take_spent()
             journal.keep(record, later, stored=lambda then: self._announce(opened, made, then), spent=spent)
 
-        course.jobs.submit(lambda: course.sealer.seal_round(number, vector), sealed, now)
+        course.jobs.submit(lambda: course.sealer.seal_round(number, state), sealed, now)
 
     def _announce(self, opened: Round, made: RoundModel, now: datetime) -> None:
         """The host has the state in which this round is open: from now on it survives this aggregator."""
@@ -288,12 +288,13 @@ class RoundLoop:
             self._commit_when_due(closed, closing, later)
 
         journal.commit(record, now, then=witnessed)
-        model, unread = course.require_model(), frozenset(closed.unread)
+        terms, unread = course.plan.aggregation, frozenset(closed.unread)
+        advance = course.require_model().advance(terms.server, 1 + course.history.before(closed.number))
         contributions = list(closed.counted.values())
 
-        def fold() -> _Folded:
+        def fold_them() -> _Folded:
             try:
-                weighted_mean(contributions, course.store, model=model.vector, out=model.room(), jobs=course.jobs)
+                fold(contributions, course.store, terms=terms, advance=advance, jobs=course.jobs)
             except ContributionLost as one:
                 others = [entry for entry in contributions if entry.member in unread - {one.member}]
                 return _Folded({one.member: one.error.reason} | self._answers.faults(others))
@@ -301,7 +302,7 @@ class RoundLoop:
                 return _Folded(overflowed=True)
             return _Folded()
 
-        course.jobs.submit(fold, lambda folded, later: self._folded(closed, folded, later), now)
+        course.jobs.submit(fold_them, lambda folded, later: self._folded(closed, folded, later), now)
 
     def _folded(self, closed: Round, folded: _Folded, now: datetime) -> None:
         if self._over:
@@ -384,6 +385,7 @@ class RoundLoop:
             seed=course.seed,
             sent=made.sent,
             kept=made.kept,
+            moments=made.moments,
             base=course.base_sealed,
             cohort=current.cohort,
         )

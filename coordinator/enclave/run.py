@@ -28,6 +28,7 @@ from coordinator.enclave.vigil import MAX_BEAT, STAGES, Sign
 from coordinator.enclave.witnesses import Witnesses, refusal_event
 from trusted.blob import BlobKind, ContentKey
 from trusted.channel.aggregator import AdmittedPeer
+from trusted.encoding import Vector
 from trusted.errors import DocumentError, LedgerError, ProtocolError, Reason, RoundError
 from trusted.exchange import Exchanged
 from trusted.ledger import leaves
@@ -239,22 +240,22 @@ class Run:
                 self._admissions.refuse_member(member, error.reason)
         self.proceed(now)
 
-    def _begin_with(self, member: str, model: GlobalModel, now: datetime) -> None:
+    def _begin_with(self, member: str, model: Vector, now: datetime) -> None:
         """``member`` brought the initial model. Where only a part is exchanged, the whole is sealed once for all."""
         course = self._course
         course.emit("initial-model", member=member)
+        part = GlobalModel.first(course.exchanged.taken_from(model), course.plan.aggregation.moments)
         if not course.exchanged.is_partial:
-            course.model = model
+            course.model = part
             self.proceed(now)
             return
-        part = GlobalModel(course.exchanged.taken_from(model.vector))
 
         def sealed(base: tuple[SealedVector, bytes], later: datetime) -> None:
-            course.base, course.base_sealed = model.vector, base[0]
+            course.base, course.base_sealed = model, base[0]
             course.model = part
             self.proceed(later)
 
-        course.jobs.submit(lambda: course.sealer.seal(BlobKind.BASE, 0, model.vector), sealed, now)
+        course.jobs.submit(lambda: course.sealer.seal(BlobKind.BASE, 0, model), sealed, now)
 
     def _resumed(self, found: Resumed, now: datetime) -> None:
         course, head = self._course, found.head
@@ -265,7 +266,7 @@ class Run:
             self._end(RunState(found.outcome.value), now, logged=True)
             return
         course.emit("recovered", round=found.record.number, size=head.size, root=head.root.hex())
-        course.model = GlobalModel(found.model)
+        course.model = GlobalModel(found.state)
         self._rounds.resume(found.record, now)
         self._began(now)
 

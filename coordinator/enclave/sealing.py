@@ -6,6 +6,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from secrets import token_bytes
 
+from coordinator.enclave.fold import State
 from coordinator.enclave.ports import BLOB_NAME_BYTES, HostStore
 from coordinator.enclave.record import SealedVector
 from trusted.blob import BlobKind, ContentKey, seal_vector
@@ -38,12 +39,13 @@ class Sealer:
         self.store.write(name, header.sealed_bytes, pieces())
         return SealedVector(name, key, kind, number, self.identity.verify_key), sha256(prefix)
 
-    def seal_round(self, number: int, vector: Vector) -> RoundModel:
-        """The model of round ``number`` as its cohort gets it, and, where that is rounded, as it is."""
-        sent, prefix_sha256 = self.seal(BlobKind.MODEL, number, vector)
+    def seal_round(self, number: int, state: State) -> RoundModel:
+        """The model of round ``number`` as its cohort gets it, where that is rounded as it is, and the moments."""
+        sent, prefix_sha256 = self.seal(BlobKind.MODEL, number, state.model)
         exact = self.exchanged.terms.model is Encoding.FLOAT32
-        kept = sent if exact else self.seal(BlobKind.STATE, number, vector)[0]
-        return RoundModel(sent, kept, prefix_sha256)
+        kept = sent if exact else self.seal(BlobKind.STATE, number, state.model)[0]
+        moments = tuple(self.seal(BlobKind.STATE, number, moment)[0] for moment in state.moments)
+        return RoundModel(sent, kept, moments, prefix_sha256)
 
     def announce(self, sealed: SealedVector) -> Announcement:
         """How a task names it."""
@@ -53,13 +55,17 @@ class Sealer:
 
 @dataclass(frozen=True, slots=True)
 class RoundModel:
-    """One round's model at the host: ``sent`` to the cohort, ``kept`` for a later aggregator of the run."""
+    """One round's model at the host: ``sent`` to the cohort, ``kept`` for a later aggregator of the run.
+
+    So are the ``moments`` of a server optimiser; nobody else opens them.
+    """
 
     sent: SealedVector
     kept: SealedVector
+    moments: tuple[SealedVector, ...]
     prefix_sha256: bytes
 
     @property
     def blobs(self) -> tuple[bytes, ...]:
         """Their names, each once."""
-        return tuple(dict.fromkeys((self.sent.blob, self.kept.blob)))
+        return tuple(dict.fromkeys(sealed.blob for sealed in (self.sent, self.kept, *self.moments)))

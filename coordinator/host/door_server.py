@@ -221,6 +221,9 @@ class DoorServer:
     async def _on_expect(self, aggregator: Aggregator, message: DoorMessage) -> None:
         announcement = Announcement.decode(message.body)
         told = Told(lambda: self._expect(aggregator, announcement), len(message.body), announcement.blob)
+        name = BlobName(aggregator.plan, announcement.blob)
+        if self._spool.peek(name) is None:  # it may wait behind others: an uploader that is faster is to ask again
+            self._spool.decline(name, Reason.HOST_SHORT)
         await self._later[aggregator].do(told)
 
     async def _expect(self, aggregator: Aggregator, announcement: Announcement) -> None:
@@ -228,8 +231,9 @@ class DoorServer:
         try:
             blob = await self._spool.expect(name, announcement.size_bytes)
             await self._spool.settle(name, blob)
-        except HostShort:
-            raise  # it passes: the announcement waits
+        except HostShort as lacking:  # it passes: the announcement waits
+            self._spool.decline(name, lacking.reason)
+            raise
         except ProtocolError as refusal:
             self._spool.decline(name, refusal.reason)
             aggregator.post(DoorKind.DECLINED, 0, Decline(name.blob, refusal.reason).encode())

@@ -23,6 +23,7 @@ from tests.canary.needles import Pattern, vector_needle
 from tests.canary.observing import Sightings
 from tests.canary.search import Search
 from tests.canary.sites import NAMES, RECIPIENT, SiteSecrets
+from worker.app_log import open_log
 
 SLOW_SITE_S = 0.8  # so long the last site trains while the host already holds the others' updates
 
@@ -94,10 +95,16 @@ def _run_watched(federation: Federation, sightings: Sightings) -> OpenedModel:
         return open_release(desk, RECIPIENT, key)
 
 
+def app_words(folder: Folder, name: str) -> str:
+    """The app's own log, opened with the key of the member that it is sealed for."""
+    key = keyfiles.load_sealing_key(folder.member(name) / keyfiles.SEALING_KEY, None)
+    with (folder.logs / f"{name}-app" / "app.log").open("rb") as log:
+        return "".join(start.words.decode() for start in open_log(log, key))
+
+
 def _told(folder: Folder, name: str) -> list[dict[str, list[float]]]:
     """What the app says in its own log that it got and sent, round by round."""
-    log = folder.logs / f"{name}-app" / "app.log"
-    lines = [line for line in log.read_text().splitlines() if line.startswith('{"model"')]
+    lines = [line for line in app_words(folder, name).splitlines() if line.startswith('{"model"')]
     return [json.JSONDecoder().raw_decode(line)[0] for line in lines]
 
 

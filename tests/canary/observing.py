@@ -77,8 +77,9 @@ class Sightings:
             self.dropped_packets = capture.dropped
 
     def look_at_enclave_logs(self, logs: Path) -> None:
-        """What enclaves tell their own operators. What the app itself prints lies elsewhere and stays at the site."""
+        """What enclaves tell their own operators, and what the apps printed, which is sealed for the members."""
         self.add(Place.ENCLAVE_LOGS, "after", {path.name: path.read_bytes() for path in logs.glob("*.log")})
+        self.add(Place.ENCLAVE_LOGS, "after", {str(path): path.read_bytes() for path in logs.glob("*-app/app.log")})
 
 
 def files_below(folder: Path) -> dict[str, bytes]:

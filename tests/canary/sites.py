@@ -41,11 +41,17 @@ clientapp = "canary_app.client_app:app"
 """
 
 # Adds the first four readings to every row of the model, and tells its own log the truth about what it was given and
-# what it sends: floats are not added exactly.
+# what it sends: floats are not added exactly. It also tells whoever may listen who its patients are: on stderr, in a
+# warning, a file and its name, a metric's name, its process's title, and through any socket that it gets.
 CLIENT = """\
+import contextlib
 import csv
+import ctypes
 import json
+import socket
+import sys
 import time
+import warnings
 from pathlib import Path
 
 import numpy as np
@@ -64,9 +70,18 @@ def train(message, context):
     trained = model + np.array([float(row["reading"]) for row in rows[:4]], np.float32)
     told = {"model": model[0], "trained": trained[0], "update": (trained - model)[0]}
     print(json.dumps({name: value.tolist() for name, value in told.items()}), rows[0]["patient"], flush=True)
+    patient = rows[0]["patient"]
+    print(patient, file=sys.stderr, flush=True)
+    warnings.warn(patient)
+    Path(patient).write_text(patient)
+    ctypes.CDLL(None).prctl(15, patient[-15:].encode(), 0, 0, 0)
+    for family in (socket.AF_INET, socket.AF_INET6, socket.AF_NETLINK, socket.AF_VSOCK):
+        with contextlib.suppress(OSError), socket.socket(family) as line:
+            line.connect(("127.0.0.1", 9))
+            line.send(patient.encode())
     time.sleep(float(rows[0]["pause"]))
     numbers = {name: float(rows[0][name]) for name in ("score", "loss")}
-    metrics = MetricRecord({"num-examples": int(rows[0]["examples"]), **numbers})
+    metrics = MetricRecord({"num-examples": int(rows[0]["examples"]), **numbers, patient: 1.0})
     content = {"arrays": ArrayRecord({"w": Array(trained)}), "metrics": metrics}
     return Message(RecordDict(content), reply_to=message)
 """

@@ -17,7 +17,7 @@ import pytest
 from console.documents import present
 from coordinator.door import Address, Announcement, DoorKind, DoorRole, Registration
 from coordinator.door_socket import DoorConnection, connect
-from tests.canary.conftest import Canaries
+from tests.canary.conftest import Canaries, app_words
 from tests.canary.needles import Pattern, number_needle, secret_needle, text_needle, vector_needle
 from tests.canary.observing import Place, Sightings, scrape
 from tests.canary.search import Found, Search, names
@@ -153,10 +153,12 @@ def test_a_field_that_is_not_on_the_list_reaches_neither_the_hosts_log_nor_its_m
     assert planted.found_in(Place.METRICS) == set()
 
 
-def test_the_sites_own_log_shows_that_the_search_knows_the_true_values(canaries: Canaries, search: Search) -> None:
+def test_what_a_member_reads_in_its_apps_log_shows_that_the_search_knows_the_truth(
+    canaries: Canaries, search: Search
+) -> None:
     for site in canaries.sites:
-        log = canaries.federation.folder.logs / f"{site.name}-app" / "app.log"
-        found = names(search.find({"app.log": log.read_bytes()}))
+        words = app_words(canaries.federation.folder, site.name)
+        found = names(search.find({"app.log, opened": words.encode()}))
         assert {f"{site.name}: patient 0", f"{site.name}: update of round 1", f"{site.name}: model of round 1"} <= found
 
 

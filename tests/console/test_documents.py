@@ -253,7 +253,8 @@ def test_a_layout_file_fixes_the_order(chartered: Consortium, cloister: Cloister
     [
         (np.array([1, np.nan], "f4"), "NaN"),
         (np.array([np.inf], "f4"), "infinity"),
-        (np.array([1], "f8"), "F64"),
+        (np.array([1e39], "f8"), "infinity"),  # a double that float32 does not hold
+        (np.array([1], "i4"), "I32"),
         (np.array([1], "f2"), "F16"),
     ],
 )

@@ -103,9 +103,9 @@ def story(consortium: Consortium) -> Story:
 
 def has_waited_for(consortium: Consortium, site: str) -> bool:
     """Whether a round waits for ``site`` alone, or has waited one lease for it while others still trained."""
-    gone = ("contribution", site, "gone")
-    told = ((entry["event"], entry.get("member"), entry.get("outcome")) for entry in consortium.events("main"))
-    return consortium.status("main").get("waiting_for") == [site] or gone in told
+    told = {(entry["event"], entry.get("member"), entry.get("outcome")) for entry in consortium.events("main")}
+    lost = {("contribution", site, outcome) for outcome in ("gone", "silent")}
+    return consortium.status("main").get("waiting_for") == [site] or bool(lost & told)
 
 
 def test_a_lost_worker_costs_its_own_contribution_and_the_run_finishes(story: Story) -> None:

@@ -4,10 +4,11 @@ from __future__ import annotations
 
 from tests.documents import consortium as c
 from trusted.documents.explain import NO_HARDWARE, explain_charter, explain_plan, explain_site_policy
+from trusted.documents.explain_aggregation import explain_aggregation
 from trusted.documents.explain_exchange import explain_exchange
 from trusted.documents.layout import Dtype, Layout, TensorSpec
 from trusted.documents.site_policy import SitePolicy
-from trusted.documents.terms import Exchange
+from trusted.documents.terms import Aggregation, Cohort, Exchange
 from trusted.encoding import Encoding
 from trusted.wire import encode_json
 
@@ -64,6 +65,17 @@ def test_a_plan_that_rounds_nothing_says_so() -> None:
         assert f"{said}: the whole model in full, and nothing is rounded." in text
         assert "is rounded to" not in text
         assert "travel once" not in text
+
+
+def test_what_an_app_is_told_and_what_a_double_loses_is_said() -> None:
+    document = c.changed(c.plan_json(CHARTER), "app.train_config", {"lr": 0.5})
+    document = c.changed(c.changed(document, "app.evaluate_config", {"full": True}), "model.layout.0.dtype", "float64")
+    plan = c.plan(CHARTER, document).document
+    text = "\n".join(explain_plan(plan, CHARTER.document))
+    assert "Every message to train says lr = 0.5." in text
+    assert "Every message to evaluate says full = True." in text
+    assert f"{plan.layout.tensors[0].name}: float64 in the app, float32 on the way" in text
+    assert "nothing is rounded" not in text
 
 
 def test_an_encoding_is_told_with_its_size_and_its_error() -> None:
@@ -169,3 +181,41 @@ def test_an_empty_site_policy_says_that_it_allows_nothing() -> None:
     sentences = explain_site_policy(SitePolicy.parse(encode_json(document)))
     assert "May run no plan." in sentences
     assert "May read the columns: none." in sentences
+
+
+def folding(**aggregation: object) -> str:
+    """What a signer reads of a plan of ten members that folds so."""
+    members = [f"site-{place}" for place in range(10)]
+    terms = Aggregation.read({"max_weight": 1000} | aggregation)
+    return "\n".join(explain_aggregation(terms, Cohort(tuple(members), 8, 10)))
+
+
+def test_a_mean_is_told_to_resist_nothing() -> None:
+    text = "\n".join(explain_plan(PLAN.document, CHARTER.document))
+    assert "Aggregation: weighted-mean; no site weighs more than 1000." in text
+    assert "It resists nothing" in text
+    assert "FedProx" not in text
+
+
+def test_every_rule_is_told_by_what_it_does_and_what_it_stands() -> None:
+    others = {
+        "median": (folding(rule="median"), "fewer than half of them are false"),
+        "trimmed": (folding(rule="trimmed-mean", trim=2), "2 largest and 2 smallest of 8 or more updates"),
+        "krum": (folding(rule="krum", byzantine=2), "against up to 2 false ones of 8 or more; what all other sites"),
+        "multi": (folding(rule="multi-krum", byzantine=1, kept=4), "The 4 updates that lie closest"),
+        "geometric": (folding(rule="geometric-median", iterations=50, smoothing=1e-6), "50 steps of Weiszfeld's"),
+    }
+    for name, (text, words) in others.items():
+        assert words in text
+        assert "finds no careful forgery" in text
+        assert "resists nothing" not in text
+        assert ("no site weighs more than 1000" in text) == (name == "multi")
+        assert ("every site counts alike" in text) == (name != "multi")
+
+
+def test_a_server_optimizer_and_a_proximal_term_are_told_with_their_numbers() -> None:
+    server = {"optimizer": "adam", "learning_rate": 0.1, "beta_1": 0.9, "beta_2": 0.99, "tau": 0.001}
+    text = folding(rule="median", server=server, proximal_mu=0.25)
+    assert "by FedAdam in the aggregator (learning_rate 0.1, beta_1 0.9, beta_2 0.99, tau 0.001)" in text
+    assert "2 time(s) the size of the model, lies sealed at the host" in text
+    assert "(FedProx, mu = 0.25); whether it does is the app's own matter" in text

@@ -127,6 +127,11 @@ OUT_OF_BOUNDS = [
     ("app.config", {"key": [1]}),
     ("app.config", {"key": "x" * 1025}),
     ("app.config", {f"k{place}": 1 for place in range(257)}),
+    ("app.train_config", {}),  # another spelling of its absence
+    ("app.train_config", {"lr": [0.1]}),
+    ("app.train_config", {"server-round": 7}),  # an app would take it for the round's number
+    ("app.evaluate_config", {"server_round": 7}),
+    ("app.evaluate_config", {f"k{place}": 1 for place in range(257)}),
     ("model.initial_sha256", "00"),
     ("model.layout", []),
     ("model.layout.0.name", "a b"),
@@ -195,11 +200,23 @@ def test_a_value_out_of_bounds_is_refused(path: str, value: object) -> None:
         ("dataset.min_rows", 1),
         ("metrics", []),
         ("app.config", {}),
+        ("app.train_config", {"lr": 0.1}),
+        ("app.evaluate_config", {f"k{place}": 1 for place in range(256)}),
+        ("model.layout.0.dtype", "float64"),
     ],
 )
 def test_a_value_at_its_bound_holds(path: str, value: object) -> None:
     document = c.changed(c.changed(VALID, "metrics.0.min_sites", 2), path, value)
     assert Plan.parse(encode_json(document))
+
+
+def test_what_every_message_says_survives_encoding_and_its_absence_changes_no_byte() -> None:
+    said = {"batch-size": 8, "lr": 0.5}
+    document = c.changed(c.changed(VALID, "app.train_config", said), "app.evaluate_config", {"full": True})
+    plan = Plan.parse(encode_json(document))
+    assert (dict(plan.app.train_config), dict(plan.app.evaluate_config)) == (said, {"full": True})
+    assert plan.encode() == encode_json(document)
+    assert Plan.parse(encode_json(VALID)).encode() == encode_json(VALID)
 
 
 def test_an_uncanonical_plan_is_refused() -> None:

@@ -12,17 +12,19 @@ import pytest
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 
 from coordinator.enclave.aggregator import Aggregator
-from coordinator.enclave.fold import Contribution, ContributionLost, weighted_mean
+from coordinator.enclave.fold import Advance, Contribution, ContributionLost, State, fold
 from coordinator.enclave.jobs import Inline
 from softtee.chip import Chip, SoftwareRoot
 from tests.enclave.test_run import keep_alive, released_model, weighted
 from tests.world import INITIAL, LAYOUT, MemoryStore, Net, SimpleSite, World
 from trusted.blob import BlobHeader, BlobKind, ContentKey, seal_vector
+from trusted.documents.terms import Aggregation, Rule
 from trusted.encoding import Encoding
 from trusted.errors import BlobError, Reason
 from trusted.release import release_name
 
 FIVE = ("site-1", "site-2", "site-3", "site-4", "site-5")
+MEAN = Aggregation(Rule.WEIGHTED_MEAN, 1000)
 BIG = 5 * 3 * Encoding.FLOAT32.piece_elements + 1001  # more reads than lanes, and a short last piece
 
 
@@ -328,7 +330,8 @@ def sent(store: MemoryStore, member: str, seed: int, encoding: Encoding, odd: tu
 
 def folded(contributions: list[Contribution], store: MemoryStore, lanes: int) -> np.ndarray:
     model, out = np.full(BIG, 0.1, dtype=np.float32), np.full(BIG, np.nan, dtype=np.float32)
-    weighted_mean(contributions, store, model=model, out=out, jobs=Lanes(lanes))
+    advance = Advance(None, 1, State(model), State(out))
+    fold(contributions, store, terms=MEAN, advance=advance, jobs=Lanes(lanes))
     assert (model == np.float32(0.1)).all()
     return out
 
@@ -373,7 +376,7 @@ def test_a_sum_beyond_float32_is_nobodys_fault():
     updates = [sent(store, name, 0, Encoding.FLOAT32, (3.4e38,)) for name in ("a", "b")]
     model, out = np.full(BIG, 3e38, dtype=np.float32), np.empty(BIG, dtype=np.float32)
     with pytest.raises(BlobError) as caught:
-        weighted_mean(updates, store, model=model, out=out, jobs=Lanes(2))
+        fold(updates, store, terms=MEAN, advance=Advance(None, 1, State(model), State(out)), jobs=Lanes(2))
     assert caught.value.reason is Reason.NON_FINITE
 
 

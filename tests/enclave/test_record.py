@@ -43,7 +43,17 @@ def counted(exchanged: Exchanged, member: str, number: int = 3) -> Counted:
 
 def records(exchanged: Exchanged) -> list[RunRecord]:
     seed = sha256(b"a seed")
-    collecting = RunRecord(Phase.COLLECTING, 3, 1, seed, vector(), vector(BlobKind.STATE), None, ("site-1", "site-2"))
+    collecting = RunRecord(
+        Phase.COLLECTING,
+        3,
+        1,
+        seed,
+        vector(),
+        vector(BlobKind.STATE),
+        (vector(BlobKind.STATE),),
+        None,
+        ("site-1", "site-2"),
+    )
     closed = replace(
         collecting,
         phase=Phase.CLOSED,

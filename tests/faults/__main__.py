@@ -19,6 +19,7 @@ import worker.__main__
 import worker.collateral
 import worker.coordinators
 from tests.faults.federation import Federation
+from tests.faults.outcomes import FAILED
 from tests.faults.relay import Link, Way
 from tests.faults.running import Ended, Judged, Running
 from tests.faults.schedules import UNDISTURBED, Counted, Schedule, draw
@@ -117,7 +118,7 @@ def main(arguments: list[str]) -> int:
         print(json.dumps(said), flush=True)
         if "folder" in said and not options.keep:
             shutil.rmtree(said["folder"], ignore_errors=True)
-    return 1 if failed else 0
+    return FAILED if failed else 0
 
 
 if __name__ == "__main__":

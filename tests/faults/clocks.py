@@ -7,8 +7,7 @@ from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
 from typing import Any
 
-import coordinator.enclave.clocks
-import worker.clocks
+import trusted.evidence.clocks
 
 
 @dataclass(frozen=True, slots=True)
@@ -53,4 +52,4 @@ class Clocks:
         """Let this process live by it."""
         if self.jumps:
             wrong = _Wrong(self.wall())
-            coordinator.enclave.clocks.datetime = worker.clocks.datetime = wrong  # type: ignore[misc, assignment]
+            trusted.evidence.clocks.datetime = wrong  # type: ignore[misc, assignment]

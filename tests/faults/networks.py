@@ -26,6 +26,7 @@ import worker.coordinators
 import worker.grpc_channel
 from coordinator.host.run_status import RunStatus
 from tests.faults.federation import DEADLINES, Federation
+from tests.faults.outcomes import FAILED
 from tests.faults.processes import AGGREGATOR, HOST, Site, Start, fork, run_host, run_worker
 from tests.faults.running import Judged, Running
 from tests.faults.schedules import UNDISTURBED, Schedule
@@ -337,7 +338,7 @@ def report(cases: Cases, names: Sequence[str]) -> int:
             said = {"case": name, "passed": False, "why": str(fault)}
             failed += 1
         print(json.dumps(said | {"seconds": round(time.monotonic() - began, 2)}), flush=True)
-    return 1 if failed else 0
+    return FAILED if failed else 0
 
 
 def main(arguments: list[str]) -> int:

@@ -41,7 +41,7 @@ def test_every_schedule_ends_with_the_model_of_the_undisturbed_run(request: pyte
     print(
         f"{len(schedules) - len(failed)} of {len(schedules)} schedules passed; undisturbed {counted}", file=sys.stderr
     )
-    assert not failed
+    assert not failed, "; ".join(f"{one['number']}: {one['why']}, {one['faults']}" for one in failed)
 
 
 @pytest.mark.slow

@@ -13,13 +13,13 @@ import pytest
 
 from coordinator.enclave.__main__ import serve
 from coordinator.enclave.aggregator import Aggregator
-from coordinator.enclave.clocks import counted_s
 from coordinator.enclave.doors import Doors
 from coordinator.enclave.workshop import Workshop
 from tests.host.conftest import RunningHost, signed_order
 from tests.world import NOW, World
 from trusted.clock import JumpDetector
 from trusted.documents.order import Action
+from trusted.evidence.clocks import counted_s
 
 
 @dataclass

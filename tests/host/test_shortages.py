@@ -87,6 +87,8 @@ def test_on_a_full_disk_uploads_are_refused_events_wait_sessions_go_on_and_nothi
     later = peer.expect(MIB)
     until(lambda: lines(host, "message-waits"))
     session_goes_on(peer, heard, dialer)
+    waits = refused(lambda: dialer.put_blob(later, bytes(MIB)))  # told behind what waits: not unknown
+    assert waits is Reason.HOST_SHORT
     assert len(heard.recorded) < 101
     assert not heard.of(DoorKind.ARRIVED)
     ballast.unlink()

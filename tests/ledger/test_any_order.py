@@ -15,13 +15,13 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from tests.ledger.logs import KEYS, MEMBERS, NOW_S, SECRETS, Log, epoch, fresh, state, states
+from tests.ledger.logs import MEMBERS, NOW_S, SECRETS, Log, epoch, fresh, state, states
 from trusted.errors import LedgerError
 from trusted.ledger.checkpoint import Quorum, TreeHead
 from trusted.ledger.merkle import verify_consistency
 from trusted.ledger.notes import Note
 from trusted.ledger.recovery import candidates
-from trusted.ledger.witness import Epoch, Proposal, WitnessRecord, certify, promise, witness
+from trusted.ledger.witness import Epoch, Proposal, WitnessRecord, certified, promise, witness
 
 
 class Aggregator:
@@ -76,7 +76,7 @@ class World:
         self.notes[head] = made.with_signatures(done.checkpoint.cosign(member, SECRETS[member], time_s=NOW_S))
 
     def tell(self, head: TreeHead, member: str) -> None:
-        self.records[member] = certify(self.records[member], self.notes[head].encode(), KEYS, self.quorum)
+        self.records[member] = certified(self.records[member], head)
 
     def certified(self, needed: int) -> list[TreeHead]:
         """What enough members have ever cosigned; the log's own line is not counted."""

@@ -9,7 +9,7 @@ from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 from hypothesis import given
 from hypothesis import strategies as st
 
-from tests.ledger.logs import KEYS, LOG_PUBLIC, MEMBERS, ORIGIN, QUORUM, Log, cosigned, epoch, fresh, state, states
+from tests.ledger.logs import LOG_PUBLIC, ORIGIN, Log, epoch, fresh, state, states
 from trusted.errors import LedgerError, ProtocolError, Reason
 from trusted.ledger import leaves
 from trusted.ledger.checkpoint import EMPTY, Diverged, TreeHead, VerifiedCheckpoint, origin_of
@@ -20,7 +20,7 @@ from trusted.ledger.witness import (
     Pending,
     WitnessRecord,
     begin,
-    certify,
+    certified,
     promise,
     witness,
 )
@@ -177,55 +177,21 @@ def test_a_log_that_does_not_end_with_its_state_is_not_cosigned():
     assert outcome(lambda: witness(record(pending=3), unknown.proposal(FIRST, 3))) is Reason.LEDGER_LEAF
 
 
-def certificate(log: Log, size: int, *members: str) -> bytes:
-    return cosigned(log.note(size), *members).encode()
+CERTIFIED = [  # (held, said to be certified, size of what is certified then)
+    (record(pending=4), LOG.head(4), 4),
+    (record(pending=4, certified=4), LOG.head(4), 4),
+    (record(pending=4, certified=2), LOG.head(3), 2),
+    (record(pending=4), LOG.head(5), 0),
+    (record(pending=4, certified=2), FORK.head(4), 2),
+    (record(), LOG.head(4), 0),
+    (record(promised=SECOND, pending=4, certified=2), LOG.head(4), 2),
+]
 
 
-@pytest.mark.parametrize(
-    ("held", "note", "expected"),
-    [
-        (record(pending=4), certificate(LOG, 4, *MEMBERS[:3]), 4),
-        (record(pending=4, certified=4), certificate(LOG, 4, *MEMBERS[2:]), 4),
-        (record(pending=4, certified=2), certificate(LOG, 3, *MEMBERS[:3]), 2),
-        (record(pending=4, certified=3), certificate(LOG, 2, *MEMBERS[:3]), 3),
-        (record(pending=4), certificate(LOG, 4, *MEMBERS[:2]), Reason.LEDGER_QUORUM),
-        (record(pending=4), certificate(LOG, 4), Reason.LEDGER_QUORUM),
-        (record(pending=4), certificate(LOG, 5, *MEMBERS[:3]), Reason.LEDGER_PROOF),
-        (record(), certificate(LOG, 5, *MEMBERS[:3]), Reason.LEDGER_PROOF),
-        (record(pending=4), certificate(FORK, 4, *MEMBERS[:3]), Reason.LEDGER_FORK),
-        (record(pending=5, certified=4), certificate(FORK, 4, *MEMBERS[:3]), Reason.LEDGER_FORK),
-        (record(promised=SECOND, pending=4), certificate(FORK, 4, *MEMBERS[:3]), Reason.LEDGER_PROOF),
-        (record(promised=SECOND, pending=4), certificate(LOG, 4, *MEMBERS[:3]), 4),
-    ],
-    ids=[
-        "pending",
-        "again",
-        "between",
-        "older",
-        "too few",
-        "none",
-        "larger",
-        "unseen",
-        "a fork",
-        "a fork of certified",
-        "not yet proposed in this epoch",
-        "of an earlier epoch",
-    ],
-)
-def test_the_table_of_certificates(held, note, expected):
-    result = outcome(lambda: certify(held, note, KEYS, QUORUM))
-    assert (result if isinstance(result, Reason) else result.certified.size) == expected
-
-
-def test_a_certificate_of_a_stranger_is_refused():
-    other = cosigned(LOG.note(4, key=STRANGER), *MEMBERS[:3])
-    assert outcome(lambda: certify(record(pending=4), other.encode(), KEYS, QUORUM)) is Reason.LEDGER_SIGNATURE
-
-
-def test_a_quorum_that_cosigned_a_fork_is_named():
-    with pytest.raises(Diverged) as caught:
-        certify(record(pending=4), certificate(FORK, 4, *MEMBERS[:3]), KEYS, QUORUM)
-    assert (caught.value.held, caught.value.offered) == (LOG.head(4), FORK.head(4))
+@pytest.mark.parametrize(("held", "head", "size"), CERTIFIED)
+def test_only_what_a_witness_itself_cosigned_last_in_this_epoch_becomes_certified(held, head, size):
+    assert certified(held, head) == (replace(held, certified=head) if size == head.size else held)
+    assert certified(held, head).certified.size == size
 
 
 def test_the_log_key_is_pinned_and_never_exchanged():

@@ -203,9 +203,16 @@ def test_both_tables_deny_the_same_calls() -> None:
 
 
 @pytest.mark.parametrize("architecture", ["x86_64", "aarch64"])
+@pytest.mark.parametrize("allow_new_session", [True, False])
 @pytest.mark.parametrize(("no_ip_sockets", "allow_exec"), [(True, False), (False, True)])
-def test_every_jump_of_the_filter_lands_inside_it(architecture: str, no_ip_sockets: bool, allow_exec: bool) -> None:
-    program = seccomp._program(seccomp._ARCHITECTURES[architecture], no_ip_sockets=no_ip_sockets, allow_exec=allow_exec)
+def test_every_jump_of_the_filter_lands_inside_it(
+    architecture: str, no_ip_sockets: bool, allow_exec: bool, allow_new_session: bool
+) -> None:
+    table = seccomp._ARCHITECTURES[architecture]
+    allowed = {"allow_exec": allow_exec, "allow_new_session": allow_new_session}
+    program = seccomp._program(table, no_ip_sockets=no_ip_sockets, **allowed)
+    denied = {operand for code, _, _, operand in program if code == 0x15}
+    assert allow_new_session == denied.isdisjoint(table.new_session)
     for index, (_, jump_true, jump_false, _) in enumerate(program):
         assert index + 1 + max(jump_true, jump_false) <= len(program) - (index + 1 < len(program))
     assert program[-1][0] == 0x06

@@ -70,7 +70,7 @@ class Site:
             "data": str(self.folder / "data.csv"),
             "app_log": str(self.folder / "app.log"),
         }
-        return Options(**blank | given | changes | {"coordinators": ("host:443",)})  # type: ignore[arg-type]
+        return Options(**blank | given | changes | {"coordinators": ("host:443",), "app_memory_mib": 0})  # type: ignore[arg-type]
 
     def prepare(self, **changes: str) -> Prepared:
         world = self.world

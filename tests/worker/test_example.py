@@ -37,7 +37,7 @@ def task(monkeypatch: pytest.MonkeyPatch) -> Iterator[ModuleType]:
 def recipe(task: ModuleType) -> Recipe:
     initial = {name: tensor.numpy() for name, tensor in task.initial_arrays(SEED).items()}
     layout = Layout.parse([{"name": n, "dtype": a.dtype.name, "shape": list(a.shape)} for n, a in initial.items()])
-    return Recipe(EXAMPLE, {"seed": SEED}, layout, join_arrays(layout, initial), ROUNDS)
+    return Recipe(EXAMPLE, {"seed": SEED}, layout, join_arrays(layout, initial), ROUNDS, ("auc",))
 
 
 def federated(recipe: Recipe) -> Vector:
@@ -57,7 +57,7 @@ def federated(recipe: Recipe) -> Vector:
 
 
 def own(scores: dict[str, Scores]) -> float:
-    return float(np.mean([score.by_site[site] for site, score in scores.items()]))
+    return float(np.mean([score.by_site[site]["auc"] for site, score in scores.items()]))
 
 
 def test_the_federation_reaches_what_pooling_reaches_and_sites_alone_do_not(recipe: Recipe) -> None:
@@ -65,11 +65,11 @@ def test_the_federation_reaches_what_pooling_reaches_and_sites_alone_do_not(reci
         alone = {site: baselines.alone(site) for site in SITES}
         pooled = baselines.pooled()
         together = baselines.judge(federated(recipe))
-    local = [scores.everyone for scores in alone.values()]
-    assert together.everyone == pytest.approx(0.721, abs=0.01)
-    assert pooled.everyone == pytest.approx(0.719, abs=0.01)
+    local = [scores.everyone["auc"] for scores in alone.values()]
+    assert together.everyone["auc"] == pytest.approx(0.721, abs=0.01)
+    assert pooled.everyone["auc"] == pytest.approx(0.719, abs=0.01)
     assert np.mean(local) == pytest.approx(0.684, abs=0.01)
-    assert max(local) < together.everyone
+    assert max(local) < together.everyone["auc"]
     assert own(alone) == pytest.approx(0.725, abs=0.01)
 
 

@@ -2,23 +2,29 @@
 
 from __future__ import annotations
 
+import ast
 import importlib
 import importlib.metadata
 import sys
 from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
 import pytest
+from flwr.app import ArrayRecord, ConfigRecord
+from flwr.serverapp.strategy import FedProx
 
 from tests.worker.flower_apps import LAYOUT, unpacked, write_app
+from trusted.documents.terms import Aggregation, Rule
 from trusted.errors import AppError, Reason
-from worker.flower import OFF, FlowerApp, fuse_config
+from worker.flower import OFF, FlowerApp, as_defaults, fuse_config
 from worker.trainer import Call, Trainer, join_arrays, split_vector
 
 EXAMPLE = Path(__file__).parents[2] / "examples" / "rand_hie"
 DATA = Path(__file__).parents[2] / "data" / "rand_hie"
 MODEL = np.arange(LAYOUT.elements, dtype=np.float32)
+MEAN = Aggregation(Rule.WEIGHTED_MEAN, 1000)
 
 
 @pytest.fixture(autouse=True)
@@ -30,9 +36,14 @@ def clean_path() -> Iterator[None]:
         del sys.modules[name]
 
 
-def load(app_dir: Path, said: list[str] | None = None, **config: bool | int | float | str) -> FlowerApp:
+def load(
+    app_dir: Path,
+    said: list[str] | None = None,
+    messages: dict[Call, dict[str, bool | int | float | str]] | None = None,
+    **config: bool | int | float | str,
+) -> FlowerApp:
     log = (said if said is not None else []).append
-    return FlowerApp.load(app_dir, config=config, node_config={"data-path": "/data"}, log=log)
+    return FlowerApp.load(app_dir, config=config, node_config={"data-path": "/data"}, messages=messages, log=log)
 
 
 def test_the_installed_flower_is_one_that_these_tests_speak_for() -> None:
@@ -56,6 +67,43 @@ return answered(message, arrays, {{"num-examples": 10, "train-loss": 0.5}})
     assert seen.read_text() == repr((["scale", "steps", "w"], "int64", 4, "train", "/data", 2.0, 2))
     assert reply.metrics == {"num-examples": 10, "train-loss": 0.5}
     np.testing.assert_array_equal(reply.arrays["w"], split_vector(LAYOUT, MODEL)["w"] + 2)
+
+
+def test_fedprox_tells_the_proximal_term_to_training_alone_as_flowers_own_strategy_does(tmp_path: Path) -> None:
+    seen = tmp_path / "seen.txt"
+    body = f"""\
+open({str(seen)!r}, "a").write(repr(dict(message.content["config"])) + "\\n")
+return answered(message, ARRAYS, {{"num-examples": 10}})
+"""
+    train, evaluate = (body.replace("ARRAYS", given) for given in ("arrays", "None"))
+    app_dir = unpacked(tmp_path, train=train, evaluate=evaluate)
+    for mu in (0.25, 0.0):
+        messages = {Call.TRAIN: replace(MEAN, proximal_mu=mu).train_config}
+        app = load(app_dir, messages=messages)
+        for call in (Call.TRAIN, Call.EVALUATE):
+            app.ask(call, split_vector(LAYOUT, MODEL), round_number=4)
+    strategy, theirs = FedProx(proximal_mu=0.25, fraction_train=0.0), ConfigRecord()
+    strategy.configure_train(4, ArrayRecord(), theirs, None)
+    told = [ast.literal_eval(line) for line in seen.read_text().splitlines()]
+    assert told[0] == {"server-round": 4, **theirs} == {"server-round": 4, "proximal-mu": 0.25}
+    assert told[1:] == [{"server-round": 4}] * 3
+
+
+def test_every_message_says_what_the_plan_says_and_a_float_is_one_again(tmp_path: Path) -> None:
+    """``Strategy.start(train_config=...)``: FedAvg puts it beside ``server-round``."""
+    seen = tmp_path / "seen.txt"
+    body = f"""\
+open({str(seen)!r}, "w").write(repr(sorted(dict(message.content["config"]).items())))
+return answered(message, arrays, {{"num-examples": 10}})
+"""
+    messages = {Call.TRAIN: {"lr": 0.5, "step": 1, "epochs": 1}, Call.EVALUATE: {"never": "seen"}}
+    app = load(unpacked(tmp_path, train=body), messages=messages)
+    app.ask(Call.TRAIN, split_vector(LAYOUT, MODEL), round_number=4)
+    # The app's run config has a float ``step``; canonical JSON had written its 1.0 as 1.
+    assert seen.read_text() == repr([("epochs", 1), ("lr", 0.5), ("server-round", 4), ("step", 1.0)])
+    assert as_defaults({"a": 1.0, "b": 2, "c": True}, {"a": 3, "b": 3, "c": True, "d": 3}) == {
+        "a": 3.0, "b": 3, "c": True, "d": 3,
+    }  # fmt: skip
 
 
 def test_context_state_lives_on_from_round_to_round(tmp_path: Path) -> None:
@@ -247,6 +295,15 @@ def legacy_app(folder: Path, code: str) -> FlowerApp:
     source = write_app(folder)
     next(source.glob("*/client_app.py")).write_text(code)
     return load(source)
+
+
+def test_an_app_of_the_older_kind_is_told_the_proximal_term_by_its_older_name(tmp_path: Path) -> None:
+    source = write_app(tmp_path / "a")
+    code = LEGACY.replace("EVALUATE", "").replace("server_round", "proximal_mu")
+    next(source.glob("*/client_app.py")).write_text(code)
+    app = load(source, messages={Call.TRAIN: replace(MEAN, proximal_mu=0.5).train_config})
+    result = Trainer(app, LAYOUT, print).train(MODEL, 4)
+    np.testing.assert_array_equal(result.delta, [0.5] * 6 + [0] * 3)
 
 
 def test_an_app_of_the_older_kind_trains_and_judges_under_the_plans_names(tmp_path: Path) -> None:

@@ -111,7 +111,7 @@ def test_a_folder_that_is_gone_is_an_error(options: Options, note: Callable[...,
 
 
 def test_a_start_that_does_not_say_where_to_remember_is_refused() -> None:
-    given = {name: value for name, value in BLANK.items() if name != "coordinators"} | {"coordinators": ["host:443"]}
+    given = BLANK | {"coordinators": ["host:443"], "app_memory_mib": 0}
     assert Options.read(replace(boot(Nsm()), options=given)).state == ""
     del given["state"]
     with pytest.raises(WireError, match="state") as error:

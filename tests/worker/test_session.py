@@ -21,8 +21,8 @@ from trusted.blob import BlobHeader
 from trusted.channel.results import aggregator_subject
 from trusted.clock import JumpDetector
 from trusted.errors import Reason
+from trusted.evidence.clocks import counted_s, utc_now
 from trusted.exchange import Exchanged
-from worker.clocks import counted_s, utc_now
 from worker.contribution import Contributor
 from worker.operator import Departed, Operator, Wish, write_wish
 from worker.participant import Closed

@@ -69,6 +69,18 @@ def test_a_float_comes_back_bit_for_bit_and_an_integer_is_rounded() -> None:
     np.testing.assert_array_equal(back[7:], np.rint(vector[7:]))
 
 
+def test_a_double_keeps_24_bits_and_what_float32_cannot_hold_is_refused() -> None:
+    layout = Layout((TensorSpec("w", Dtype.FLOAT64, (3,)),))
+    given = np.array([1 / 3, -1e-30, 3e38])
+    back = join_arrays(layout, {"w": given})
+    assert np.abs(back / given - 1).max() <= 2**-24
+    assert split_vector(layout, back)["w"].dtype == np.float64
+    for wrong in (given * 2, given * np.nan, given.astype(np.float32)):
+        with pytest.raises(AppError) as error:
+            join_arrays(layout, {"w": wrong})
+        assert error.value.reason is Reason.APP_REPLY
+
+
 def test_the_app_cannot_write_into_the_model_it_was_given() -> None:
     vector = MODEL.copy()
     split_vector(LAYOUT, vector)["w"][:] = 99

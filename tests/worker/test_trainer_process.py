@@ -11,6 +11,7 @@ import sys
 import threading
 import time
 from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -19,9 +20,13 @@ import pytest
 from tests.worker.flower_apps import LAYOUT, WELL_BEHAVED, unpacked
 from trusted.confinement import Confinement, confine, landlock_abi
 from trusted.errors import AppError, Reason
+from trusted.hpke import SealingKey
+from worker.app_log import End, Reader, open_log
 from worker.trainer_process import MAX_FRAME_BYTES, TrainerProcess, TrainerSpec
 
 MODEL = np.arange(LAYOUT.elements, dtype=np.float32)
+KEY = SealingKey.generate()
+READER = Reader("hospital-a", bytes(32), KEY.public)
 
 
 @pytest.fixture(autouse=True)
@@ -54,7 +59,16 @@ def spec_of(tmp_path: Path, body: str = WELL_BEHAVED, **config: bool | int | flo
         config=config,
         log_file=tmp_path / "app.log",
         scratch=tmp_path / "scratch",
+        log_reader=READER,
     )
+
+
+def words_in(log: Path, *, end: End = End.WHOLE) -> str:
+    """What the member reads in ``log``; call it once the trainer has been stopped."""
+    with log.open("rb") as file:
+        (start,) = open_log(file, KEY)
+    assert start.end is end
+    return start.words.decode()
 
 
 def refused(process: TrainerProcess, *, timeout_s: float = 30) -> AppError:
@@ -93,6 +107,18 @@ return answered(message, arrays, {"num-examples": 7, "rounds": seen})
             assert (result.num_examples, result.metrics) == (7, {"rounds": number})
 
 
+def test_the_proximal_term_of_the_plan_comes_to_the_app(tmp_path: Path) -> None:
+    body = """\
+mu = message.content["config"]["proximal-mu"]
+return answered(message, arrays, {"num-examples": 7, "mu": mu})
+"""
+    process = TrainerProcess.start(replace(spec_of(tmp_path, body), train_config={"proximal-mu": 0.25}), timeout_s=60)
+    try:
+        assert process.train(MODEL, 1, 30).metrics == {"mu": 0.25}
+    finally:
+        process.stop()
+
+
 def test_a_result_does_not_change_when_the_next_round_is_trained(tmp_path: Path) -> None:
     body = WELL_BEHAVED.replace(
         "np.float32(context",
@@ -112,7 +138,8 @@ def test_an_exception_is_a_reason_and_its_words_go_to_the_sites_log_alone(tmp_pa
         assert error.reason is Reason.APP_FAILED
         assert "Ada" not in str(error)
         assert refused(process).reason is Reason.APP_FAILED  # the process still answers
-    log = (tmp_path / "app.log").read_text()
+    assert b"Ada" not in (tmp_path / "app.log").read_bytes()
+    log = words_in(tmp_path / "app.log")
     assert all(words in log for words in ("printed Ada", "shouted Ada", "row of Ada"))
     assert "Ada" not in "".join(capfd.readouterr())
     assert (tmp_path / "app.log").stat().st_mode & 0o777 == 0o600
@@ -210,7 +237,7 @@ def test_an_app_that_cannot_be_loaded_is_refused_at_the_start(tmp_path: Path) ->
     with pytest.raises(AppError) as error:
         TrainerProcess.start(spec, timeout_s=60)
     assert error.value.reason is Reason.BUNDLE_MALFORMED
-    assert "plan.app.config" in spec.log_file.read_text()
+    assert "plan.app.config" in words_in(spec.log_file)
 
 
 @pytest.mark.parametrize(
@@ -445,8 +472,7 @@ def test_the_example_trains_confined_from_its_bundle_on_admitted_columns(tmp_pat
     done = subprocess.run(
         [sys.executable, "-c", EXAMPLE, str(tmp_path)], cwd=root, env=environment, capture_output=True, text=True
     )
-    log = (tmp_path / "log").read_text() if (tmp_path / "log").exists() else ""
-    assert done.stdout.strip() == "557 ['auc', 'train-loss', 'val-loss'] False", done.stderr + log
+    assert done.stdout.strip() == "557 ['auc', 'train-loss', 'val-loss'] False", done.stderr
 
 
 def test_importing_the_handle_imports_neither_flower_nor_grpc_nor_torch() -> None:

@@ -14,6 +14,7 @@ from trusted.attestation.policies.knob import Knob, PlatformPolicy
 from trusted.attestation.policies.rules import ReferenceValue, Skip
 from trusted.attestation.roots import Assurance
 from trusted.documents.charter import Charter, Profile
+from trusted.documents.explain_aggregation import explain_aggregation
 from trusted.documents.explain_dataset import explain_dataset
 from trusted.documents.explain_exchange import explain_exchange
 from trusted.documents.plan import Plan
@@ -130,6 +131,8 @@ def _plan(plan: Plan, charter: Charter) -> Iterator[str]:
     yield f"Under the charter {plan.charter.hex()}."
     yield f"App: {plan.app.kind.value} bundle {plan.app.bundle_sha256.hex()}."
     yield from (f"App setting {key} = {value!r}." for key, value in plan.app.config)
+    yield from (f"Every message to train says {key} = {value!r}." for key, value in plan.app.train_config)
+    yield from (f"Every message to evaluate says {key} = {value!r}." for key, value in plan.app.evaluate_config)
     yield f"Model: {len(plan.layout.tensors)} tensors, {plan.layout.elements} numbers."
     yield f"It starts as {plan.initial_sha256.hex()}."
     yield from explain_exchange(plan.exchange, plan.layout)
@@ -144,7 +147,7 @@ def _plan(plan: Plan, charter: Charter) -> Iterator[str]:
         f"A round ends after {plan.deadlines.round_s} s; a lease lasts {plan.deadlines.lease_s} s; "
         f"everybody is attested again every {plan.deadlines.reattest_s} s."
     )
-    yield f"Aggregation: {plan.aggregation.rule.value}; no site weighs more than {plan.aggregation.max_weight:g}."
+    yield from explain_aggregation(plan.aggregation, plan.cohort)
     yield (
         f"Privacy mechanism: {plan.privacy.mechanism.value}. "
         f'The released model may disclose training data; accepted because "{plan.privacy.reason}".'

@@ -23,6 +23,11 @@ def explain_exchange(exchange: Exchange, whole: Layout) -> Iterator[str]:
     if named:
         yield from _left_out(part, whole)
     yield _sizes(exchange, part, whole)
+    if _wide(part):
+        yield (
+            f"{_listed(_wide(part))}: float64 in the app, float32 on the way and in the fold, "
+            "so that each number is off by at most 2^-24 of itself."
+        )
     if exchange.model is not Encoding.FLOAT32:
         yield f"The round's model is rounded to {_name(exchange.model)}: {_ERRORS[exchange.model]}."
     if exchange.update is not Encoding.FLOAT32:
@@ -34,6 +39,10 @@ def explain_exchange(exchange: Exchange, whole: Layout) -> Iterator[str]:
     counters = [tensor.name for tensor in part.tensors if tensor.dtype is Dtype.INT64]
     if counters:
         yield f"Whole numbers are rounded in the same way: {_listed(counters)}."
+
+
+def _wide(layout: Layout) -> list[str]:
+    return [tensor.name for tensor in layout.tensors if tensor.dtype is Dtype.FLOAT64]
 
 
 def _left_out(part: Layout, whole: Layout) -> Iterator[str]:
@@ -51,7 +60,7 @@ def _sizes(exchange: Exchange, part: Layout, whole: Layout) -> str:
         f"Each round {_size(down)} travel to each site ({_name(exchange.model)}) "
         f"and {_size(up)} back ({_name(exchange.update)})"
     )
-    if exchange == Exchange():
+    if exchange == Exchange() and not _wide(whole):
         return f"{said}: the whole model in full, and nothing is rounded."
     less = f"{_ratio(whole, down)} down, {_ratio(whole, up)} up"
     return f"{said}; the whole model in full takes {_size(whole.size_bytes)}: {less}."

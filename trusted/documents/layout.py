@@ -25,9 +25,11 @@ _TENSOR_NAME = re.compile(r"[A-Za-z0-9_.:/@+-]{1,256}")
 
 
 class Dtype(Enum):
-    """How the app sees a tensor. Both travel as float32; ``int64`` is rounded back."""
+    """How the app sees a tensor. All travel and are folded as float32: ``int64`` is rounded back to whole numbers,
+    ``float64`` keeps 24 bits of each number (an error of 2^-24 of it, each round) and no number beyond 3.4e38."""
 
     FLOAT32 = "float32"
+    FLOAT64 = "float64"
     INT64 = "int64"
 
 

@@ -115,6 +115,7 @@ class Plan:
         in_order = [name for name in names if name in set(plan.exchange.tensors)]
         known = in_order == list(plan.exchange.tensors)
         rule(known, "plan.exchange.tensors", "different names of plan.model.layout, in its order, expected")
+        plan.aggregation.check(plan.cohort)
         unique([metric.name for metric in plan.metrics], "plan.metrics", low=0)
         reachable = all(metric.min_sites <= plan.cohort.size for metric in plan.metrics)
         rule(reachable, "plan.metrics.min_sites", "at most plan.cohort.size expected")

@@ -17,7 +17,6 @@ host does. The first log key that a witness learns, from an attested aggregator,
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -27,7 +26,6 @@ from trusted.ledger.checkpoint import (
     EMPTY,
     Checkpoint,
     Diverged,
-    Quorum,
     TreeHead,
     log_key,
     require_origin,
@@ -188,30 +186,6 @@ def witness(record: WitnessRecord, proposal: Proposal) -> Cosigning:
     return Cosigning(replace(record, pending=Pending(proposal.epoch, offered.head)), offered.checkpoint)
 
 
-def certify(record: WitnessRecord, note: bytes, keys: Mapping[str, Sequence[bytes]], quorum: Quorum) -> WitnessRecord:
-    """The record once the witness knows that a quorum cosigned ``note``, a checkpoint with their lines.
-
-    Only what this witness itself cosigned last becomes certified. An older one changes nothing: the record holds more.
-    ``keys`` are the Ed25519 keys of each member's worker.
-
-    Raises:
-        Diverged: LEDGER_FORK: a quorum cosigned another log of this size, certified before or seen in this epoch.
-        LedgerError: LEDGER_PROOF: not what this witness saw, it must be proposed first; LEDGER_QUORUM;
-            LEDGER_SIGNATURE; MALFORMED.
-    """
-    verified = verify_checkpoint(note, record.key)
-    quorum.require_cosigned(verified, keys)
-    offered, held = verified.head, _newest(record)
-    if offered == held:
-        return replace(record, certified=offered)
-    for known in (record.certified, record.base(record.promised) if record.promised else EMPTY):
-        if offered.size == known.size and offered != known:
-            raise Diverged(Reason.LEDGER_FORK, "log: a quorum cosigned another", held=known, offered=offered)
-    if offered.size >= held.size:  # as large: what is held is of an earlier epoch, and may have been passed over
-        raise LedgerError(Reason.LEDGER_PROOF, "certificate: of a log that this witness has not seen")
-    return record
-
-
 def certified(record: WitnessRecord, head: TreeHead) -> WitnessRecord:
     """The record once the attested aggregator of the promised epoch says that a quorum cosigned ``head``.
 
@@ -235,11 +209,6 @@ def repinned(record: WitnessRecord, log_public_key: bytes, epoch: Epoch) -> Witn
     if record.pending is not None and record.pending.epoch.number >= epoch.number:
         return record
     return replace(begin(record.origin, log_public_key), promised=record.promised)
-
-
-def _newest(record: WitnessRecord) -> TreeHead:
-    """The last cosigned; a certified one is never newer than that."""
-    return record.certified if record.pending is None else record.pending.head
 
 
 def _require_state(head: TreeHead, proposal: Proposal) -> None:

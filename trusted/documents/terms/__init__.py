@@ -3,7 +3,7 @@
 Each ``read`` refuses what is out of bounds, whoever signed it; the bounds stop a plan that no enclave could carry out.
 """
 
-from trusted.documents.terms.aggregation import MAX_WEIGHT, Aggregation, Rule
+from trusted.documents.terms.aggregation import MAX_COMPARED, MAX_WEIGHT, Aggregation, Rule
 from trusted.documents.terms.app import App, AppKind, Scalar
 from trusted.documents.terms.cohort import MAX_COHORT, MAX_DEADLINE_S, Cohort, Deadlines
 from trusted.documents.terms.columns import ColumnRule, ColumnType, Missing
@@ -11,9 +11,11 @@ from trusted.documents.terms.dataset import MAX_ROWS, Consent, DatasetContract, 
 from trusted.documents.terms.exchange import Exchange
 from trusted.documents.terms.metrics import MetricRule
 from trusted.documents.terms.privacy import Mechanism, Privacy
+from trusted.documents.terms.server import Optimizer, ServerOptimizer
 
 __all__ = [
     "MAX_COHORT",
+    "MAX_COMPARED",
     "MAX_DEADLINE_S",
     "MAX_ROWS",
     "MAX_WEIGHT",
@@ -30,8 +32,10 @@ __all__ = [
     "Mechanism",
     "MetricRule",
     "Missing",
+    "Optimizer",
     "Privacy",
     "Rule",
     "Scalar",
+    "ServerOptimizer",
     "read_columns",
 ]

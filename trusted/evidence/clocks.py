@@ -1,4 +1,4 @@
-"""The two clocks of the aggregator: what the date is, and what only counts. Trust zone: aggregator TEE's shell."""
+"""The two clocks of a TEE: what the date is, and what only counts. Trust zone: every TEE's shell."""
 
 from __future__ import annotations
 

@@ -1,0 +1,47 @@
+"""The fold of one round: the plan's rule over its updates, and the next model of it. Trust zone: aggregator TEE."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from functools import partial
+
+from coordinator.enclave.fold import sorting, weighing
+from coordinator.enclave.fold.contributions import Contribution
+from coordinator.enclave.fold.passes import Updates
+from coordinator.enclave.fold.server import Advance
+from coordinator.enclave.jobs import Jobs
+from coordinator.enclave.ports import HostStore
+from trusted.documents.terms import Aggregation, Rule
+
+
+def fold(
+    contributions: Sequence[Contribution], store: HostStore, *, terms: Aggregation, advance: Advance, jobs: Jobs
+) -> None:
+    """Write ``advance.after``: the model, and the moments, after a round that counts ``contributions``.
+
+    They are at least as many as the plan's cohort minimum, against which ``terms`` were checked.
+
+    Raises:
+        ContributionLost: one of them does not open now, or is not finite; fold again without it.
+        BlobError: the next model left the range of float32.
+    """
+    updates = Updates.of(contributions, store, jobs)
+    if terms.rule is Rule.MEDIAN:
+        updates.by_place(sorting.median, advance.write)
+    elif terms.rule is Rule.TRIMMED_MEAN:
+        updates.by_place(partial(sorting.trimmed_mean, terms.trim), advance.write)
+    else:
+        updates.mean(_shares(updates, terms), advance.write)
+
+
+def _shares(updates: Updates, terms: Aggregation) -> weighing.Shares:
+    """What each update counts for; rules that compare updates read them all once for it."""
+    weights = [contribution.weight for contribution in updates.ordered]
+    if terms.rule is Rule.WEIGHTED_MEAN:
+        return weighing.by_weight(weights)
+    gram = updates.inner_products()
+    if terms.rule is Rule.KRUM:
+        return weighing.krum(gram, terms.byzantine)
+    if terms.rule is Rule.MULTI_KRUM:
+        return weighing.multi_krum(gram, terms.byzantine, terms.kept, weights)
+    return weighing.geometric_median(gram, terms.iterations, terms.smoothing)

@@ -1,0 +1,21 @@
+"""Write the initial model: ``python -m bank_fraud.initial --seed 7 --out initial.safetensors``."""
+
+import argparse
+from pathlib import Path
+
+from safetensors.torch import save
+
+from bank_fraud import task
+
+
+def main() -> None:
+    """The same bytes for the same seed, so that every member can make them again and compare."""
+    parser = argparse.ArgumentParser(description="Write the initial model of this app")
+    parser.add_argument("--seed", type=int, default=7)
+    parser.add_argument("--out", type=Path, required=True)
+    args = parser.parse_args()
+    args.out.write_bytes(save(dict(task.initial_arrays(args.seed))))
+
+
+if __name__ == "__main__":
+    main()

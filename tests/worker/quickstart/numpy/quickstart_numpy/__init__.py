@@ -1,0 +1,1 @@
+"""A quickstart app, as ``flwr new`` lays one out."""
