@@ -16,6 +16,7 @@ from console.output import UserError
 from console.running import protection_in_words
 from trusted.attestation.result import AttestationResult
 from trusted.blob import open_blob
+from trusted.card import MAX_CARD_BYTES, VerifiedCard, card_name, verify_card
 from trusted.channel.federation import Federation
 from trusted.documents.layout import Layout, initial_digest
 from trusted.documents.plan import VerifiedPlan
@@ -75,13 +76,31 @@ def fetch_release(desk: Desk) -> VerifiedRelease:
     return verify_release(_fetch_release(desk, desk.plan), Federation(desk.charter, desk.plan), present())
 
 
+def fetch_card(desk: Desk) -> tuple[VerifiedCard, VerifiedRelease]:
+    """The model card of the plan's run, and the release that names it, both verified.
+
+    Raises:
+        UserError: the plan asks for no card, or nothing has been released yet. ProtocolError: the host lies.
+    """
+    if desk.plan.document.evaluation is None:
+        hint = "A plan asks for one with `cloister plan new --evaluate-label column:at_least`."
+        raise UserError("this plan does not have its model judged, so there is no model card", hint)
+    verified = fetch_release(desk)
+    stored = _fetch(desk, card_name(desk.plan.digest), MAX_CARD_BYTES + 4096)
+    return verify_card(stored, verified.release), verified
+
+
 def _fetch_release(desk: Desk, plan: VerifiedPlan) -> bytes:
+    return _fetch(desk, release_name(plan.digest), MAX_RELEASE_BYTES)
+
+
+def _fetch(desk: Desk, name: bytes, max_bytes: int) -> bytes:
     stored = bytearray()
     try:
-        for piece in desk.client.get_blob(plan.digest, release_name(plan.digest)):
+        for piece in desk.client.get_blob(desk.plan.digest, name):
             stored += piece
-            if len(stored) > MAX_RELEASE_BYTES:
-                raise BlobError(Reason.BLOB_TOO_LONG, "release: longer than any release")
+            if len(stored) > max_bytes:
+                raise BlobError(Reason.BLOB_TOO_LONG, "release: longer than any release or model card")
     except RunError as error:
         if error.reason is Reason.BLOB_UNKNOWN:
             hint = "See how the run stands: cloister run status. Only a finished run releases a model."

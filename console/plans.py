@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from datetime import timedelta
 from pathlib import Path
@@ -57,6 +57,7 @@ class Sites:
     metrics: Sequence[str]
     recipients: Sequence[str]
     share: float | None = None
+    evaluation: Mapping[str, Any] | None = None
     contract: Path | None = None
 
 
@@ -127,6 +128,7 @@ def make_plan(charter: VerifiedCharter, training: Training, sites: Sites, terms:
         "metrics": [_metric(text) for text in sites.metrics],
         "release": {"recipients": list(sites.recipients)},
         "exchange": training.travel.to_json(initial.layout),
+        **({} if sites.evaluation is None else {"evaluation": dict(sites.evaluation)}),
     }
     plan = Plan.from_json(document)
     check_against(plan, charter)
@@ -164,9 +166,10 @@ def _settings(training: Training) -> dict[str, Any]:
 
 
 def _metric(text: str) -> dict[str, Any]:
-    """``name[:min_sites[:digits]]``."""
+    """``name[:min_sites[:digits[:min_rows]]]``."""
     name, *numbers = text.split(":")
-    if len(numbers) > 2 or not all(number.isdecimal() and len(number) < 6 for number in numbers):
-        raise UserError("a metric that does not read", "Write --metric name, name:min_sites or name:min_sites:digits.")
-    min_sites, digits = [*map(int, numbers), *(_MIN_METRIC_SITES, _METRIC_DIGITS)[len(numbers) :]]
-    return {"name": name, "min_sites": min_sites, "digits": digits}
+    if len(numbers) > 3 or not all(number.isdecimal() and len(number) < 13 for number in numbers):
+        hint = "Write --metric name, name:min_sites, name:min_sites:digits or name:min_sites:digits:min_rows."
+        raise UserError("a metric that does not read", hint)
+    min_sites, digits, min_rows = [*map(int, numbers), *(_MIN_METRIC_SITES, _METRIC_DIGITS, 0)[len(numbers) :]]
+    return {"name": name, "min_sites": min_sites, "digits": digits} | ({"min_rows": min_rows} if min_rows else {})

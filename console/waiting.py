@@ -34,6 +34,8 @@ def waits(status: RunStatus, now: datetime) -> list[str]:
         told.append(f"the run waits for members to come: {', '.join(status.waiting_for)}")
     elif status.waits_on == "witnesses":
         told.append(f"the run waits for witnesses to sign its log: {', '.join(status.waiting_for)}")
+    elif status.waits_on == "evaluation":
+        told.append(f"the final model is judged; waiting for: {', '.join(status.waiting_for)}")
     return told + [_away(member, now) for _, member in sorted(status.members.items()) if member.away_since]
 
 

@@ -36,9 +36,10 @@ from trusted.documents.schema import Validity
 from trusted.documents.terms import Aggregation, App, Cohort, DatasetContract, Deadlines, MetricRule, Privacy
 from trusted.errors import ProtocolError, Reason
 from trusted.hpke import SealingKey
+from trusted.tables import Tables
 from trusted.wire import sha256
 from worker.memory import Included, Keeper, Memory
-from worker.participant import Answer, Closed, Participant, Receipt, SendInitial, Train
+from worker.participant import Answer, Closed, Evaluate, Participant, Receipt, SendInitial, Train
 
 NOW = datetime.now(UTC).replace(microsecond=0) + timedelta(minutes=5)  # after the fixtures made their certificates
 AGGREGATOR_MEASUREMENT = b"\xaa" * 48
@@ -219,6 +220,8 @@ class SimpleSite:
         self.weight = 10 * (1 + world.members.index(member))
         self.metrics: dict[str, float] = {"auc": 0.5}
         self.automatic = True
+        self.evaluations: list[Evaluate] = []
+        self.tables: Tables | None = None
 
     def delta(self, model: np.ndarray) -> np.ndarray:
         return np.full_like(model, 0.25 * (1 + self.world.members.index(self.member)))
@@ -315,6 +318,10 @@ class Net:
             pieces = seal(action.header, [INITIAL.tobytes()], key=key, signing_key=site.identity.signing_key)
             self.store.blobs[action.blob] = b"".join(pieces)
             self.say(connection, {"type": "initial", "blob": action.blob.hex(), "key": key.secret.hex()})
+        elif isinstance(action, Evaluate):
+            site.evaluations.append(action)
+            if site.automatic:
+                self.evaluate(connection, action)
         elif isinstance(action, Train):
             site.tasks.append(action)
             if site.automatic:
@@ -352,6 +359,17 @@ class Net:
         } | changes
         self.say(connection, message)
         return message
+
+    def evaluate(self, connection: int, task: Evaluate, **changes: Any) -> None:
+        """The final model opens for its sites, which answer with the tables that a test gave them."""
+        site, model = self.sites[connection], task.model
+        stored = [self.store.blobs[model.blob]]
+        opened = open_blob(stored, expected=model.header, key=model.key, verify_key=model.signer)
+        site.models.append(np.frombuffer(b"".join(opened), dtype="<f4"))
+        tables = None if site.tables is None else site.tables.encode().hex()
+        reasons = {} if site.tables is not None else {"scores": int(Reason.APP_ROWS)}
+        message = {"type": "evaluated", "round": task.round, "rows": site.weight, "metrics": site.metrics}
+        self.say(connection, message | {"tables": tables, "reasons": reasons} | changes)
 
     def stored(self, connection: int, sealed: bytes) -> bytes:
         return sealed

@@ -121,6 +121,12 @@ class Reason(IntEnum):
     SITE_PAUSED = 611
     SITE_WITHDRAWS = 612
     SITE_LEAVES = 613
+    TABLES_FORM = 630
+    TABLES_CONTRADICT = 631
+    EVALUATION_STATE = 632
+    MODEL_CARD = 633
+    AUDIT_INITIAL = 634
+    AUDIT_SHADOWS = 635
 
     # 7xx: the coordinator host, which nobody trusts; these help people, and protect nobody
     NO_AGGREGATOR = 701
@@ -146,6 +152,7 @@ class Reason(IntEnum):
     APP_DEPENDENCY = 807
     APP_MEMORY = 808
     APP_LOG = 809
+    APP_ROWS = 815
     DATA_VALUES = 817
     DATA_FILE = 818
     DATA_SEALED = 819

@@ -16,7 +16,7 @@ from trusted.encoding import Encoding, Vector
 from trusted.wire import Fields
 
 AGGREGATOR = "aggregator"
-_IN_PART = frozenset({BlobKind.MODEL, BlobKind.UPDATE, BlobKind.STATE})
+_IN_PART = frozenset({BlobKind.MODEL, BlobKind.UPDATE, BlobKind.STATE, BlobKind.FINAL})
 
 
 @dataclass(frozen=True, slots=True)

@@ -49,6 +49,7 @@ class Release:
     boot: bytes
     contributions: tuple[tuple[int, tuple[str, ...]], ...]
     wrapped: Mapping[str, bytes] = field(repr=False)
+    card_sha256: bytes | None = None
 
     def encode(self) -> bytes:
         """The canonical bytes that the aggregator signs and attests."""
@@ -63,6 +64,7 @@ class Release:
                 "boot_a": self.boot.hex(),
                 "contributions": [{"round": number, "members": list(names)} for number, names in self.contributions],
                 "wrapped": {member: sealed.hex() for member, sealed in self.wrapped.items()},
+                **({} if self.card_sha256 is None else {"card_sha256": self.card_sha256.hex()}),
             }
         )
 
@@ -81,6 +83,7 @@ class Release:
                 boot=fields.octets("boot_a", 16),
                 contributions=tuple(_contribution(item) for item in fields.items("contributions", max_items=1 << 16)),
                 wrapped={member: wrapped.octets(member) for member in wrapped.names()},
+                card_sha256=fields.octets("card_sha256", 32) if fields.has("card_sha256") else None,
             )
 
     def header(self, federation: Federation) -> BlobHeader:
@@ -139,7 +142,8 @@ def verify_release(stored: bytes, federation: Federation, now: datetime) -> Veri
     """The release in ``stored``, which a host served and may have made up.
 
     1. It is for this charter and plan. 2. Its key signed it. 3. Evidence of an aggregator that the charter admits is
-    bound to it. The header of the sealed model follows from plan and rounds, so a recipient expects it exactly.
+    bound to it. 4. It names a model card if the plan has the model judged, and only then. The header of the sealed
+    model follows from plan and rounds, so a recipient expects it exactly.
 
     Raises:
         ProtocolError: the first of these that does not hold.
@@ -153,4 +157,6 @@ def verify_release(stored: bytes, federation: Federation, now: datetime) -> Veri
         raise DocumentError(Reason.DOCUMENT_SIGNATURE, "release: not signed by the key it names") from None
     bundle = EvidenceBundle.decode(evidence)
     result = federation.appraise(AGGREGATOR, bundle, transcript.release(sha256(document)), now)
+    if (release.card_sha256 is None) != (federation.plan.document.evaluation is None):
+        raise DocumentError(Reason.MODEL_CARD, "release: a model card expected where the plan has an evaluation")
     return VerifiedRelease(release, result)

@@ -23,6 +23,7 @@ from trusted.evidence.boot import Boot
 from trusted.evidence.clocks import counted_s, watched
 from trusted.exchange import Exchanged
 from worker.contribution import BlobTransport, Contributor
+from worker.evaluation import Evaluator
 from worker.memory import Memory
 from worker.operator import Departed, Operator, Wish
 from worker.participant import Closed, Participant
@@ -121,13 +122,20 @@ def take_part(boot: Boot, options: Options, prepared: Prepared, operator: Operat
 def _site(boot: Boot, prepared: Prepared, coordinators: BlobTransport, operator: Operator) -> Site:
     identity = Identity.generate(boot.provider)
     plan = prepared.federation.plan.document
+    allowed = frozenset(rule.name for rule in plan.metrics)
+    evaluator = None
+    if plan.evaluation is not None and prepared.strata is not None:
+        timeout_s = float(plan.deadlines.round_s)
+        evaluator = Evaluator(plan.evaluation, prepared.strata, prepared.trainer, allowed, timeout_s)
     contributor = Contributor(
         exchanged=Exchanged.of(prepared.federation.plan),
         transport=coordinators,
         trainer=prepared.trainer,
         signing_key=identity.signing_key,
-        allowed_metrics=frozenset(rule.name for rule in plan.metrics),
+        allowed_metrics=allowed,
         train_timeout_s=plan.deadlines.round_s,
+        note=note,
+        evaluator=evaluator,
     )
     participant = Participant(prepared.federation, prepared.rule, _memory(prepared))
     return Site(

@@ -20,7 +20,8 @@ from trusted.blob import BlobHeader, ContentKey, SealedVector, open_vector
 from trusted.errors import AppError, BlobError, LedgerError, Reason
 from trusted.exchange import Exchanged
 from trusted.wire import sha256
-from worker.participant import AnnouncedBlob, SendInitial, Train
+from worker.evaluation import Evaluator
+from worker.participant import AnnouncedBlob, Evaluate, SendInitial, Train
 
 Vector = npt.NDArray[np.float32]
 Progress = Callable[[str, int], None]
@@ -112,10 +113,13 @@ class Contributor:
     signing_key: Ed25519PrivateKey
     allowed_metrics: frozenset[str]
     train_timeout_s: float
+    note: Callable[..., None] = field(default=lambda event, **fields: None, repr=False)
+    evaluator: Evaluator | None = None
     _last: SealedUpdate | None = None
     _initial: tuple[bytes, ContentKey, SealedVector] | None = field(default=None, repr=False)
     _model: Vector | None = field(default=None, repr=False)
     _base: tuple[bytes, Vector] | None = field(default=None, repr=False)
+    _first: Vector | None = field(default=None, repr=False)  # the model of round 1, where shadows start from it
     _one_at_a_time: threading.Lock = field(default_factory=threading.Lock)
     _progress: Progress = field(default=lambda stage, percent: None, repr=False)
 
@@ -138,6 +142,21 @@ class Contributor:
             update.seconds["seal"] = stream.seconds
             update.seconds["upload"] = max(0.0, time.monotonic() - begun - stream.seconds)
             return update
+
+    def evaluate(self, task: Evaluate, progress: Progress) -> dict[str, Any]:
+        """The ``evaluated`` document: how the app judges the final model, in count tables.
+
+        Raises:
+            BlobError: the model does not open. AppError: the app failed. RunError: the host cannot be reached.
+        """
+        if self.evaluator is None:
+            raise AppError(Reason.APP_ROWS, "evaluate: this worker was not made ready for it")
+        self._progress = progress
+        with self._one_at_a_time:
+            self._report("download", 0)
+            model = self._fetch(task)
+            self._report("evaluate", 0)
+            return self.evaluator.evaluate(model, task.round, self._first, self._report)
 
     def require_own(self, number: int, prefix_sha256: bytes) -> None:
         """Refuse a log that says of round ``number`` that another update of this site counts than the one it sent.
@@ -171,6 +190,8 @@ class Contributor:
         marks = [time.monotonic()]
         self._report("download", 0)
         model = self._fetch(task)
+        if task.round == 1 and self.evaluator is not None and self.evaluator.trains_shadows:
+            self._first = model.copy()
         marks.append(time.monotonic())
         self._report("train", 0)
         result = self.trainer.train(model, task.round, timeout_s=self.train_timeout_s)
@@ -182,9 +203,11 @@ class Contributor:
         spent = [later - earlier for earlier, later in pairwise(marks)]
         seconds = dict(zip(("download", "train"), spent, strict=True))
         metrics = {name: value for name, value in result.metrics.items() if name in self.allowed_metrics}
+        if len(metrics) < len(result.metrics):  # how many: a name may be made of data as well as a value
+            self.note("metrics-kept", round=task.round, count=len(result.metrics) - len(metrics))
         return SealedUpdate(task.round, task.upload, sealed, key, result.num_examples, metrics, seconds)
 
-    def _fetch(self, task: Train) -> Vector:
+    def _fetch(self, task: Train | Evaluate) -> Vector:
         """The whole model that the app sees: what is exchanged, over what stays as it was where the plan says so."""
         if self._model is None:
             self._model = np.empty(task.model.header.elements, dtype="<f4")

@@ -16,6 +16,7 @@ from pathlib import Path
 from typing import Any
 
 from trusted.errors import AppError, Reason
+from worker.rows import ROWS
 from worker.trainer import Arrays, Call, Log, Reply
 
 # Read by flwr when it is imported (supercore/telemetry.py, update_check.py): nothing may call home from inside a TEE.
@@ -98,8 +99,16 @@ class FlowerApp:
     def _is_legacy(self) -> bool:
         return self._client._call is not None
 
-    def ask(self, call: Call, arrays: Arrays, *, round_number: int) -> Reply:
+    def elsewhere(self, data: Path) -> FlowerApp:
+        """The same app with a fresh Context, as it would find itself on the data in ``data``."""
+        context, nodes = self._context, dict(self._context.node_config) | {"data-path": str(data)}
+        fresh = Context(_RUN, _NODE, nodes, RecordDict(), context.run_config)
+        return FlowerApp(self._client, fresh, self._log)
+
+    def ask(self, call: Call, arrays: Arrays, *, round_number: int, rows: bool = False) -> Reply:
         """Send the app one message, as FedAvg's ``configure_train`` or ``configure_evaluate`` makes it.
+
+        ``rows``: tell it, in the config of an evaluation, that it may answer with scores by row.
 
         Raises:
             AppError: APP_FAILED: it raised or answered with an error. APP_REPLY: other records than FedAvg takes.
@@ -108,6 +117,8 @@ class FlowerApp:
             raise AppError(Reason.BUNDLE_MALFORMED, f"app: a function with @app.{call.value}() expected")
         content = legacy_request if self._is_legacy() else _request
         message = Message(content(call, arrays, round_number, self._messages.get(call, {})), _NODE, call.value)
+        if rows and not self._is_legacy():
+            message.content.config_records["config"][ROWS] = True
         message.metadata.__dict__["_message_id"] = f"{call.value}-{round_number}"  # nor has Flower a public setter
         try:
             reply = self._client(message, self._context)
@@ -124,12 +135,14 @@ class FlowerApp:
             raise AppError(Reason.APP_FAILED, f"app: its {call.value} function answered with an error")
         if self._is_legacy():
             return legacy_reply(call, reply.content, names)
+        by_row = reply.content.pop(ROWS, None) if call is Call.EVALUATE else None  # never counted as a model
         arrays, metrics = list(reply.content.array_records.values()), list(reply.content.metric_records.values())
         if len(metrics) != 1 or len(arrays) != (1 if call is Call.TRAIN else 0):
             raise AppError(
                 Reason.APP_REPLY, "app's reply: one MetricRecord, and from training one ArrayRecord, expected"
             )
         try:
+            arrays += [by_row] if isinstance(by_row, ArrayRecord) else []
             named = {name: array.numpy() for record in arrays for name, array in record.items()}
         except (TypeError, ValueError, EOFError, OSError):
             raise AppError(Reason.APP_REPLY, "app's reply: arrays in Flower's NumPy form expected") from None

@@ -69,6 +69,15 @@ class Train:
 
 
 @dataclass(frozen=True, slots=True)
+class Evaluate:
+    """Fetch the final model and judge it on this site's data; ``base`` as of :class:`Train`."""
+
+    round: int
+    model: AnnouncedBlob
+    base: AnnouncedBlob | None
+
+
+@dataclass(frozen=True, slots=True)
 class Receipt:
     """The aggregator counted this site's update, or refused it and says why."""
 
@@ -92,8 +101,8 @@ class Answer:
     urgent: bool = True
 
 
-Action = SendInitial | Train | Receipt | Answer | Included | Closed
-_KINDS = ("epoch", "witness", "included", "send-initial", "task", "receipt", "closed")
+Action = SendInitial | Train | Evaluate | Receipt | Answer | Included | Closed
+_KINDS = ("epoch", "witness", "included", "send-initial", "task", "evaluate", "receipt", "closed")
 
 
 class Participant:
@@ -101,6 +110,7 @@ class Participant:
 
     def __init__(self, federation: Federation, rule: EffectiveRule, memory: Memory) -> None:
         self._exchanged = Exchanged.of(federation.plan)
+        self._evaluates = federation.plan.document.evaluation is not None
         self._rule = rule
         self._memory = memory
         self._last_round = 0
@@ -124,8 +134,10 @@ class Participant:
                 return Answer(self._memory.witness(fields, now), urgent)
             if kind == "included":
                 return self._memory.require_included(fields)
-            if kind in ("send-initial", "task"):
+            if kind in ("send-initial", "task", "evaluate"):
                 self._require_allowed(now)
+                if kind == "evaluate":
+                    return self._evaluate(fields)
                 return self._send_initial(fields) if kind == "send-initial" else self._train(fields)
             if kind == "receipt":
                 return Receipt(fields.integer("round", low=1, high=1 << 31), _reason(fields))
@@ -155,6 +167,17 @@ class Participant:
             upload_blob = upload.octets("blob", 16)
         self._last_round = number
         return Train(number, model, base, upload_blob, upload_header)
+
+    def _evaluate(self, fields: Fields) -> Evaluate:
+        number = fields.integer("round", low=1, high=1 << 31)
+        if not self._evaluates or not self._last_round <= number <= _ATTEMPTS_PER_ROUND * self._rule.rounds:
+            raise RoundError(Reason.SITE_REFUSES, "evaluate: the plan has no evaluation, or not of this round")
+        model = self._announced(fields, "model", self._exchanged.header(BlobKind.FINAL, number, AGGREGATOR))
+        base = None
+        if self._exchanged.is_partial:
+            base = self._announced(fields, "base", self._exchanged.header(BlobKind.BASE, 0, AGGREGATOR))
+        self._last_round = number
+        return Evaluate(number, model, base)
 
     def _announced(self, fields: Fields, key: str, header: BlobHeader) -> AnnouncedBlob:
         named = Announcement.read(fields.mapping(key), f"task.{key}")

@@ -27,7 +27,7 @@ from trusted.evidence.clocks import counted_s, utc_now
 from worker.contribution import Contributor, Vector
 from worker.memory import Included
 from worker.operator import Departed, Operator, Wish
-from worker.participant import Answer, Closed, Participant, Receipt, SendInitial, Train
+from worker.participant import Answer, Closed, Evaluate, Participant, Receipt, SendInitial, Train
 from worker.pulse import Pulse
 
 HANDSHAKE_TIMEOUT_S = 130.0
@@ -35,6 +35,7 @@ _TICK_S = 1.0
 _GOODBYE_S = 1.5  # until the aggregator has heard that this site goes
 
 Note = Callable[..., None]
+Work = SendInitial | Train | Evaluate
 
 
 class Frames(Protocol):
@@ -97,8 +98,8 @@ class SessionLoop:
         self._frames = frames
         self._unsaid: list[dict[str, Any]] = []
         self._inbox: queue.SimpleQueue[bytes | _Done | _StreamEnded] = queue.SimpleQueue()
-        self._working: SendInitial | Train | None = None
-        self._next: SendInitial | Train | None = None
+        self._working: Work | None = None
+        self._next: Work | None = None
         self._told_at = 0.0  # of the monotonic clock, as all times here
         self._tick_at = time.monotonic() + _TICK_S
         self._resting = False
@@ -198,20 +199,20 @@ class SessionLoop:
             self._on_task(action)
         return None
 
-    def _on_task(self, action: SendInitial | Train) -> None:
+    def _on_task(self, action: Work) -> None:
         """Begin, or refuse by the operator's word; what comes for a later round waits for the work of this one."""
         self._heed(self._site.operator.wish())
         working = self._working
-        if isinstance(action, Train) and self._resting:
+        if not isinstance(action, SendInitial) and self._resting:
             self._say({"type": "failed", "round": action.round, "reason": int(Reason.SITE_PAUSED)})
         elif working is None:
             self._begin(action)
         elif action != working:  # else it is told again, as after an epoch that began
             self._next = action
 
-    def _begin(self, action: SendInitial | Train) -> None:
+    def _begin(self, action: Work) -> None:
         self._working = action
-        if isinstance(action, Train):
+        if not isinstance(action, SendInitial):
             earlier = self._site.pulse
             is_same = earlier is not None and earlier.round == action.round
             self._site.pulse = earlier if is_same else Pulse(action.round, self._site.trainer_beat)
@@ -224,7 +225,7 @@ class SessionLoop:
             action, self._next = self._next, None
             self._on_task(action)
 
-    def _work(self, action: SendInitial | Train, pulse: Pulse | None) -> None:
+    def _work(self, action: Work, pulse: Pulse | None) -> None:
         contributor = self._site.contributor
         try:
             if isinstance(action, SendInitial):
@@ -233,10 +234,13 @@ class SessionLoop:
                 done = contributor.send_initial(action, self._site.initial)
             else:
                 report = (pulse or Pulse(action.round, self._site.trainer_beat)).report
-                done = contributor.contribute(action, report).message()
+                if isinstance(action, Evaluate):
+                    done = contributor.evaluate(action, report)
+                else:
+                    done = contributor.contribute(action, report).message()
         except ProtocolError as error:
             self._site.note("work-failed", reason=error.reason.code, detail=error.detail)
-            number = action.round if isinstance(action, Train) else 0
+            number = 0 if isinstance(action, SendInitial) else action.round
             done = {"type": "failed", "round": number, "reason": int(error.reason)}
         self._inbox.put(_Done(done))
 
@@ -264,7 +268,7 @@ class SessionLoop:
     def _tell_progress(self) -> None:
         """Tell of every new stage and quarter, and now and then that anything moves at all."""
         pulse = self._site.pulse
-        if pulse is None or not isinstance(self._working, Train):
+        if pulse is None or not isinstance(self._working, Train | Evaluate):
             return
         news = pulse.news(coarse=time.monotonic() - self._told_at < self._site.beat_s)
         if news is not None:

@@ -24,6 +24,7 @@ from trusted.documents.credential import verify_credential
 from trusted.documents.grant import Holder
 from trusted.documents.plan import initial_digest, verify_plan
 from trusted.documents.site_policy import EffectiveRule, effective, verify_site_policy
+from trusted.documents.terms import DatasetContract
 from trusted.errors import AppError, DocumentError, Reason, RoundError, StateError, TeeError, WireError
 from trusted.evidence.boot import Boot
 from trusted.keys.requester import Asker, KeyRequester
@@ -39,6 +40,7 @@ from worker.dataset import DatasetCommitment, Source, admit_dataset, sealed_head
 from worker.dependencies import require_dependencies
 from worker.key_client import BrokerAddress, fetch_key
 from worker.private_folder import PrivateFolder
+from worker.strata import Strata, without_columns
 from worker.trainer_process import TrainerProcess, TrainerSpec
 
 Note = Callable[..., None]
@@ -116,6 +118,7 @@ class Prepared:
     trainer: TrainerProcess
     initial: Vector | None
     vault: Vault | None = None
+    strata: Strata | None = None
     folder: PrivateFolder | None = None
     work: Path | None = None
 
@@ -153,9 +156,12 @@ def prepare(boot: Boot, options: Options, note: Note) -> Prepared:
     scratch = work / "scratch"
     scratch.mkdir(mode=0o700)
     folder = PrivateFolder.make(_size_bytes(data))
+    admitted = _made(folder.path / "admitted")
+    unseen = () if plan.evaluation is None else plan.evaluation.unseen
+    seen = _made(folder.path / "seen") if unseen else admitted
     spec = TrainerSpec(
         app_dir=app_dir,
-        data=folder.path,
+        data=seen,
         layout=plan.layout,
         config=dict(plan.app.config),
         train_config=dict(plan.app.train_config) | plan.aggregation.train_config,
@@ -171,8 +177,11 @@ def prepare(boot: Boot, options: Options, note: Note) -> Prepared:
         vault = open_vault(boot, options, federation.plan.digest, note)
         data_key = None if header is None else _data_key(boot, options, federation, header, key)
         secret = _secret(data_key, federation.plan.digest, vault, note)
-        dataset = _admit(Source(data, data_key), Gate(plan.dataset, now), folder, secret, note)
-        trainer.load()
+        dataset = admit_dataset(Source(data, data_key), Gate(plan.dataset, now), into=admitted, secret=secret)
+        _note_admitted(dataset, plan.dataset, folder, note)
+        strata = None if plan.evaluation is None else Strata.read(admitted, plan.evaluation)
+        without_columns(admitted, unseen, seen)
+        trainer.load(rows=0 if strata is None else strata.rows)
     except BaseException:
         trainer.stop()
         folder.close()
@@ -180,7 +189,7 @@ def prepare(boot: Boot, options: Options, note: Note) -> Prepared:
         raise
     note("trainer-started", features=[feature.value for feature in trainer.features])
     membership = Membership(options.credential.encode(), key, dataset.digest)
-    return Prepared(federation, rule, membership, trainer, initial, vault, folder, work)
+    return Prepared(federation, rule, membership, trainer, initial, vault, strata, folder, work)
 
 
 def _sealed_for(data: Path, rule: EffectiveRule, options: Options) -> DataHeader | None:
@@ -204,12 +213,15 @@ def _data_key(
     return granted.key.secret
 
 
-def _admit(source: Source, gate: Gate, folder: PrivateFolder, secret: bytes, note: Note) -> DatasetCommitment:
-    dataset = admit_dataset(source, gate, into=folder.path, secret=secret)
+def _note_admitted(dataset: DatasetCommitment, contract: DatasetContract, folder: PrivateFolder, note: Note) -> None:
     # Where rows expire, a host that moves its clock could read from their number when they do.
-    told = {} if gate.contract.expires else {"rows": dataset.rows}
+    told = {} if contract.expires else {"rows": dataset.rows}
     note("data-admitted", commitment=dataset.digest.hex(), in_memory=folder.in_memory, **told)
-    return dataset
+
+
+def _made(folder: Path) -> Path:
+    folder.mkdir(mode=0o700)
+    return folder
 
 
 def _secret(data_key: bytes | None, plan: bytes, vault: Vault | None, note: Note) -> bytes:

@@ -11,6 +11,7 @@ import math
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from enum import Enum
+from pathlib import Path
 from typing import Any, Protocol
 
 import numpy as np
@@ -18,6 +19,7 @@ from numpy.typing import NDArray
 
 from trusted.documents.layout import Dtype, Layout
 from trusted.errors import AppError, Reason
+from worker.rows import RowScores
 
 Vector = NDArray[np.float32]
 Arrays = Mapping[str, NDArray[Any]]
@@ -50,8 +52,14 @@ class TrainingApp(Protocol):
     def offers(self, call: Call) -> bool:
         """Whether the app can be asked this."""
 
-    def ask(self, call: Call, arrays: Arrays, *, round_number: int) -> Reply:
-        """Ask it. Raises AppError when it fails or answers in another form."""
+    def ask(self, call: Call, arrays: Arrays, *, round_number: int, rows: bool = False) -> Reply:
+        """Ask it. Raises AppError when it fails or answers in another form.
+
+        ``rows``: of an evaluation, whether its answer may hold scores by row (:mod:`worker.rows`) as its arrays.
+        """
+
+    def elsewhere(self, data: Path) -> TrainingApp:
+        """The same app on other data, remembering nothing."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -67,6 +75,21 @@ class TrainResult:
     delta: Vector
     num_examples: int
     metrics: Mapping[str, float]
+
+
+@dataclass(frozen=True, slots=True)
+class Judged:
+    """What an app says of a model on its site's rows.
+
+    Attributes:
+        num_examples: held-out rows by its own word; 0: it does not say.
+        metrics: finite numbers by name; not yet filtered.
+        rows: scores by row, where the app offers them.
+    """
+
+    num_examples: int
+    metrics: Mapping[str, float]
+    rows: RowScores | None
 
 
 class Trainer:
@@ -115,6 +138,26 @@ class Trainer:
         metrics = self._numbers(reply.metrics)
         metrics.pop(EXAMPLES, None)
         return metrics
+
+    def elsewhere(self, data: Path) -> Trainer:
+        """The same app as it would find itself on the data in the folder ``data``: without what it remembers."""
+        return Trainer(self._app.elsewhere(data), self._layout, self._log)
+
+    def judge(self, model: Vector, round: int, admitted: int) -> Judged:
+        """Have the app judge ``model``, row by row where it offers that, on data of ``admitted`` rows.
+
+        Raises:
+            ValueError: as :meth:`train`. AppError: as :meth:`train`; APP_ROWS: its scores cannot be right.
+        """
+        if not self._app.offers(Call.EVALUATE):
+            return Judged(0, {}, None)
+        reply = self._app.ask(Call.EVALUATE, split_vector(self._layout, model), round_number=round, rows=True)
+        metrics = self._numbers(reply.metrics)
+        examples = metrics.pop(EXAMPLES, 0.0)
+        if not (0 <= examples <= _MAX_EXAMPLES and float(examples).is_integer()):
+            raise _wrong(f"metrics: {EXAMPLES!r} must be a whole number from 1 to 2^53")
+        rows = RowScores.read(reply.arrays, admitted=admitted) if reply.arrays else None
+        return Judged(int(examples), metrics, rows)
 
     def _numbers(self, metrics: Mapping[str, object]) -> dict[str, float]:
         """The scalar metrics; lists are dropped, because they could carry rows out of the site."""

@@ -17,6 +17,7 @@ import mmap
 import os
 import resource
 import select
+import shutil
 import signal
 import socket
 import sys
@@ -25,7 +26,7 @@ import threading
 import time
 import traceback
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any, NoReturn
 
@@ -37,7 +38,9 @@ from trusted.errors import AppError, ProtocolError, Reason
 from trusted.wire import Fields, decode_json, encode_json
 from worker.app_log import Reader
 from worker.log_process import LogProcess
-from worker.trainer import MAX_METRICS, Call, Trainer, TrainResult, Vector
+from worker.rows import RECORD_BYTES, RowScores, kept_rows, shared_rows
+from worker.strata import write_part
+from worker.trainer import MAX_METRICS, Call, Judged, Trainer, TrainResult, Vector
 
 Scalar = bool | int | float | str
 
@@ -51,6 +54,8 @@ _SAID = {
     Reason.APP_FAILED: "app: it raised; see the site's log",
     Reason.APP_REPLY: "app's reply: not in the plan's layout or not finite; see the site's log",
     Reason.APP_MEMORY: "app: it asked for more memory than this site gives it; see the site's log",
+    Reason.APP_ROWS: "app's scores: not of different admitted rows, or no chances; see the site's log",
+    Reason.AUDIT_SHADOWS: "audit: the app does not train on the data that it is given",
 }
 # What an interpreter with torch reads besides its own installation; whatever does not exist is left out.
 _SYSTEM_PATHS = (
@@ -75,6 +80,7 @@ class TrainerSpec:
         threads: how many cores the app may use.
         log_reader: the member; None: nobody hears the app's words.
         memory_bytes: how much memory the app may ask for; 0: three quarters of the machine's.
+        rows: what :meth:`TrainerProcess.start` says to ``load``.
     """
 
     app_dir: Path
@@ -88,6 +94,7 @@ class TrainerSpec:
     evaluate_config: Mapping[str, Scalar] = field(default_factory=dict)
     log_reader: Reader | None = None
     memory_bytes: int = 0
+    rows: int = 0
 
 
 @dataclass(slots=True)
@@ -105,15 +112,18 @@ class TrainerProcess:
     _model: mmap.mmap = field(repr=False)
     _delta: mmap.mmap = field(repr=False)
     _log: LogProcess = field(repr=False)
+    _shared: int = field(repr=False)
     features: tuple[Feature, ...] = ()
     offers: tuple[Call, ...] = ()
+    _rows: mmap.mmap | None = field(default=None, repr=False)
+    _admitted: int = 0
     _alive: bool = True
 
     @classmethod
     def start(cls, spec: TrainerSpec, *, timeout_s: float = _START_TIMEOUT_S) -> TrainerProcess:
         """Fork, and wait until the app is loaded in the child; errors as of :meth:`fork` and :meth:`load`."""
         process = cls.fork(spec)
-        process.load(timeout_s=timeout_s)
+        process.load(rows=spec.rows, timeout_s=timeout_s)
         return process
 
     @classmethod
@@ -130,21 +140,28 @@ class TrainerProcess:
         log = LogProcess.start(spec.log_file, spec.log_reader)
         ours, theirs = socket.socketpair()
         model, delta = (mmap.mmap(-1, spec.layout.size_bytes) for _ in range(2))
+        rows = os.memfd_create("rows", os.MFD_CLOEXEC | os.MFD_ALLOW_SEALING)  # sized once the rows are counted
         pid = os.fork()
         if pid == 0:
-            _child(spec, _Child(theirs, log.descriptor, model, delta))
+            _child(spec, _Child(theirs, log.descriptor, model, delta, rows))
         theirs.close()
         os.close(log.descriptor)
-        return cls(pid, spec.layout, ours, model, delta, log)
+        return cls(pid, spec.layout, ours, model, delta, log, rows)
 
-    def load(self, *, timeout_s: float = _START_TIMEOUT_S) -> None:
+    def load(self, *, rows: int = 0, timeout_s: float = _START_TIMEOUT_S) -> None:
         """Let the child load the app, now that its data lies in ``spec.data``; waits until it has.
+
+        ``rows``: how many there are, where the plan has models judged row by row; else 0.
 
         Raises:
             AppError: BUNDLE_MALFORMED, APP_FAILED, APP_TIMEOUT: the app cannot be loaded; the child is gone.
         """
+        self._admitted = rows
+        if rows:
+            self._rows = shared_rows(self._shared, rows)
+        os.close(self._shared)
         try:
-            self._send({"load": True})
+            self._send({"load": rows})
             with self._answered(timeout_s) as fields:
                 names, offered = fields.items("features", max_items=64), fields.items("offers", max_items=8)
         except AppError:
@@ -160,12 +177,7 @@ class TrainerProcess:
             ValueError: ``model`` is not float32[elements].
             AppError: APP_FAILED, APP_REPLY: this round failed. APP_TIMEOUT: it took too long; the child has been ended.
         """
-        if model.dtype != np.float32 or model.shape != (self.layout.elements,):
-            raise ValueError(f"model: float32[{self.layout.elements}] expected")
-        if not self._alive:
-            raise AppError(Reason.APP_FAILED, "app: its process has ended")
-        np.frombuffer(self._model, np.float32)[:] = model
-        self._send({"round": round})
+        self._ask(model, {"round": round})
         with self._answered(timeout_s) as fields:
             examples = fields.integer("num_examples", low=1, high=_LARGEST)
             metrics = _read_metrics(fields)
@@ -173,6 +185,38 @@ class TrainerProcess:
         if not np.isfinite(delta).all():
             raise AppError(Reason.APP_REPLY, "app's reply: finite numbers expected")
         return TrainResult(delta, examples, metrics)
+
+    def judge(self, model: Vector, round: int, timeout_s: float) -> Judged:
+        """Have the app judge ``model``; the same errors as :meth:`train`, and AppError APP_ROWS."""
+        self._ask(model, {"judge": round})
+        with self._answered(timeout_s) as fields:
+            examples = fields.integer("num_examples", low=0, high=_LARGEST)
+            count, metrics = fields.integer("rows", low=0, high=self._admitted), _read_metrics(fields)
+        return Judged(examples, metrics, self._scores(count) if count else None)
+
+    def shadow(self, initial: Vector, seed: int, calls: int, timeout_s: float) -> RowScores:
+        """Have the app train from ``initial``, ``calls`` times, on the half that ``seed`` keeps, and score all rows.
+
+        Raises:
+            ValueError, AppError: as :meth:`judge`; AUDIT_SHADOWS: it trained on more than it was given.
+        """
+        self._ask(initial, {"shadow": seed, "calls": calls})
+        with self._answered(timeout_s) as fields:
+            count = fields.integer("rows", low=0, high=self._admitted)
+        return self._scores(count)
+
+    def _scores(self, count: int) -> RowScores:
+        if self._rows is None:
+            raise AppError(Reason.APP_ROWS, "app's scores: the plan asks for none")
+        return RowScores.copied(self._rows, count, admitted=self._admitted)
+
+    def _ask(self, model: Vector, request: dict[str, Any]) -> None:
+        if model.dtype != np.float32 or model.shape != (self.layout.elements,):
+            raise ValueError(f"model: float32[{self.layout.elements}] expected")
+        if not self._alive:
+            raise AppError(Reason.APP_FAILED, "app: its process has ended")
+        np.frombuffer(self._model, np.float32)[:] = model
+        self._send(request)
 
     def beat(self) -> int:
         """Hundredths of a second of processor time that the child has used, all its threads together; 0 once it ended.
@@ -287,6 +331,8 @@ class _Child:
     log: int
     model: mmap.mmap
     delta: mmap.mmap
+    memory: int  # of the rows' scores, a memfd that has its size once ``load`` is said
+    rows: mmap.mmap | None = None
 
 
 def _child(spec: TrainerSpec, kept: _Child) -> NoReturn:
@@ -318,7 +364,7 @@ def _become_alone(spec: TrainerSpec, kept: _Child) -> None:
     for source, target in ((null, 0), (kept.log, 1), (kept.log, 2)):
         os.dup2(source, target)
     for descriptor in map(int, os.listdir("/proc/self/fd")):
-        if descriptor > 2 and descriptor != kept.channel.fileno():
+        if descriptor > 2 and descriptor not in (kept.channel.fileno(), kept.memory):
             with contextlib.suppress(OSError):  # the listing's own, closed already
                 os.close(descriptor)
     sys.stdin = open(0, encoding="utf-8", closefd=False)  # noqa: SIM115
@@ -364,9 +410,12 @@ def _end_with_channel(descriptor: int) -> None:
 def _serve(spec: TrainerSpec, kept: _Child, features: tuple[Feature, ...]) -> None:
     """Load the app once it may be, then answer requests until the parent ends."""
     try:
-        _read_frame(kept.channel, None)
+        rows = int(decode_json(_read_frame(kept.channel, None))["load"])
     except EOFError:
         return
+    if rows:
+        spec, kept = replace(spec, rows=rows), replace(kept, rows=mmap.mmap(kept.memory, rows * RECORD_BYTES))
+    os.close(kept.memory)
     try:
         trainer = _load(spec)
     except AppError as error:
@@ -380,15 +429,52 @@ def _serve(spec: TrainerSpec, kept: _Child, features: tuple[Feature, ...]) -> No
             request = decode_json(_read_frame(kept.channel, None))
         except EOFError:
             return
+        model = np.frombuffer(kept.model, np.float32).copy()
         try:
-            result = trainer.train(np.frombuffer(kept.model, np.float32).copy(), request["round"])
+            if "judge" in request:
+                answer = _judge(trainer, spec, kept, model, request["judge"])
+            elif "shadow" in request:
+                answer = _shadow(trainer, spec, kept, model, request)
+            else:
+                answer = _train(trainer, kept, model, request["round"])
         except AppError as error:
             _say(str(error))
             _write_frame(kept.channel, {"reason": int(error.reason)})
             continue
-        np.frombuffer(kept.delta, np.float32)[:] = result.delta
-        answer = {"num_examples": result.num_examples, "metrics": dict(result.metrics)}
         _write_frame(kept.channel, {"reason": 0, **answer})
+
+
+def _train(trainer: Trainer, kept: _Child, model: Vector, number: int) -> dict[str, Any]:
+    result = trainer.train(model, number)
+    np.frombuffer(kept.delta, np.float32)[:] = result.delta
+    return {"num_examples": result.num_examples, "metrics": dict(result.metrics)}
+
+
+def _judge(trainer: Trainer, spec: TrainerSpec, kept: _Child, model: Vector, number: int) -> dict[str, Any]:
+    judged = trainer.judge(model, number, spec.rows)
+    count = judged.rows.write(kept.rows) if judged.rows is not None and kept.rows is not None else 0
+    return {"num_examples": judged.num_examples, "metrics": dict(judged.metrics), "rows": count}
+
+
+def _shadow(
+    trainer: Trainer, spec: TrainerSpec, kept: _Child, model: Vector, request: dict[str, int]
+) -> dict[str, Any]:
+    """Train on a half of the data that lies in a folder of its own, with a fresh Context, then score all rows."""
+    half, chosen = spec.scratch / "shadow-data", kept_rows(request["shadow"], spec.rows)
+    write_part(spec.data, half, chosen)
+    try:
+        shadow = trainer.elsewhere(half)
+        for call in range(request["calls"]):
+            result = shadow.train(model, call + 1)
+            if result.num_examples > int(chosen.sum()):  # it holds on to what it read before: no shadow at all
+                raise AppError(Reason.AUDIT_SHADOWS, "audit: the app trained on more rows than it was given")
+            model = model + result.delta
+        scored = trainer.elsewhere(spec.data).judge(model, request["calls"], spec.rows)
+    finally:
+        shutil.rmtree(half, ignore_errors=True)
+    if scored.rows is None or kept.rows is None:
+        raise AppError(Reason.APP_ROWS, "app's scores: none, though it gave some before")
+    return {"rows": scored.rows.write(kept.rows)}
 
 
 def _load(spec: TrainerSpec) -> Trainer:

@@ -12,7 +12,7 @@ from console.commands.run import Ca, Coordinator, Proxy
 from console.options import CharterFile, Force, PassphraseFd, PassphraseFile, PlanFile
 from console.output import JsonOption, reporting
 
-app = typer.Typer(no_args_is_help=True, help="Open a released model, or grant it to attested runtimes.")
+app = typer.Typer(no_args_is_help=True, help="Open a released model, read its card, or grant it to attested runtimes.")
 granting.add_commands(app, "model", "model")
 
 
@@ -53,3 +53,40 @@ def open_model(
             "NO HARDWARE PROTECTION stood behind it." if assurance == "none" else f"Assurance: {assurance}.",
         )
         report.data |= {"file": str(out)} | opened.provenance()
+
+
+@app.command(
+    epilog="Example: cloister model card --charter charter.dsse.json --plan plan.dsse.json "
+    "--coordinator coordinator.example:8443 --ca ca.pem --out card.html"
+)
+def card(
+    charter: CharterFile,
+    plan: PlanFile,
+    coordinator: Coordinator,
+    ca: Ca = None,
+    proxy: Proxy = "",
+    out: Annotated[Path | None, typer.Option(help="Where to write the page, HTML.")] = None,
+    force: Force = False,
+    json_output: JsonOption = False,
+) -> None:
+    """Fetch the model card of a run, verify that its aggregator made it, and show it; anybody may."""
+    with reporting(json_output) as report:
+        from console import ordering
+        from console.card_page import headline, render
+        from console.files import refuse_existing, write_file
+        from console.opening import fetch_card
+
+        if out is not None:
+            refuse_existing(out, force=force)
+        with ordering.desk(charter, plan, ordering.Host(coordinator, ca, proxy)) as desk:
+            found, release = fetch_card(desk)
+        if out is not None:
+            write_file(out, render(found, release), force=force)
+        assurance = release.aggregator.assurance.value
+        report.say(
+            *headline(found.content),
+            "NO HARDWARE PROTECTION stood behind it." if assurance == "none" else f"Assurance: {assurance}.",
+            *([] if out is None else [f"Wrote {out}: the whole card as a page."]),
+        )
+        report.data |= {"card": dict(found.content), "card_sha256": found.sha256.hex(), "assurance": assurance}
+        report.data |= {} if out is None else {"file": str(out)}

@@ -58,7 +58,20 @@ def new(  # one parameter for each field of the document
     config: Annotated[Texts, typer.Option(help="key=value over the app's run config; repeat.")] = [],  # noqa: B006
     train_config: Annotated[Texts, typer.Option(help="key=value in every message to train; repeat.")] = [],  # noqa: B006
     evaluate_config: Annotated[Texts, typer.Option(help="The same in every message to evaluate.")] = [],  # noqa: B006
-    metric: Annotated[Texts, typer.Option(help="name[:min_sites[:digits]] that may leave; repeat.")] = [],  # noqa: B006
+    metric: Annotated[Texts, typer.Option(help="name[:min_sites[:digits[:min_rows]]] that may leave; repeat.")] = [],  # noqa: B006
+    evaluate_label: Annotated[
+        str | None, typer.Option(help="column:at_least: judge the final model inside, and make a model card.")
+    ] = None,
+    subgroup: Annotated[Texts, typer.Option(help="Judge apart: column=v1,v2 or column:edge1,edge2; repeat.")] = [],  # noqa: B006
+    unseen_column: Annotated[
+        Texts, typer.Option(help="A column to judge by that the app does not get to see; repeat.")
+    ] = [],  # noqa: B006
+    min_cell: Annotated[int, typer.Option(min=5, help="No figure of fewer positive or negative rows.")] = 10,
+    evaluate_min_sites: Annotated[int, typer.Option(min=2, help="Nor of fewer sites.")] = 2,
+    per_site: Annotated[bool, typer.Option(help="Let each site's own figures become public.")] = False,
+    shadows: Annotated[
+        int, typer.Option(min=0, help="Shadow models of the membership audit; 0: its losses alone.")
+    ] = 0,
     min_rows: Annotated[int, typer.Option(min=1, help="Rows that each site must have.")] = 1,
     max_weight: Annotated[float, typer.Option(min=1, help="No site weighs more than this.")] = 1_000_000,
     rule: Annotated[FoldingRule, typer.Option(help="How updates become one step.")] = FoldingRule.WEIGHTED_MEAN,
@@ -87,6 +100,7 @@ def new(  # one parameter for each field of the document
         from console.exchanging import Travel
         from console.files import refuse_existing, write_file
         from console.folding import Folding
+        from console.judging import Judged
         from trusted.documents.explain import explain_plan
         from trusted.documents.plan import PAYLOAD_TYPE
 
@@ -99,8 +113,19 @@ def new(  # one parameter for each field of the document
         training = plans.Training(
             bundle, config, initial_model, layout, travel, app_says, train_config, evaluate_config
         )
+        judged = Judged(
+            evaluate_label,
+            subgroup,
+            min_cell,
+            min_sites=evaluate_min_sites,
+            per_site=per_site,
+            shadows=shadows,
+            unseen=unseen_column,
+        )
         share = app_says.fraction_train
-        sites = plans.Sites(member, minimum, size, min_rows, column, metric, recipient, share, contract)
+        sites = plans.Sites(
+            member, minimum, size, min_rows, column, metric, recipient, share, judged.to_json(), contract
+        )
         timing = plans.Timing(round_s, lease_s, reattest_s, valid_days)
         given = {"rounds"} if rounds else set()
         given |= {"size"} if size else set()

@@ -7,8 +7,10 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from console.folding import MEAN, Folding
+from console.judging import Judged
 
 REPOSITORY = Path(__file__).resolve().parents[2]
+NOT_JUDGED = Judged(None)
 
 
 @dataclass(frozen=True, slots=True)
@@ -23,6 +25,7 @@ class Cast:
         app: the app's folder; its package has the same name, and an ``initial`` that writes the initial model.
         columns: what the app reads, and no more.
         metric: what may leave, as ``plan new --metric`` takes it.
+        judged: how the final model is judged inside, for its card.
     """
 
     charter: str
@@ -35,6 +38,7 @@ class Cast:
     metric: str
     purpose: str
     no_privacy_reason: str
+    judged: Judged = NOT_JUDGED
 
 
 @dataclass(frozen=True, slots=True)
@@ -112,6 +116,11 @@ class Folder:
     def model(self) -> Path:
         """The final model as its recipient opened it, safetensors."""
         return self.run / "model.safetensors"
+
+    @property
+    def card(self) -> Path:
+        """The page of the model card, where the plan has the model judged."""
+        return self.run / "card.html"
 
 
 @dataclass(frozen=True, slots=True)

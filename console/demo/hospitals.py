@@ -12,11 +12,13 @@ from typing import TYPE_CHECKING, Any
 from rich.console import Console
 from rich.table import Table
 
+from console.card_page import headline
 from console.demo.cast import REPOSITORY, Cast, Scene, Wishes
 from console.demo.papers import agree, allow, plan_run
 from console.demo.playing import Played, new_folder, offer_tpms, play, say_next, show_host_view
 from console.demo.processes import Prepared
 from console.initial_model import read_initial_model
+from console.judging import Judged
 from console.output import Report
 from console.running import NO_HARDWARE_PROTECTION
 from trusted.documents.plan import Plan
@@ -32,15 +34,25 @@ HOSPITALS = Cast(
     recipient="site-1",
     orderer="site-2",
     app=REPOSITORY / "examples" / "rand_hie",
-    # What the app reads, and no more: `black` and the outcomes that it does not predict stay out of the enclave.
+    # What the app reads, and no more: the outcomes that it does not predict stay out of the enclave.
     columns=(
         *("zper", "xage", "female", "educdec", "income", "num", "child", "mhi", "disea", "physlm", "xghindx"),
         *("hlthg", "hlthf", "hlthp", "coins", "idp", "lpi", "fmde", "tookphys", "mdvis"),
+        "black",  # which the worker judges by, and the app does not see
     ),
     min_rows=100,
     metric=f"{AUC}:3:3",
     purpose="Who will see a doctor five times or more in the first year?",
     no_privacy_reason="a demonstration on public data",
+    judged=Judged(
+        "mdvis:5",
+        ("female=0,1", "black=0,1", "xage:18,40"),
+        min_sites=3,
+        threshold=0.25,
+        shadows=4,
+        calls=2,
+        unseen=("black",),
+    ),
 )
 SCENE = Scene(
     plan="rand-hie-visits",
@@ -68,6 +80,8 @@ def tell(report: Report, *, keep: Path | None, rounds: int, seed: int) -> dict[s
     played = play(report, console, Prepared(folder, HOSPITALS, SCENE, papers))
     data = _judge(report, console, played, seed=seed)
     seconds = round(time.monotonic() - started, 1)
+    if played.card is not None:
+        report.say(*headline(played.card.content), f"The model card: {folder.card}")
     say_next(report, folder, seconds)
     report.say("  README.md: the same federation by hand, in eight terminals, and on several machines")
     return data | {
@@ -79,6 +93,8 @@ def tell(report: Report, *, keep: Path | None, rounds: int, seed: int) -> dict[s
         "seconds": seconds,
         "artefacts": str(folder.path),
         "model": str(folder.model),
+        "card": str(folder.card),
+        "evaluation": None if played.card is None else played.card.content["evaluation"],
         "model_sha256": played.opened.release.model_sha256.hex(),
     }
 

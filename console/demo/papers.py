@@ -63,7 +63,10 @@ def plan_run(folder: Folder, cast: Cast, scene: Scene, wishes: Wishes) -> Papers
     bundle = plans.read_bundle(cast.app)
     write_file(folder.bundle, bundle)
     training = plans.Training(bundle, [f"seed={wishes.seed}"], folder.initial_model, None)
-    cohort = plans.Sites((), scene.minimum, None, cast.min_rows, cast.columns, (cast.metric,), (cast.recipient,))
+    cohort = plans.Sites(
+        (), scene.minimum, None, cast.min_rows, cast.columns, (cast.metric,), (cast.recipient,),
+        evaluation=cast.judged.to_json(),
+    )  # fmt: skip
     timing = plans.Timing(round_s=120, lease_s=60, reattest_s=20, valid_days=7)
     terms = plans.Terms(
         scene.plan, cast.purpose, wishes.rounds, 1_000_000, cast.no_privacy_reason, timing, scene.folding

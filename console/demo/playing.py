@@ -9,17 +9,20 @@ from pathlib import Path
 from rich.console import Console
 
 from console import keyfiles
+from console.card_page import render
 from console.demo.cast import Folder
 from console.demo.host_view import HostView, host_view
 from console.demo.processes import Federation, Prepared
+from console.files import write_file
 from console.initial_model import read_initial_model
-from console.opening import OpenedModel, open_release, write_safetensors
+from console.opening import OpenedModel, fetch_card, open_release, write_safetensors
 from console.ordering import Desk
 from console.output import Report, UserError
 from console.progress import watch_run
 from console.running import NO_HARDWARE_PROTECTION
 from coordinator.host.run_status import RunState
 from softtee import swtpm
+from trusted.card import VerifiedCard
 from trusted.errors import TeeError
 
 _ENDING_S = 20.0
@@ -27,10 +30,11 @@ _ENDING_S = 20.0
 
 @dataclass(frozen=True, slots=True)
 class Played:
-    """A run that is over, and the model that its recipient opened."""
+    """A run that is over, the model that its recipient opened, and the card of one that was judged."""
 
     prepared: Prepared
     opened: OpenedModel
+    card: VerifiedCard | None
 
 
 def play(report: Report, console: Console, prepared: Prepared) -> Played:
@@ -53,9 +57,14 @@ def play(report: Report, console: Console, prepared: Prepared) -> Played:
                 raise UserError(f"the run ended as {final.state.value}", f"See the logs in {folder.logs}.")
             key = keyfiles.load_sealing_key(folder.site(cast.recipient) / keyfiles.SEALING_KEY, None)
             opened = open_release(desk, cast.recipient, key)
+            judged = None if papers.plan.document.evaluation is None else fetch_card(desk)
         federation.wait_for_enclaves(_ENDING_S)
     write_safetensors(folder.model, papers.plan.document.layout, opened.vector, opened.provenance(), force=False)
-    return Played(prepared, opened)
+    if judged is None:
+        return Played(prepared, opened, None)
+    card, proof = judged
+    write_file(folder.card, render(card, proof))
+    return Played(prepared, opened, card)
 
 
 def show_host_view(report: Report, console: Console, played: Played) -> int:

@@ -142,6 +142,7 @@ class Beginning:
         course.seed, course.history = record.seed, found.history()
         course.attempts, course.abandoned_in_a_row = record.number, record.abandoned_in_a_row
         course.base, course.base_sealed = found.base, record.base
+        course.card = record.card
         if found.outcome is None:
             epoch = course.witnesses.epoch
             journal.append(leaves.Recovered(epoch.number, epoch.boot, remembered.head.size))

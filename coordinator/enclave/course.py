@@ -35,6 +35,7 @@ class Course:
         seed: from which cohorts and upload names are drawn, 32 bytes.
         model: what the next round starts from; None until a member brought it.
         base: the whole initial model where a part is exchanged, and where it lies sealed.
+        card: the model card, once the final model was judged.
         attempts: the number of the newest round that was opened.
         spent: blobs that nobody needs once the next checkpoint is certified.
         resting: members that take no task for now, by their own word, and why.
@@ -51,6 +52,7 @@ class Course:
     model: GlobalModel | None = None
     base: Vector | None = None
     base_sealed: SealedVector | None = None
+    card: bytes | None = None
     attempts: int = 0
     abandoned_in_a_row: int = 0
     history: History = field(default_factory=History)

@@ -8,7 +8,7 @@ back keeps nobody. Whoever took part is waited for until it says that it has hea
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from datetime import datetime, timedelta
 
 from coordinator.enclave.closing import ClosingNote
@@ -17,6 +17,7 @@ from coordinator.enclave.release import publish, seal_release, withdraw
 from trusted.ledger import leaves
 from trusted.ledger.leaves import Outcome
 from trusted.release import Release
+from trusted.wire import sha256
 
 _FAREWELL = timedelta(seconds=10)
 
@@ -50,12 +51,16 @@ class Ending:
                 return
             journal = course.require_journal()
             recipients = tuple(sorted(course.plan.recipients))
-            journal.append(leaves.Released(release.model_sha256, release.blob, recipients))
-            journal.recommit(later, then=lambda witnessed: self._publish(release, witnessed))
+            journal.append(leaves.Released(release.model_sha256, release.blob, recipients, release.card_sha256))
+            journal.recommit(later, then=lambda witnessed: self._publish(release, witnessed), card=course.card)
 
-        course.jobs.submit(
-            lambda: seal_release(federation, identity, course.store, model=model, history=history), sealed, now
-        )
+        card_sha256 = None if course.card is None else sha256(course.card)
+
+        def seal() -> Release:
+            made = seal_release(federation, identity, course.store, model=model, history=history)
+            return replace(made, card_sha256=card_sha256)
+
+        course.jobs.submit(seal, sealed, now)
 
     def _publish(self, release: Release, now: datetime) -> None:
         course, identity = self.course, self.course.admissions.identity
@@ -70,7 +75,8 @@ class Ending:
         if self.outcome is not None:
             withdraw(release, course.store)
         else:
-            course.jobs.submit(lambda: publish(release, identity, course.store), published, now)
+            card = course.card
+            course.jobs.submit(lambda: publish(release, identity, course.store, card), published, now)
 
     def end(self, outcome: Outcome, now: datetime, *, logged: bool = False) -> None:
         """The run is over. ``logged``: an earlier aggregator wrote that already, and did not live to tell everybody."""

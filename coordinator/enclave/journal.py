@@ -13,7 +13,7 @@ Trust zone: aggregator TEE. No I/O but the store's, no clock. Rules:
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from datetime import datetime
 from secrets import token_bytes
 from typing import Any
@@ -150,10 +150,13 @@ class Journal:
         self._steps.append(step)
         self._write_next(now)
 
-    def recommit(self, now: datetime, *, then: Then | None = None, spent: tuple[bytes, ...] = ()) -> None:
-        """Have the newest state witnessed once more, with the leaves that came behind it."""
+    def recommit(
+        self, now: datetime, *, then: Then | None = None, spent: tuple[bytes, ...] = (), card: bytes | None = None
+    ) -> None:
+        """Have the newest state witnessed once more, with the leaves that came behind it, and from now on ``card``."""
         if self._last is not None:
-            self.commit(self._last, now, then=then, spent=spent)
+            record = self._last if card is None else replace(self._last, card=card)
+            self.commit(record, now, then=then, spent=spent)
 
     @property
     def is_writing(self) -> bool:

@@ -26,7 +26,7 @@ from trusted.exchange import AGGREGATOR, Exchanged
 from trusted.wire import Fields, decode_json, encode_json, exactly, pack, unpack
 
 SECRET_BYTES = 32
-MAX_SEALED_BYTES = 8 << 20  # a round of 1024 members, with a key and metrics for each
+MAX_SEALED_BYTES = 16 << 20  # a round of 1024 members, with a key and metrics for each, and a model card
 _LABEL = "cloister/run-state/v1"
 _NOTE_LABEL = "cloister/closing-note/v1"
 _NONCE_BYTES = 12
@@ -197,6 +197,7 @@ class RunRecord:
         base: the whole initial model, where the plan exchanges a part of it.
         cohort: who was drawn.
         counted, lost: what a closed round folds, and who is not in it and why.
+        card: the model card that is to be released and no other, once there is one.
     """
 
     phase: Phase
@@ -210,6 +211,7 @@ class RunRecord:
     cohort: tuple[str, ...]
     counted: tuple[Counted, ...] = ()
     lost: Mapping[str, Reason] = field(default_factory=dict)
+    card: bytes | None = field(default=None, repr=False)
 
     def encode(self) -> bytes:
         """Canonical bytes, to be sealed."""
@@ -226,6 +228,7 @@ class RunRecord:
                 "cohort": list(self.cohort),
                 "counted": [entry.to_json() for entry in self.counted],
                 "lost": {member: int(reason) for member, reason in self.lost.items()},
+                **({} if self.card is None else {"card": self.card.decode()}),
             }
         )
 
@@ -254,4 +257,5 @@ class RunRecord:
                     Counted.read(entry, exchanged, number) for entry in fields.items("counted", max_items=1024)
                 ),
                 lost={member: Reason(int(lost[member])) for member in lost},
+                card=fields.take("card", str).encode() if fields.has("card") else None,
             )

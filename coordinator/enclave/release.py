@@ -8,6 +8,7 @@ from secrets import token_bytes
 from coordinator.enclave.ports import BLOB_NAME_BYTES, HostStore
 from coordinator.enclave.rounds import Round
 from trusted.blob import ContentKey, seal_vector
+from trusted.card import card_name, sign_card
 from trusted.channel.federation import Federation
 from trusted.channel.session import Identity
 from trusted.documents.plan import initial_digest
@@ -66,8 +67,8 @@ def seal_release(
     return release
 
 
-def publish(release: Release, identity: Identity, store: HostStore) -> None:
-    """Store the release where recipients look for it, with evidence of where it comes from.
+def publish(release: Release, identity: Identity, store: HostStore, card: bytes | None = None) -> None:
+    """Store the release where recipients look for it, with evidence of where it comes from, and its card before it.
 
     One that an earlier aggregator of the run published, and did not live to tell of, makes room: its model is the same.
     The host discards in its own time, and would discard what is written meanwhile: nothing is before the room is there.
@@ -75,7 +76,12 @@ def publish(release: Release, identity: Identity, store: HostStore) -> None:
     Raises:
         ConnectionError: it is not there yet; this is to be done again.
     """
-    name, stored = release_name(release.plan), sign_release(release, identity)
+    if card is not None:
+        _put(store, card_name(release.plan), sign_card(card, identity))
+    _put(store, release_name(release.plan), sign_release(release, identity))
+
+
+def _put(store: HostStore, name: bytes, stored: bytes) -> None:
     if len(store.read(name, 0, 1)):
         store.discard(name)
         if len(store.read(name, 0, 1)):
@@ -85,5 +91,6 @@ def publish(release: Release, identity: Identity, store: HostStore) -> None:
 
 def withdraw(release: Release, store: HostStore) -> None:
     """Take back a release that nobody was told of."""
+    store.discard(card_name(release.plan))
     store.discard(release_name(release.plan))
     store.discard(release.blob)

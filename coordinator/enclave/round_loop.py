@@ -14,10 +14,11 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field, replace
 from datetime import datetime, timedelta
+from typing import Any
 
 from coordinator.enclave.answers import Answers
 from coordinator.enclave.course import Course
-from coordinator.enclave.disclosure import disclosed
+from coordinator.enclave.disclosure import disclosed_round
 from coordinator.enclave.fold import ContributionLost, fold
 from coordinator.enclave.record import Counted, Phase, RunRecord
 from coordinator.enclave.rounds import Round, RoundEvent, RoundState
@@ -124,6 +125,10 @@ class RoundLoop:
         else:
             current.away[member] = reason
         self._course.emit("contribution", round=current.number, member=member, outcome="gone", reason=reason.code)
+
+    def missing_since(self, member: str, now: datetime) -> datetime:
+        """Since when ``member`` has not been here as a witness; ``now`` if it was at the last look."""
+        return self._missing_since.get(member, now)
 
     def shift(self, by: timedelta) -> None:
         """The clock was put forward by ``by``: what was to last so long still does."""
@@ -370,8 +375,9 @@ class RoundLoop:
             return
         course.require_journal().append(leaves.Committed(ended.number))
         course.history.committed(ended)
-        told = disclosed(course.plan, ended)
-        course.emit("round-committed", round=ended.number, outcome=str(course.history.rounds), metrics=told)
+        found = disclosed_round(course.plan, ended)
+        told: dict[str, Any] = {"metrics": found.told} | ({"withheld": found.refused} if found.withheld else {})
+        course.emit("round-committed", round=ended.number, outcome=str(course.history.rounds), **told)
         course.emit("round-stages", round=ended.number, metrics=self._require_stages().to_json())
 
     # --- what is kept ----------------------------------------------------------------------------------------------

@@ -16,6 +16,7 @@ from coordinator.enclave.beginning import Beginning
 from coordinator.enclave.closing import ClosingNote
 from coordinator.enclave.course import Course
 from coordinator.enclave.ending import Ending
+from coordinator.enclave.evaluating import Evaluating
 from coordinator.enclave.initial import InitialModel
 from coordinator.enclave.jobs import Inline, Jobs
 from coordinator.enclave.model import GlobalModel
@@ -37,7 +38,7 @@ from trusted.ledger.witness import Epoch
 from trusted.wire import Fields
 
 _MAX_ABANDONED_IN_A_ROW = 3
-_KINDS = ("ready", "promised", "cosigned", "initial", "progress", "update", "failed", "heard", "away")
+_KINDS = ("ready", "promised", "cosigned", "initial", "progress", "update", "failed", "heard", "away", "evaluated")
 
 
 @unique
@@ -70,6 +71,7 @@ class Run:
         self._initial = InitialModel(admissions, store, jobs, self._begin_with)
         self._rounds = RoundLoop(self._course, self._answers, self._concluded)
         self._ending = Ending(self._course, lambda now: self._end(RunState.FINISHED, now))
+        self._evaluating = Evaluating(self._course, self._rounds.missing_since, self._ending.release)
         self._holders: set[str] = set()  # of the initial model
         self._paused: bool | None = None  # until an order says so
         self._invalid_since: datetime | None = None
@@ -128,6 +130,7 @@ class Run:
     def shift(self, by: timedelta) -> None:
         """The clock was put forward by ``by`` (back, below zero): what was to last so long still does."""
         self._rounds.shift(by)
+        self._evaluating.shift(by)
         self._beginning.shift(by)
         self._ending.shift(by)
         if self._invalid_since is not None:
@@ -166,7 +169,15 @@ class Run:
                 stage = fields.choice("stage", STAGES)
                 percent = fields.integer("percent", low=0, high=100)
                 beat = fields.integer("beat", low=0, high=MAX_BEAT) if fields.has("beat") else 0
-                self._rounds.hear(member, number, Sign(stage, percent, beat, now))
+                sign = Sign(stage, percent, beat, now)
+                if self._evaluating.is_open:
+                    self._evaluating.hear(member, sign)
+                else:
+                    self._rounds.hear(member, number, sign)
+            elif kind == "evaluated":
+                self._evaluating.take(peer, fields)
+            elif kind == "failed" and self._evaluating.is_open:
+                self._evaluating.failed(member, fields)
             elif kind == "heard":
                 self._ending.heard(member)
             elif kind == "away":
@@ -190,6 +201,7 @@ class Run:
             if reason is Reason.SITE_WITHDRAWS:
                 resting[member] = reason  # until it comes back and says otherwise: no round waits for it to come
             self._rounds.part(member, reason)
+            self._evaluating.part(member, reason)
             self._admissions.part(member, reason)
         else:
             raise RoundError(Reason.MALFORMED, "away.reason: SITE_PAUSED, SITE_WITHDRAWS, SITE_LEAVES or null expected")
@@ -229,6 +241,7 @@ class Run:
                 self._initial.ask(member)
             else:
                 self._rounds.welcome(member, now)
+                self._evaluating.welcome(member, now)
 
     # --- how it begins ---------------------------------------------------------------------------------------------
 
@@ -298,6 +311,8 @@ class Run:
             self._beginning.proceed(now)
         elif self._course.history.rounds < self._course.plan.rounds or self._rounds.current is not None:
             self._rounds.proceed(now, paused=bool(self._paused))
+        else:
+            self._evaluating.proceed(now)
 
     def _is_valid(self, now: datetime) -> bool:
         """Whether charter and plan hold. A clock may be wrong: the run is given up when they have not for one lease."""
@@ -314,9 +329,10 @@ class Run:
         return True
 
     def _concluded(self, now: datetime) -> None:
-        """A round is over: the next one, the release, or the end."""
+        """A round is over: the next one, what comes after the last, or the end."""
         if self._course.history.rounds >= self._course.plan.rounds:
-            self._ending.release(now)
+            is_judged = self._course.plan.evaluation is None or self._course.card is not None
+            (self._ending.release if is_judged else self._evaluating.begin)(now)
         elif self._course.abandoned_in_a_row >= _MAX_ABANDONED_IN_A_ROW:
             self._end(RunState.ABANDONED, now)
         else:
@@ -324,5 +340,5 @@ class Run:
 
     def _end(self, state: RunState, now: datetime, *, logged: bool = False) -> None:
         self.state = state
-        self._course.spent += self._rounds.end()
+        self._course.spent += [*self._rounds.end(), *self._evaluating.end()]
         self._ending.end(Outcome(state.value), now, logged=logged)

@@ -11,7 +11,7 @@ from collections.abc import Iterable
 from dataclasses import dataclass, field, replace
 from datetime import datetime, timedelta
 
-STAGES = ("download", "train", "upload")
+STAGES = ("download", "train", "upload", "evaluate")
 MAX_BEAT = (1 << 53) - 1
 
 

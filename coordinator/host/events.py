@@ -88,6 +88,7 @@ FIELDS: Mapping[str, Callable[[object], bool]] = {
     "measurement": _is_hex,
     "waiting_for": _is_names,
     "metrics": _is_metrics,
+    "withheld": _is_names,  # metrics that the plan keeps back, each with the rule: ``auc:min_sites``
     "ear": _is_ear,
     "size": _is_count,  # of the run's log, in leaves
     "root": _is_hex,

@@ -171,7 +171,7 @@ class RunStatus:
     def _waits_on_after(self, name: str, event: Mapping[str, Any]) -> str:
         if name == "run-waits":
             said = event.get("outcome")
-            return said if said in ("members", "witnesses") else ""
+            return said if said in ("members", "witnesses", "evaluation") else ""
         return "round" if name in ("round-opened", "awaited") else self.waits_on
 
     def _refusal_after(self, name: str, event: Mapping[str, Any]) -> dict[str, Any]:

@@ -129,6 +129,11 @@ def test_json_demo_prints_one_object_with_its_fields(tmp_path: Path) -> None:
     assert data["artefacts"] == str(tmp_path / "demo")
     assert Path(data["model"]).is_file()
     assert len(bytes.fromhex(data["model_sha256"])) == 32
+    assert data["evaluation"]["sites_with_scores"] == 6
+    assert 0.5 < data["evaluation"]["overall"]["auc"] < 1
+    for attack in data["evaluation"]["membership_inference"].values():
+        assert abs(attack["auc"] - 0.5) < 0.1
+    assert Path(data["card"]).read_text().startswith("<!doctype html>")
     assert data["software_tpms"] is (SWTPM is not None)
     for policy in policies(tmp_path / "demo"):
         assert ("tpm" in policy.get("devices", {})) is (SWTPM is not None)

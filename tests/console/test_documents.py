@@ -322,7 +322,7 @@ def test_the_encodings_that_can_be_asked_for_are_those_that_plans_have() -> None
         ("--recipient", "stranger", "DOC-305"),
         ("--minimum", "4", "DOC-309"),
         ("--metric", "Loss", "DOC-309"),
-        ("--metric", "loss:2:3:4", "CLI-001"),
+        ("--metric", "loss:2:3:4:5", "CLI-001"),
         ("--config", "novalue", "CLI-001"),
         ("--round-s", "9999999", "WIR-101"),
     ],

@@ -6,9 +6,15 @@ from typing import Any
 
 import pytest
 
+from softtee.chip import Chip, SoftwareRoot
+from tests.enclave.evaluations import world_of
 from tests.evil_host.hosts import VICTIM, Host, joined
 from tests.world import World
-from trusted.errors import Reason
+from trusted.blob import BlobKind
+from trusted.errors import Reason, RoundError
+from trusted.exchange import AGGREGATOR, Exchanged
+from trusted.wire import sha256
+from worker.participant import Evaluate
 
 
 @pytest.fixture
@@ -76,3 +82,49 @@ def test_a_task_without_an_upload_is_refused(host: Host) -> None:
 
 def test_a_reason_that_does_not_exist_is_refused(host: Host) -> None:
     assert asked(host, {"type": "receipt", "round": 1, "reason": 999}) is Reason.MALFORMED
+
+
+# --- evaluation ------------------------------------------------------------------------------------------------------
+
+
+@pytest.fixture
+def judging(software_root: SoftwareRoot, chip: Chip) -> Host:
+    """A run whose plan has its model judged, in its first round."""
+    return joined(Host(world_of(software_root, chip)), automatic=False)
+
+
+def final(host: Host, number: int = 1, kind: BlobKind = BlobKind.FINAL) -> dict[str, Any]:
+    """Judge this, said of a blob of ``kind``; none of its size is looked at before it is fetched."""
+    header = Exchanged.of(host.world.plan).header(kind, number, AGGREGATOR)
+    announced = changed(host)["model"] | {"header_sha256": sha256(header.encode()).hex()}
+    return {"type": "evaluate", "round": number, "model": announced}
+
+
+def test_a_model_is_judged_where_the_plan_says_so(judging: Host) -> None:
+    message = final(judging)
+    assert isinstance(judging.sites[VICTIM].participant.take(message, judging.now), Evaluate)
+
+
+def test_a_model_is_not_judged_where_the_plan_does_not_say_so(host: Host) -> None:
+    assert asked(host, final(host)) is Reason.SITE_REFUSES
+
+
+def test_a_model_beyond_the_plans_rounds_or_of_one_before_the_last_is_not_judged(judging: Host) -> None:
+    rounds = judging.world.plan.document.rounds
+    assert asked(judging, final(judging, 3 * rounds + 1)) is Reason.SITE_REFUSES
+    for number in (2, 1):
+        message = final(judging, number)
+        if number == 2:
+            judging.sites[VICTIM].participant.take(message, judging.now)
+    with pytest.raises(RoundError) as refused:
+        judging.sites[VICTIM].participant.take(message, judging.now)
+    assert refused.value.reason is Reason.SITE_REFUSES
+
+
+@pytest.mark.parametrize("kind", [BlobKind.MODEL, BlobKind.STATE, BlobKind.RELEASE])
+def test_a_blob_of_another_kind_is_not_judged(judging: Host, kind: BlobKind) -> None:
+    assert asked(judging, final(judging, kind=kind)) is Reason.BLOB_HEADER
+
+
+def test_a_field_that_no_evaluation_has_is_refused(judging: Host) -> None:
+    assert asked(judging, final(judging) | {"rows": [1, 2]}) is Reason.UNKNOWN_FIELD

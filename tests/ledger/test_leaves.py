@@ -166,3 +166,13 @@ def test_a_leaf_is_bounded():
 def test_bytes_are_a_leaf_or_are_refused(data):
     with pytest.raises(ProtocolError):
         leaves.parse(data)
+
+
+def test_a_released_leaf_names_a_model_card_only_where_there_is_one():
+    leaf = Released(DIGEST, NAME, ("a",), DIGEST)
+    assert leaves.parse(leaves.encode(leaf)) == leaf
+    document = json.loads(leaves.encode(leaf))
+    assert b"card" not in leaves.encode(Released(DIGEST, NAME, ("a",)))
+    for bad in (None, "", "00" * 31, [[]]):
+        with pytest.raises(ProtocolError):
+            leaves.parse(encode_json(document | {"card_sha256": bad}))

@@ -19,7 +19,7 @@ from trusted.encoding import Encoding
 from trusted.errors import AppError, BlobError, Reason
 from trusted.exchange import AGGREGATOR, Exchanged
 from worker.contribution import Contributor, SealedUpdate
-from worker.participant import AnnouncedBlob, Train
+from worker.participant import AnnouncedBlob, Evaluate, Train
 
 WHOLE = Layout((TensorSpec("frozen", Dtype.FLOAT32, (3000,)), TensorSpec("tuned", Dtype.FLOAT32, (1500,))))
 PART = Layout(WHOLE.tensors[1:])
@@ -226,3 +226,59 @@ def test_only_listed_metrics_and_the_time_of_each_stage_are_told():
     assert message["weight"] == 7
     assert sorted(message["seconds"]) == ["download", "seal", "train", "upload"]
     assert all(seconds >= 0 for seconds in message["seconds"].values())
+
+
+# --- judging ---------------------------------------------------------------------------------------------------------
+
+
+class Judge:
+    """An evaluator that remembers what it was given."""
+
+    trains_shadows = True
+
+    def __init__(self) -> None:
+        self.given: list[tuple[np.ndarray, int, np.ndarray | None]] = []
+
+    def evaluate(self, model: np.ndarray, number: int, initial: np.ndarray | None, progress: object) -> dict[str, int]:
+        self.given.append((model.copy(), number, initial))
+        return {"round": number}
+
+
+def final(site: Site, number: int, value: float) -> Evaluate:
+    header = site.exchanged.header(BlobKind.FINAL, number, AGGREGATOR)
+    return Evaluate(number, site.store.sealed(header, np.full(header.elements, value, dtype=np.float32)), site.base)
+
+
+def test_the_whole_final_model_is_judged_and_shadows_start_where_round_1_did():
+    site = Site()
+    site.contributor.evaluator = judge = Judge()
+    site.contribute(site.task(1, 2.0))
+    site.contribute(site.task(2, 3.0))
+    assert site.contributor.evaluate(final(site, 2, 4.0), lambda stage, percent: None) == {"round": 2}
+    ((model, number, initial),) = judge.given
+    assert number == 2
+    assert model[:3000].tobytes() == BASE[:3000].tobytes()
+    assert (model[TUNED] == 4.0).all()
+    assert (initial[TUNED] == 2.0).all()
+
+
+def test_a_worker_that_came_later_has_no_model_for_shadows():
+    site = Site()
+    site.contributor.evaluator = judge = Judge()
+    site.contribute(site.task(2, 3.0))
+    site.contributor.evaluate(final(site, 2, 4.0), lambda stage, percent: None)
+    assert judge.given[0][2] is None
+
+
+def test_a_worker_that_was_not_made_ready_judges_nothing():
+    site = Site()
+    with pytest.raises(AppError) as refused:
+        site.contributor.evaluate(final(site, 2, 4.0), lambda stage, percent: None)
+    assert refused.value.reason is Reason.APP_ROWS
+
+
+def test_metrics_that_the_plan_does_not_list_are_counted_and_not_named():
+    site, said = Site(), []
+    site.contributor.note = lambda event, **fields: said.append((event, fields))
+    site.contribute(site.task(1, 2.0))
+    assert said == [("metrics-kept", {"round": 1, "count": 1})]

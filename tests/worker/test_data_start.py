@@ -26,7 +26,7 @@ from trusted.sealed_data import DataHeader, seal_data
 from worker import private_folder, start
 from worker.bundle import build_bundle, bundle_digest
 from worker.contract import Gate
-from worker.dataset import Source
+from worker.dataset import Source, admit_dataset
 from worker.start import Options, Prepared, prepare
 from worker.trainer_process import TrainerProcess, TrainerSpec
 
@@ -121,7 +121,7 @@ def test_the_data_in_clear_is_gone_when_the_worker_is(site: Site) -> None:
     prepared = site.prepare()
     (folder, work) = site.in_clear
     assert (work / "scratch").is_dir()
-    assert (folder / "data.csv").read_bytes() == b"x\n1\n2\n"
+    assert (folder / "admitted" / "data.csv").read_bytes() == b"x\n1\n2\n"
     said = dict(site.notes)["data-admitted"]
     assert (said["rows"], said["commitment"]) == (2, prepared.membership.commitment.hex())
     prepared.close()
@@ -164,9 +164,11 @@ def test_data_that_breaks_the_contract_leaves_nothing_behind(site: Site) -> None
 def test_how_many_rows_there_are_is_not_told_where_they_expire(site: Site) -> None:
     (site.folder / "data.csv").write_bytes(b"x,until\n1,2999-01-01\n2,2999-01-01\n")
     with private_folder.PrivateFolder.make(1) as folder:
-        gate = Gate(replace(CONTRACT, expires="until"), datetime.now(UTC))
+        contract = replace(CONTRACT, expires="until")
+        source = Source(site.folder / "data.csv")
+        admitted = admit_dataset(source, Gate(contract, datetime.now(UTC)), into=folder.path, secret=bytes(32))
         note: Note = lambda event, **said: site.notes.append((event, said))  # noqa: E731
-        start._admit(Source(site.folder / "data.csv"), gate, folder, bytes(32), note)
+        start._note_admitted(admitted, contract, folder, note)
     assert set(dict(site.notes)["data-admitted"]) == {"commitment", "in_memory"}
 
 

@@ -434,6 +434,7 @@ def test_the_handle_shows_no_channel_or_model(tmp_path: Path) -> None:
 
 EXAMPLE = """
 import sys
+from dataclasses import replace
 from pathlib import Path
 import numpy as np
 from trusted.documents.layout import Layout
@@ -480,3 +481,74 @@ def test_importing_the_handle_imports_neither_flower_nor_grpc_nor_torch() -> Non
     root = Path(__file__).parents[2]
     done = subprocess.run([sys.executable, "-c", code], cwd=root, capture_output=True, text=True, check=True)
     assert done.stdout.strip() == "[]"
+
+
+# --- judging ---------------------------------------------------------------------------------------------------------
+
+SEES = """\
+import csv, pathlib
+files = sorted(pathlib.Path(context.node_config["data-path"]).glob("*.csv"))
+values = [float(row["a"]) for file in files for row in csv.DictReader(file.open())]
+"""
+TRAINS_ON_ALL = SEES + WELL_BEHAVED.replace('"num-examples": 10', '"num-examples": len(values)')
+SCORES = (
+    SEES
+    + """\
+reply = answered(message, None, {"num-examples": len(values), "auc": 0.6})
+if message.content["config"].get("cloister-rows"):
+    arrays = {"row": np.arange(len(values)), "score": np.array(values) / 100, "held-out": np.arange(len(values)) % 2}
+    reply.content["cloister-rows"] = ArrayRecord({name: Array(np.asarray(value)) for name, value in arrays.items()})
+return reply
+"""
+)
+
+
+@contextlib.contextmanager
+def judging(tmp_path: Path, evaluate: str, train: str = TRAINS_ON_ALL) -> Iterator[TrainerProcess]:
+    spec = spec_of(tmp_path, train)
+    (tmp_path / "data" / "site.csv").write_text("a,b\n" + "".join(f"{at},2\n" for at in range(100)))
+    app_dir = unpacked(tmp_path, train=train, evaluate=evaluate)
+    process = TrainerProcess.start(replace(spec, app_dir=app_dir, rows=100), timeout_s=60)
+    try:
+        yield process
+    finally:
+        process.stop()
+
+
+def test_an_app_that_offers_it_scores_rows_and_trains_shadows_on_halves(tmp_path: Path) -> None:
+    with judging(tmp_path, SCORES) as process:
+        plain = process.train(MODEL, 1, 30)
+        assert plain.metrics["auc"] == 0.6, "in a round nobody asks for rows"
+        judged = process.judge(MODEL, 2, 30)
+        assert judged.num_examples == 100
+        assert judged.rows is not None
+        np.testing.assert_allclose(judged.rows.scores, np.arange(100, dtype=np.float32) / 100)
+        shadow = process.shadow(MODEL, 7, 2, 30)
+        assert len(shadow.rows) == 100, "a shadow scores all rows"
+        assert not (tmp_path / "scratch" / "shadow-data").exists()
+        assert process.train(MODEL, 3, 30).num_examples == 100
+
+
+def test_an_app_that_keeps_what_it_read_makes_no_shadow(tmp_path: Path) -> None:
+    kept = 'len(globals().setdefault("kept", values))'
+    caching = TRAINS_ON_ALL.replace("len(values)", kept)
+    with judging(tmp_path, SCORES, caching) as process:
+        process.train(MODEL, 1, 30)
+        with pytest.raises(AppError) as error:
+            process.shadow(MODEL, 7, 1, 30)
+        assert error.value.reason is Reason.AUDIT_SHADOWS
+        assert process.judge(MODEL, 2, 30).rows is not None, "and goes on"
+
+
+def test_scores_that_cannot_be_right_are_a_reason_and_the_child_goes_on(tmp_path: Path) -> None:
+    with judging(tmp_path, SCORES.replace("np.array(values) / 100", "np.array(values)")) as process:
+        with pytest.raises(AppError) as error:
+            process.judge(MODEL, 2, 30)
+        assert error.value.reason is Reason.APP_ROWS
+        assert process.train(MODEL, 3, 30).num_examples == 100
+
+
+def test_an_app_without_the_hook_is_judged_by_its_metrics(tmp_path: Path) -> None:
+    with judging(tmp_path, 'return answered(message, None, {"num-examples": 4, "auc": 0.5})') as process:
+        judged = process.judge(MODEL, 2, 30)
+        assert (judged.num_examples, judged.metrics, judged.rows) == (4, {"auc": 0.5}, None)

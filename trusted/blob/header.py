@@ -29,6 +29,7 @@ class BlobKind(Enum):
     RELEASE = "release"
     BASE = "base"
     STATE = "state"
+    FINAL = "final"
 
 
 @dataclass(frozen=True, slots=True)

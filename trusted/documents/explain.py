@@ -16,6 +16,7 @@ from trusted.attestation.roots import Assurance
 from trusted.documents.charter import Charter, Profile
 from trusted.documents.explain_aggregation import explain_aggregation
 from trusted.documents.explain_dataset import explain_dataset
+from trusted.documents.explain_evaluation import explain_evaluation, explain_metric
 from trusted.documents.explain_exchange import explain_exchange
 from trusted.documents.plan import Plan
 from trusted.documents.schema import Validity, write_time
@@ -158,13 +159,10 @@ def _plan(plan: Plan, charter: Charter) -> Iterator[str]:
 
 def _leaves(plan: Plan, charter: Charter) -> Iterator[str]:
     yield "What leaves a site: one sealed update a round, its weight, and the metrics below. Never a row of data."
-    for metric in plan.metrics:
-        yield (
-            f"Metric {metric.name} becomes public as a mean over at least {metric.min_sites} sites, "
-            f"rounded to {metric.digits} decimal place(s)."
-        )
+    yield from (explain_metric(metric) for metric in plan.metrics)
     if not plan.metrics:
         yield "No metric becomes public."
+    yield from explain_evaluation(plan.evaluation)
     for member_id in plan.recipients:
         yield f"{charter.member(member_id).name} ({member_id}) receives the final model in clear."
     yield "Every host sees who takes part, when, sizes and the number of rounds."

@@ -24,6 +24,7 @@ from trusted.documents.terms import (
     Cohort,
     DatasetContract,
     Deadlines,
+    Evaluation,
     Exchange,
     MetricRule,
     Privacy,
@@ -77,6 +78,7 @@ class Plan:
     metrics: tuple[MetricRule, ...]
     recipients: tuple[str, ...]
     exchange: Exchange = _IN_FULL
+    evaluation: Evaluation | None = None
 
     @classmethod
     def parse(cls, payload: bytes) -> Plan:
@@ -110,6 +112,7 @@ class Plan:
                 metrics=tuple(MetricRule.read(entry) for entry in fields.items("metrics", max_items=256)),
                 recipients=_read_recipients(fields.mapping("release")),
                 exchange=Exchange.read(fields.mapping("exchange")) if fields.has("exchange") else _IN_FULL,
+                evaluation=Evaluation.read(fields.mapping("evaluation")) if fields.has("evaluation") else None,
             )
         names = [tensor.name for tensor in plan.layout.tensors]
         in_order = [name for name in names if name in set(plan.exchange.tensors)]
@@ -119,6 +122,8 @@ class Plan:
         unique([metric.name for metric in plan.metrics], "plan.metrics", low=0)
         reachable = all(metric.min_sites <= plan.cohort.size for metric in plan.metrics)
         rule(reachable, "plan.metrics.min_sites", "at most plan.cohort.size expected")
+        if plan.evaluation is not None:
+            plan.evaluation.check(plan.dataset, plan.cohort)
         return plan
 
     def encode(self) -> bytes:
@@ -143,6 +148,7 @@ class Plan:
             "metrics": [metric.to_json() for metric in self.metrics],
             "release": {"recipients": list(self.recipients)},
             **({} if self.exchange == _IN_FULL else {"exchange": self.exchange.to_json()}),
+            **({} if self.evaluation is None else {"evaluation": self.evaluation.to_json()}),
         }
 
 

@@ -2,8 +2,9 @@
 
 from pathlib import Path
 
+import numpy as np
 import torch
-from flwr.app import ArrayRecord, ConfigRecord, Context, Message, MetricRecord, RecordDict
+from flwr.app import Array, ArrayRecord, ConfigRecord, Context, Message, MetricRecord, RecordDict
 from flwr.clientapp import ClientApp
 
 from rand_hie import task
@@ -57,9 +58,20 @@ def train(message: Message, context: Context) -> Message:
 
 @app.evaluate()
 def evaluate(message: Message, context: Context) -> Message:
-    """Judge the model on the site's held-out persons."""
+    """Judge the model on the site's held-out persons; where the server asks for it, score every row as well."""
     torch.set_num_threads(1)
-    rows = _rows(context).held_out
-    loss, auc = task.evaluate(_net(message), rows)
-    metrics = MetricRecord({"num-examples": len(rows.y), "val-loss": loss, "auc": auc})
-    return Message(RecordDict({"metrics": metrics}), reply_to=message)
+    rows, net = _rows(context).held_out, _net(message)
+    loss, auc = task.evaluate(net, rows)
+    reply = RecordDict({"metrics": MetricRecord({"num-examples": len(rows.y), "val-loss": loss, "auc": auc})})
+    config = message.content["config"]
+    if isinstance(config, ConfigRecord) and config.get("cloister-rows"):
+        reply["cloister-rows"] = _row_scores(net, context)
+    return Message(reply, reply_to=message)
+
+
+def _row_scores(net: task.Net, context: Context) -> ArrayRecord:
+    """Every row by its place in the data: its score, and whether it was held out. Cloister keeps this at the site."""
+    table = task.load_table(site_data(context))
+    held_out = task.is_held_out(table, int(context.run_config["seed"]))
+    arrays = {"row": np.arange(len(table.y)), "score": task.chances(net, table), "held-out": held_out.astype(np.uint8)}
+    return ArrayRecord({name: Array(values) for name, values in arrays.items()})

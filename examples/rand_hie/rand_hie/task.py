@@ -99,9 +99,14 @@ def _features(raw: dict[str, np.ndarray]) -> np.ndarray:
 
 def split(table: Table, seed: int) -> Split:
     """Hold out 30 % of the persons by a hash of id and seed: the same persons everywhere, whatever the row order."""
-    shares = [int.from_bytes(hashlib.sha256(f"{seed}:{p}".encode()).digest()[:8], "big") / 2**64 for p in table.person]
-    held_out = np.array(shares) < HELD_OUT
+    held_out = is_held_out(table, seed)
     return Split(table.where(~held_out), table.where(held_out))
+
+
+def is_held_out(table: Table, seed: int) -> np.ndarray:
+    """Of each row whether its person is held out, bool[n]."""
+    shares = [int.from_bytes(hashlib.sha256(f"{seed}:{p}".encode()).digest()[:8], "big") / 2**64 for p in table.person]
+    return np.array(shares) < HELD_OUT
 
 
 def train(net: nn.Module, table: Table, *, epochs: int, lr: float, batch: int, seed: int) -> float:
@@ -129,6 +134,13 @@ def evaluate(net: nn.Module, table: Table) -> tuple[float, float]:
     scores = net(table.x)
     loss = nn.functional.binary_cross_entropy_with_logits(scores, table.y).item()
     return loss, auc(table.y.numpy(), scores.numpy())
+
+
+@torch.no_grad()
+def chances(net: nn.Module, table: Table) -> np.ndarray:
+    """The chance of five visits or more for each row, float32[n]."""
+    net.eval()
+    return torch.sigmoid(net(table.x)).numpy()
 
 
 def auc(y: np.ndarray, scores: np.ndarray) -> float:

@@ -8,6 +8,7 @@ from trusted.documents.terms.app import App, AppKind, Scalar
 from trusted.documents.terms.cohort import MAX_COHORT, MAX_DEADLINE_S, Cohort, Deadlines
 from trusted.documents.terms.columns import ColumnRule, ColumnType, Missing
 from trusted.documents.terms.dataset import MAX_ROWS, Consent, DatasetContract, read_columns
+from trusted.documents.terms.evaluation import Audit, Evaluation, Label, Subgroup
 from trusted.documents.terms.exchange import Exchange
 from trusted.documents.terms.metrics import MetricRule
 from trusted.documents.terms.privacy import Mechanism, Privacy
@@ -22,13 +23,16 @@ __all__ = [
     "Aggregation",
     "App",
     "AppKind",
+    "Audit",
     "Cohort",
     "ColumnRule",
     "ColumnType",
     "Consent",
     "DatasetContract",
     "Deadlines",
+    "Evaluation",
     "Exchange",
+    "Label",
     "Mechanism",
     "MetricRule",
     "Missing",
@@ -37,5 +41,6 @@ __all__ = [
     "Rule",
     "Scalar",
     "ServerOptimizer",
+    "Subgroup",
     "read_columns",
 ]

@@ -106,12 +106,13 @@ class Spent:
 
 @dataclass(frozen=True, slots=True)
 class Released:
-    """The model was released: its digest, the blob that holds it sealed, and who can open it."""
+    """The model was released: its digest, the blob that holds it sealed, who can open it, and its card's digest."""
 
     KIND: ClassVar[str] = "released"
     model_sha256: bytes
     blob: bytes
     recipients: tuple[str, ...]
+    card_sha256: bytes | None = None
 
     def to_json(self) -> dict[str, Any]:
         """The fields, without ``kind``."""
@@ -119,6 +120,7 @@ class Released:
             "model_sha256": self.model_sha256.hex(),
             "blob": self.blob.hex(),
             "recipients": list(self.recipients),
+            **({} if self.card_sha256 is None else {"card_sha256": self.card_sha256.hex()}),
         }
 
     @classmethod
@@ -128,6 +130,7 @@ class Released:
             model_sha256=fields.octets("model_sha256", DIGEST_BYTES),
             blob=fields.octets("blob", NAME_BYTES),
             recipients=read_members(fields, "recipients", low=1, high=MAX_MEMBERS),
+            card_sha256=fields.octets("card_sha256", DIGEST_BYTES) if fields.has("card_sha256") else None,
         )
 
 
