@@ -28,11 +28,20 @@ from trusted.documents.dsse import MAX_ENVELOPE_BYTES
 from trusted.evidence.boot import Role
 from trusted.wire import Json
 from worker.bundle import MAX_BUNDLE_BYTES
+from worker.dataset import sealed_header
 
 SITE_POLICY = "site-policy.dsse.json"
 CONTROL = "control"  # beside a site's papers: what its operator wants of its workers
 STATE = "state"  # beside a site's papers, unless its operator says otherwise
 _MAX_KEY_BYTES = 1 << 14
+
+
+@dataclass(frozen=True, slots=True)
+class KeyBroker:
+    """Where the key of sealed data is fetched: ``name:port``, and the CA of its certificate (None: the public ones)."""
+
+    target: str = ""
+    ca: Path | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -48,6 +57,7 @@ class SiteFiles:
     initial_model: Path | None
     log: Path
     state: Path | None = None
+    broker: KeyBroker = KeyBroker()
     app_memory_mib: int = 0
 
 
@@ -100,7 +110,14 @@ def stage_site(stage: Stage, papers: Papers, files: SiteFiles, route: Route) -> 
             )
         initial = str(stage.put("initial.f32", model.vector.tobytes()))
     if not files.data.exists():
-        raise UserError(f"{files.data}: no such file or folder", "Give the member's CSV file, or a folder of them.")
+        raise UserError(
+            f"{files.data}: no such file or folder", "Give the member's CSV file, a folder, or a sealed file."
+        )
+    if sealed_header(files.data) is not None and not files.broker.target:
+        raise UserError(f"{files.data} is sealed", "Give --key-broker, the member's key broker.")
+    if files.data.is_file() and files.data.suffix == ".parquet":
+        raise UserError(f"{files.data}: a worker reads CSV and sealed files", "Seal it: cloister data seal.")
+    broker_ca = b"" if files.broker.ca is None else read_bounded(files.broker.ca, MAX_CA_BYTES)
     logs = stage.empty_folder(files.log.parent / f"{files.log.stem}-app")
     return {
         "coordinators": list(route.coordinators),
@@ -117,6 +134,8 @@ def stage_site(stage: Stage, papers: Papers, files: SiteFiles, route: Route) -> 
         "control": _control(files.folder, papers.plan.digest),
         "app_memory_mib": files.app_memory_mib,
         "state": "" if files.state is None else str(_memory(stage, files.state, papers.plan.digest)),
+        "key_broker": files.broker.target,
+        "key_broker_ca": broker_ca.decode(),
     }
 
 

@@ -30,6 +30,7 @@ _COMMANDS = (
     "aggregator",
     "worker",
     "privacy",
+    "data",
     "run",
     "model",
     "keys",

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from datetime import timedelta
@@ -23,6 +24,8 @@ from worker.bundle import MAX_BUNDLE_BYTES, build_bundle, bundle_digest, unpack_
 
 _MIN_METRIC_SITES = 2
 _METRIC_DIGITS = 3
+_MAX_CONTRACT_BYTES = 1 << 20
+_CONTRACT_FORM = "Write an object with columns, and perhaps min_rows, consent and expires; see docs/data.md."
 
 
 @dataclass(frozen=True, slots=True)
@@ -55,6 +58,7 @@ class Sites:
     recipients: Sequence[str]
     share: float | None = None
     evaluation: Mapping[str, Any] | None = None
+    contract: Path | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -120,7 +124,7 @@ def make_plan(charter: VerifiedCharter, training: Training, sites: Sites, terms:
         "deadlines": {"round_s": timing.round_s, "lease_s": timing.lease_s, "reattest_s": timing.reattest_s},
         "aggregation": terms.folding.to_json(terms.max_weight, cohort["minimum"]),
         "privacy": terms.privacy,
-        "dataset": {"min_rows": sites.min_rows, "columns": list(sites.columns)},
+        "dataset": _dataset(sites),
         "metrics": [_metric(text) for text in sites.metrics],
         "release": {"recipients": list(sites.recipients)},
         "exchange": training.travel.to_json(initial.layout),
@@ -136,6 +140,21 @@ def _cohort(charter: VerifiedCharter, members: list[str], sites: Sites) -> dict[
     share = 1.0 if sites.share is None else sites.share
     size = sites.size or max(minimum, int(len(members) * share))
     return {"members": members, "minimum": minimum, "size": size}
+
+
+def _dataset(sites: Sites) -> dict[str, Any]:
+    """``plan.dataset``: of the contract file, or of the columns by name. The plan's own rules check what is in it."""
+    if (sites.contract is None) != bool(sites.columns):
+        raise UserError("which columns the app gets is not clear", "Give --column for each, or --contract, not both.")
+    if sites.contract is None:
+        return {"min_rows": sites.min_rows, "columns": list(sites.columns)}
+    try:
+        contract = json.loads(read_bounded(sites.contract, _MAX_CONTRACT_BYTES))
+    except ValueError:
+        raise UserError(f"{sites.contract}: not JSON", _CONTRACT_FORM) from None
+    if not isinstance(contract, dict):
+        raise UserError(f"{sites.contract}: not a JSON object", _CONTRACT_FORM)
+    return {"min_rows": sites.min_rows} | contract
 
 
 def _settings(training: Training) -> dict[str, Any]:

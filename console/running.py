@@ -113,7 +113,10 @@ def sentence_of(entry: Entry) -> str:
         case "aggregator-started":
             return f"Aggregator of plan {str(entry.get('plan'))[:16]}… runs, and waits at the door."
         case "data-admitted":
-            return f"Data meets the plan's contract: {entry.get('rows')} rows."
+            rows = f": {entry['rows']} rows" if "rows" in entry else ""
+            where = "in memory only" if entry.get("in_memory") else "on the worker's disk"
+            stands = f"The ledger will hold {str(entry.get('commitment'))[:16]}…"
+            return f"Data meets the plan's contract{rows}; in clear it lies {where}. {stands} for it."
         case "release-verified":
             return f"The release holds: the model after {entry.get('rounds')} rounds, {str(entry.get('model'))[:16]}…"
         case "model-opened":

@@ -35,7 +35,7 @@ def make_site_policy(
         WireError, DocumentError: ``member`` is none, or a bound is out of range.
     """
     documents = [plan.document for plan in plans]
-    columns = bounds.columns or tuple(sorted({column for plan in documents for column in plan.dataset.columns}))
+    columns = bounds.columns or tuple(sorted({column for plan in documents for column in plan.dataset.needed}))
     asked = max((plan.rounds for plan in documents), default=0)
     policy = SitePolicy(
         member=charter.document.member(member).id,

@@ -115,7 +115,7 @@ class Scorer:
         model, rows, scores = (mmap.mmap(-1, size) for size in sizes)
         pid = os.fork()
         if pid == 0:
-            _child(spec, _Child(theirs, log.descriptor, model, scores, rows), rows)
+            _child(spec, _Child(theirs, log.descriptor, model, scores), rows)
         theirs.close()
         os.close(log.descriptor)
         scorer = cls(spec, TrainerProcess(pid, spec.layout, ours, model, scores, log), model, rows, scores)

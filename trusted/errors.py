@@ -157,6 +157,11 @@ class Reason(IntEnum):
     APP_LOG = 809
     APP_ROWS = 815
     APP_NOT_PRIVATE = 816
+    DATA_VALUES = 817
+    DATA_FILE = 818
+    DATA_SEALED = 819
+    DATA_KEY = 820
+    DATA_PROOF = 821
 
     # 9xx: what a TEE gets from its machine: evidence, a start, a memory
     TEE_DEVICE_MISSING = 901

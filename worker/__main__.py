@@ -76,8 +76,11 @@ def main(boot: Boot) -> int:
             _note_departure(Departed(Wish.WITHDRAW))
             return 0
         prepared = prepare(boot, options, note)
-        signal.signal(signal.SIGTERM, operator.leave)
-        return take_part(boot, options, prepared, operator)
+        try:
+            signal.signal(signal.SIGTERM, operator.leave)
+            return take_part(boot, options, prepared, operator)
+        finally:
+            prepared.close()
     except ProtocolError as error:
         note("worker-refused", reason=error.reason.code, name=error.reason.name, detail=error.detail)
         return 1

@@ -8,6 +8,9 @@ ArrayRecord of that name to its reply, with three arrays of one length: ``row`` 
 
 from __future__ import annotations
 
+import fcntl
+import mmap
+import os
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any
@@ -74,6 +77,16 @@ class RowScores:
             raise _wrong("1 to as many rows as were admitted expected")
         arrays = [np.frombuffer(memory, kind, count, offset=4 * count * at).copy() for at, kind in enumerate(_AS)]
         return cls.read(dict(zip(NAMES, arrays, strict=True)), admitted=admitted)
+
+
+def shared_rows(memory: int, rows: int) -> mmap.mmap:
+    """The memory of scores of ``rows`` rows behind the descriptor ``memory`` of memfd_create(2), sized and mapped.
+
+    It is sealed at that size first: an app that made it smaller would end the worker that reads it (SIGBUS).
+    """
+    os.ftruncate(memory, rows * RECORD_BYTES)
+    fcntl.fcntl(memory, fcntl.F_ADD_SEALS, fcntl.F_SEAL_SHRINK | fcntl.F_SEAL_GROW | fcntl.F_SEAL_SEAL)
+    return mmap.mmap(memory, rows * RECORD_BYTES)
 
 
 def kept_rows(seed: int, rows: int) -> NDArray[np.bool_]:

@@ -16,6 +16,7 @@ from numpy.typing import NDArray
 
 from trusted.documents.terms import Evaluation
 from trusted.errors import AppError, Reason
+from worker.dataset import csv_line
 
 UNLABELLED = 2
 
@@ -83,11 +84,11 @@ def write_part(data: Path, target: Path, chosen: NDArray[np.bool_]) -> None:
     try:
         for file in sorted(data.glob("*.csv")):
             with file.open(newline="", encoding="utf-8") as lines, (target / file.name).open("w", newline="") as part:
-                reader, writer = csv.reader(lines, strict=True), csv.writer(part, lineterminator="\n")
-                writer.writerow(next(reader))
+                reader = csv.reader(lines, strict=True)
+                part.write(csv_line(next(reader)))
                 for row in reader:
                     if chosen[place]:
-                        writer.writerow(row)
+                        part.write(csv_line(row))
                     place += 1
     except (OSError, UnicodeDecodeError, csv.Error, IndexError):
         raise AppError(Reason.AUDIT_SHADOWS, "audit: half of the data cannot be written for a shadow") from None
@@ -96,20 +97,22 @@ def write_part(data: Path, target: Path, chosen: NDArray[np.bool_]) -> None:
 def without_columns(data: Path, unseen: tuple[str, ...], target: Path) -> Path:
     """A folder with the rows of ``data`` without the columns ``unseen``: ``data`` itself where there are none.
 
+    ``target`` may exist, empty.
+
     Raises:
         AppError: DATA_CONTRACT: the copy cannot be read.
     """
     if not unseen:
         return data
-    target.mkdir(mode=0o700)
+    target.mkdir(mode=0o700, exist_ok=True)
     try:
         for file in sorted(data.glob("*.csv")):
             with file.open(newline="", encoding="utf-8") as lines, (target / file.name).open("w", newline="") as copy:
-                reader, writer = csv.reader(lines, strict=True), csv.writer(copy, lineterminator="\n")
+                reader = csv.reader(lines, strict=True)
                 header = next(reader)
                 kept = [place for place, column in enumerate(header) if column not in unseen]
-                writer.writerow([header[place] for place in kept])
-                writer.writerows([row[place] for place in kept] for row in reader)
+                copy.write(csv_line([header[place] for place in kept]))
+                copy.writelines(csv_line([row[place] for place in kept]) for row in reader)
     except (OSError, UnicodeDecodeError, csv.Error):
         raise AppError(Reason.DATA_CONTRACT, "data: the admitted copy cannot be read") from None
     return target

@@ -1,9 +1,9 @@
 """The member's app trains in a process of its own that has the data and nothing else. Trust zone: worker.
 
 The child is forked before keys exist, before threads start and before gRPC is imported: it inherits no secret, no
-socket but one to its parent, and no environment. It then gives up the network, other programs and other files, and
-only then imports flwr and the app. Models and updates pass through shared anonymous memory, words about them as small
-canonical JSON.
+socket but one to its parent, and no environment. It then gives up the network, other programs and other files, waits
+until its parent has checked the data, and only then imports flwr and the app. Models and updates pass through shared
+anonymous memory, words about them as small canonical JSON.
 
 The app runs in the child, so the child may say anything: the parent reads its frames with a bound and a deadline,
 copies the update before it checks it, and takes over reason numbers, never text.
@@ -26,7 +26,7 @@ import threading
 import time
 import traceback
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any, NoReturn
 
@@ -41,7 +41,7 @@ from trusted.wire import Fields, decode_json, encode_json
 from worker import dp_sgd
 from worker.app_log import Reader
 from worker.log_process import LogProcess
-from worker.rows import RECORD_BYTES, RowScores, kept_rows
+from worker.rows import RECORD_BYTES, RowScores, kept_rows, shared_rows
 from worker.strata import write_part
 from worker.trainer import MAX_METRICS, Call, Judged, Trainer, TrainResult, Vector
 
@@ -75,7 +75,8 @@ class TrainerSpec:
 
     Attributes:
         app_dir: the app, from ``unpack_bundle``.
-        data: a folder of CSV files, from ``admit_dataset``; the app finds it as ``context.node_config["data-path"]``.
+        data: a folder that ``admit_dataset`` fills with CSV files before ``load``; the app finds it as
+            ``context.node_config["data-path"]``.
         layout: the plan's.
         config, train_config, evaluate_config: the plan's, of ``app``.
         log_file: where the app's own words go, sealed for ``log_reader``: they may hold the member's data.
@@ -84,7 +85,7 @@ class TrainerSpec:
         private: how it must train, where the plan asks for DP-SGD.
         log_reader: the member; None: nobody hears the app's words.
         memory_bytes: how much memory the app may ask for; 0: three quarters of the machine's.
-        rows: how many rows the data have, where the plan has models judged row by row; else 0.
+        rows: what :meth:`TrainerProcess.start` says to ``load``.
     """
 
     app_dir: Path
@@ -117,6 +118,7 @@ class TrainerProcess:
     _model: mmap.mmap = field(repr=False)
     _delta: mmap.mmap = field(repr=False)
     _log: LogProcess = field(repr=False)
+    _shared: int = field(default=-1, repr=False)
     private: DpSgd | None = None
     features: tuple[Feature, ...] = ()
     offers: tuple[Call, ...] = ()
@@ -126,11 +128,17 @@ class TrainerProcess:
 
     @classmethod
     def start(cls, spec: TrainerSpec, *, timeout_s: float = _START_TIMEOUT_S) -> TrainerProcess:
-        """Fork, and wait until the app is loaded in the child.
+        """Fork, and wait until the app is loaded in the child; errors as of :meth:`fork` and :meth:`load`."""
+        process = cls.fork(spec)
+        process.load(rows=spec.rows, timeout_s=timeout_s)
+        return process
+
+    @classmethod
+    def fork(cls, spec: TrainerSpec) -> TrainerProcess:
+        """Fork a child that waits, confined, and loads no code of a member yet: what is read from now on it has not.
 
         Raises:
             RuntimeError: threads run already: the caller came too late.
-            AppError: BUNDLE_MALFORMED, APP_FAILED, APP_TIMEOUT: the app cannot be loaded.
         """
         if threading.active_count() != 1:
             raise RuntimeError("trainer process: must be started before threads are")
@@ -139,22 +147,35 @@ class TrainerProcess:
         log = LogProcess.start(spec.log_file, spec.log_reader)
         ours, theirs = socket.socketpair()
         model, delta = (mmap.mmap(-1, spec.layout.size_bytes) for _ in range(2))
-        rows = mmap.mmap(-1, spec.rows * RECORD_BYTES) if spec.rows else None
+        rows = os.memfd_create("rows", os.MFD_CLOEXEC | os.MFD_ALLOW_SEALING)  # sized once the rows are counted
         pid = os.fork()
         if pid == 0:
             _child(spec, _Child(theirs, log.descriptor, model, delta, rows))
         theirs.close()
         os.close(log.descriptor)
-        handle = cls(pid, spec.layout, ours, model, delta, log, spec.private, _rows=rows, _admitted=spec.rows)
+        return cls(pid, spec.layout, ours, model, delta, log, rows, spec.private)
+
+    def load(self, *, rows: int = 0, timeout_s: float = _START_TIMEOUT_S) -> None:
+        """Let the child load the app, now that its data lies in ``spec.data``; waits until it has.
+
+        ``rows``: how many there are, where the plan has models judged row by row; else 0.
+
+        Raises:
+            AppError: BUNDLE_MALFORMED, APP_FAILED, APP_TIMEOUT: the app cannot be loaded; the child is gone.
+        """
+        self._admitted = rows
+        if rows:
+            self._rows = shared_rows(self._shared, rows)
+        os.close(self._shared)
         try:
-            with handle._answered(timeout_s) as fields:
+            self._send({"load": rows})
+            with self._answered(timeout_s) as fields:
                 names, offered = fields.items("features", max_items=64), fields.items("offers", max_items=8)
         except AppError:
-            handle.stop()
+            self.stop()
             raise
-        handle.features = tuple(feature for feature in Feature if feature.value in names)
-        handle.offers = tuple(call for call in Call if call.value in offered)
-        return handle
+        self.features = tuple(feature for feature in Feature if feature.value in names)
+        self.offers = tuple(call for call in Call if call.value in offered)
 
     def train(self, model: Vector, round: int, timeout_s: float) -> TrainResult:
         """One round from ``model``, float32[elements]; blocks for ``timeout_s`` at most.
@@ -321,7 +342,8 @@ class _Child:
     log: int
     model: mmap.mmap
     delta: mmap.mmap
-    rows: mmap.mmap | None
+    memory: int = -1  # of the rows' scores, a memfd that has its size once ``load`` is said
+    rows: mmap.mmap | None = None
 
 
 def _child(spec: TrainerSpec, kept: _Child) -> NoReturn:
@@ -353,7 +375,7 @@ def _become_alone(spec: TrainerSpec, kept: _Child) -> None:
     for source, target in ((null, 0), (kept.log, 1), (kept.log, 2)):
         os.dup2(source, target)
     for descriptor in map(int, os.listdir("/proc/self/fd")):
-        if descriptor > 2 and descriptor != kept.channel.fileno():
+        if descriptor > 2 and descriptor not in (kept.channel.fileno(), kept.memory):
             with contextlib.suppress(OSError):  # the listing's own, closed already
                 os.close(descriptor)
     sys.stdin = open(0, encoding="utf-8", closefd=False)  # noqa: SIM115
@@ -397,7 +419,14 @@ def _end_with_channel(descriptor: int) -> None:
 
 
 def _serve(spec: TrainerSpec, kept: _Child, features: tuple[Feature, ...]) -> None:
-    """Load the app, then answer requests until the parent ends."""
+    """Load the app once it may be, then answer requests until the parent ends."""
+    try:
+        rows = int(decode_json(_read_frame(kept.channel, None))["load"])
+    except EOFError:
+        return
+    if rows:
+        spec, kept = replace(spec, rows=rows), replace(kept, rows=mmap.mmap(kept.memory, rows * RECORD_BYTES))
+    os.close(kept.memory)
     try:
         trainer = _load(spec)
     except AppError as error:

@@ -38,12 +38,16 @@ def new(  # one parameter for each field of the document
     initial_model: Annotated[Path, typer.Option(help="The model to start from, safetensors.", show_default=False)],
     name: Annotated[str, typer.Option(help="A short name.", show_default=False)],
     purpose: Annotated[str, typer.Option(help="What the model is for; every signer reads it.", show_default=False)],
-    column: Annotated[Texts, typer.Option(help="A column of the data; repeat.", show_default=False)],
     recipient: Annotated[Texts, typer.Option(help="A member who gets the model; repeat.", show_default=False)],
     no_privacy_because: Annotated[str, typer.Option(help="Why no privacy mechanism is needed.")] = "",
     privacy: Annotated[
         str, typer.Option(help="Or a mechanism: 'member-clipping,clip_norm=1,…' or 'dp-sgd,…' (docs/privacy.md).")
     ] = "",
+    column: Annotated[Texts, typer.Option(help="A column of the data; repeat.")] = [],  # noqa: B006
+    contract: Annotated[
+        Path | None,
+        typer.Option(help="JSON: columns with types, units, ranges, consent, expiry; in place of --column."),
+    ] = None,
     rounds: Annotated[int | None, typer.Option(min=1, max=10_000, help="Rounds. Default: the app's, or 3.")] = None,
     member: Annotated[Texts, typer.Option(help="A member of the cohort; repeat. Default: all.")] = [],  # noqa: B006
     minimum: Annotated[int | None, typer.Option(min=2, help="Never fold fewer. Default: the least allowed.")] = None,
@@ -122,8 +126,9 @@ def new(  # one parameter for each field of the document
             shadows=shadows,
             unseen=unseen_column,
         )
+        share = app_says.fraction_train
         sites = plans.Sites(
-            member, minimum, size, min_rows, column, metric, recipient, app_says.fraction_train, judged.to_json()
+            member, minimum, size, min_rows, column, metric, recipient, share, judged.to_json(), contract
         )
         timing = plans.Timing(round_s, lease_s, reattest_s, valid_days)
         given = {"rounds"} if rounds else set()

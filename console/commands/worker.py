@@ -29,7 +29,9 @@ def join(
     site: Annotated[
         Path, typer.Option(help="Folder with worker-key.pem, credential.dsse.json, site-policy.dsse.json.")
     ],
-    data: Annotated[Path, typer.Option(help="The member's CSV file, or a folder of them.", show_default=False)],
+    data: Annotated[
+        Path, typer.Option(help="The member's CSV file, a folder of them, or a sealed file.", show_default=False)
+    ],
     coordinator: Annotated[
         list[str], typer.Option(help="The host's name:port, the only place this dials; repeat for replicas.")
     ],
@@ -46,6 +48,8 @@ def join(
     state: Annotated[
         Path | None, typer.Option(help="Where the worker remembers across restarts; default: state in --site.")
     ] = None,
+    key_broker: Annotated[str, typer.Option(help="name:port of the member's key broker, for sealed data.")] = "",
+    key_broker_ca: Annotated[Path | None, typer.Option(help="That broker's CA file; default: the public ones.")] = None,
     no_state: Annotated[bool, typer.Option("--no-state", help="Remember nothing: a restart begins anew.")] = False,
     app_memory_mib: Annotated[
         int, typer.Option(min=0, max=1 << 24, help="Memory for the app; 0: three quarters of the machine's.")
@@ -60,7 +64,7 @@ def join(
         from console.documents import load_charter, load_plan
         from console.enclaves import Papers
         from console.files import read_bounded
-        from console.joining import STATE, Route, SiteFiles, join_run
+        from console.joining import STATE, KeyBroker, Route, SiteFiles, join_run
 
         if no_state and state is not None:
             raise UserError("--state and --no-state contradict each other", "Give one of them.")
@@ -74,6 +78,7 @@ def join(
             initial_model=initial_model,
             log=(log or site / "worker.log").resolve(),
             state=None if no_state else state or site / STATE,
+            broker=KeyBroker(key_broker, key_broker_ca),
             app_memory_mib=app_memory_mib,
         )
         status = join_run(papers, files, Route(tuple(coordinator), tuple(ca), url), tee=tee, chip=chip, report=report)

@@ -208,7 +208,7 @@ class Admissions:
             if first:
                 result = peer.result
                 proof = (result.measurement, result.assurance, sha256(token.encode()))
-                self._leaves.append(Admitted(member, peer.boot, peer.verify_key, *proof))
+                self._leaves.append(Admitted(member, peer.boot, peer.verify_key, *proof, peer.commitment))
 
     def _forget(self, connection: int) -> None:
         self._unsaid.pop(connection, None)

@@ -139,10 +139,12 @@ class Consortium:
         log = ["--log", self / f"aggregator-{plan}.log"]
         return self.start(f"aggregator-{plan}", "aggregator", "serve", *self.papers(plan), "--door", door, *tee, *log)
 
-    def join(self, site: str, plan: str, *, chip: str = "", name: str = "") -> Running:
-        """Start the worker of ``site``."""
+    def join(
+        self, site: str, plan: str, *, chip: str = "", name: str = "", data: list[object] | None = None
+    ) -> Running:
+        """Start the worker of ``site``; ``data`` in place of its CSV file."""
         name = name or f"{site}-{plan}"
-        data = ["--data", ROOT / "data" / "rand_hie" / f"{site}.csv", "--site", self / site]
+        data = [*(data or ["--data", ROOT / "data" / "rand_hie" / f"{site}.csv"]), "--site", self / site]
         tee = ["--tee", "software", "--chip", self / (chip or site.replace("site", "chip"))]
         model = ["--initial-model", self / "initial.safetensors"] if site == RECIPIENT else []
         log = ["--log", self / site / f"{name}.log"]

@@ -20,9 +20,22 @@ from safetensors import safe_open
 from safetensors.numpy import load_file
 
 from tests.console.conftest import Answer
-from tests.console.processes import OTHER, RECIPIENT, SITES, Consortium, Running, allow, cloister, establish, until
+from tests.console.processes import (
+    OTHER,
+    RECIPIENT,
+    ROOT,
+    SITES,
+    Consortium,
+    Running,
+    allow,
+    cloister,
+    establish,
+    made,
+    until,
+)
+from tests.console.sealing import SealedSite
 
-pytestmark = pytest.mark.slow
+pytestmark = [pytest.mark.slow, pytest.mark.timeout(600)]  # the first test of each story waits for the whole story
 
 LOST = "site-3"
 ROUNDS = 3
@@ -40,21 +53,23 @@ class Story:
     watched: Running
     attested: set[str]
     waited_for: list[str]
+    sealed: SealedSite
+    ungranted: Running
 
 
 @pytest.fixture(scope="module")
 def consortium(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Consortium]:
     """A federation with a host that serves; its processes end with the tests, however those end."""
     plans = {"main": ["--rounds", ROUNDS, *_TIMING], "other": ["--rounds", 50, *_TIMING]}
-    made = establish(tmp_path_factory.mktemp("federation"), plans)
-    allow(made, "site-1", "main", "other")
-    allow(made, "site-2", "main")
-    allow(made, "site-3", "main")
+    consortium = establish(tmp_path_factory.mktemp("federation"), plans)
+    allow(consortium, "site-1", "main", "other")
+    allow(consortium, "site-2", "main")
+    allow(consortium, "site-3", "main")
     try:
-        made.open_host()
-        yield made
+        consortium.open_host()
+        yield consortium
     finally:
-        made.end()
+        consortium.end()
 
 
 @pytest.fixture(scope="module")
@@ -62,9 +77,14 @@ def story(consortium: Consortium) -> Story:
     """The run of the plan ``main``: an intruder is refused, one worker dies in round 1, the rest finish."""
     consortium.serve("main")
     intruder = consortium.join(LOST, "main", chip="other-chip", name="intruder")
+    sealed = SealedSite(consortium, OTHER, "main")
+    data = sealed.serve()
+    ungranted = consortium.join(OTHER, "main", name="ungranted", data=data)
     intruder.until_said(r"(ATT-203 TRUST_ANCHOR)", _START_S)
     intruder.end()
-    workers = {site: consortium.join(site, "main") for site in SITES}
+    ungranted.ended(_START_S)
+    sealed.grant()
+    workers = {site: consortium.join(site, "main", data=data if site == OTHER else None) for site in SITES}
     until("three attested sites", lambda: consortium.attested("main") == set(SITES), _START_S)
     attested = consortium.attested("main")
     # A frozen worker is in the cohort and cannot answer: so it dies in the middle of a round, whatever the timing.
@@ -78,7 +98,7 @@ def story(consortium: Consortium) -> Story:
     finally:
         os.kill(enclave, signal.SIGKILL)
     watched.ended(_START_S)
-    return Story(consortium, workers, intruder, watched, attested, waited_for)
+    return Story(consortium, workers, intruder, watched, attested, waited_for, sealed, ungranted)
 
 
 def has_waited_for(consortium: Consortium, site: str) -> bool:
@@ -97,6 +117,26 @@ def test_a_lost_worker_costs_its_own_contribution_and_the_run_finishes(story: St
         assert f"Round {ROUNDS}: this site's update counted." in story.workers[site].said
         assert f"finished after {ROUNDS} rounds" in story.workers[site].said
     assert "this site's update" not in story.workers[LOST].said
+
+
+def test_sealed_data_opens_in_the_granted_worker_alone_and_its_rows_are_proved_by_the_ledger(story: Story) -> None:
+    """OTHER trained on data that lay sealed; before it was granted the key its worker was refused it."""
+    sealed = story.sealed
+    assert story.ungranted.process.returncode == 1
+    assert "The app runs" not in story.ungranted.said
+    log = made("keys", "log", "--keys", sealed.keys).data
+    released = [entry["event"] for entry in log["log"]]
+    assert (released.count("released"), released.count("refused")) == (1, 1)
+    leaves = cloister("run", "log", *story.consortium.papers("main"), *story.consortium.host).data["leaves"]
+    (committed,) = {leaf["dataset"] for leaf in leaves if leaf["kind"] == "admitted" and leaf["member"] == OTHER}
+    of = ["--plan", story.consortium / "main.dsse.json", "--keys", sealed.keys]
+    assert made("data", "check", sealed.file, *of).data["commitment"] == committed
+    proof = story.consortium / "row.json"
+    made("data", "prove", sealed.file, *of, "--row", 7, "--out", proof)
+    shown = made("data", "verify-row", proof, "--commitment", committed).data
+    header, *rows = (ROOT / "data" / "rand_hie" / f"{OTHER}.csv").read_text().splitlines()
+    assert shown["row"] == dict(zip(header.split(","), rows[6].split(","), strict=True))
+    assert list(story.consortium.folder.rglob("data.csv")) == []
 
 
 def test_the_report_tells_where_the_time_of_each_round_went(story: Story) -> None:

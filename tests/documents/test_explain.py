@@ -28,6 +28,30 @@ def test_a_plan_names_who_trains_what_and_who_gets_it() -> None:
     assert c.BUNDLE.hex() in text
 
 
+def test_what_the_data_must_be_is_said_in_words() -> None:
+    dataset = {
+        "min_rows": 50,
+        "columns": [
+            "visits",
+            {"name": "sbp", "type": "number", "unit": "mm[Hg]", "low": 40, "high": 300, "missing": "allow"},
+            {"name": "sex", "type": "category", "values": ["f", "m"]},
+        ],
+        "consent": {"column": "consent", "value": "yes"},
+        "expires": {"column": "until"},
+    }
+    text = "\n".join(explain_plan(c.plan(CHARTER, c.plan_json(CHARTER, dataset=dataset)).document, CHARTER.document))
+    for said in (
+        "the columns visits, sbp, sex; at least 50 row(s)",
+        "Column sbp: numbers in mm[Hg], at least 40, at most 300; may be empty.",
+        "Column sex: one of the values f, m; never empty.",
+        'Only rows whose column consent is exactly "yes" are used.',
+        "Rows whose time in column until has passed",
+        "The app does not see consent, until",
+        "committed to in the run's ledger",
+    ):
+        assert said in text
+
+
 def exchanging(**exchange: object) -> str:
     """What a signer reads of the plan with these terms of exchange."""
     terms = {"model": "float32", "update": "float32", "tensors": [], **exchange}

@@ -15,7 +15,7 @@ from tests.enclave.test_run import running
 from tests.world import Net, SimpleSite, World
 from trusted.errors import Reason
 from trusted.ledger.checkpoint import Checkpoint, TreeHead
-from trusted.ledger.leaves import Committed, State, parse
+from trusted.ledger.leaves import Admitted, Committed, State, parse
 from trusted.ledger.merkle import verify_consistency
 from trusted.ledger.notes import Note
 from trusted.ledger.segments import Segment, read_log, segment_name
@@ -244,3 +244,11 @@ def test_leaves_of_admissions_stand_before_the_state_that_follows_them(held):
     log = read_log(held.world.plan.digest, held.journal.log.head, lambda name: held.store.blobs.get(name, b""))
     kinds = [type(parse(leaf)).__name__ for leaf in log.leaves]
     assert kinds == ["Genesis", "Admitted", "Admitted", "Admitted", "Admitted", "Opened", "State"]
+
+
+def test_the_ledger_names_what_a_worker_committed_its_rows_to(held):
+    log = read_log(held.world.plan.digest, held.journal.log.head, lambda name: held.store.blobs.get(name, b""))
+    admitted = [leaf for leaf in map(parse, log.leaves) if isinstance(leaf, Admitted)]
+    assert {leaf.member: leaf.dataset for leaf in admitted} == {
+        member: held.world.membership(member).commitment for member in held.world.members
+    }

@@ -35,7 +35,7 @@ from trusted.wire import encode_json
 DIGEST, NAME = bytes(range(32)), bytes(range(16))
 ONE_OF_EACH = [
     Genesis(DIGEST, DIGEST, DIGEST, ("a", "b", "c"), 2),
-    Admitted("a", NAME, DIGEST, bytes(48), Assurance.HARDWARE, DIGEST),
+    Admitted("a", NAME, DIGEST, bytes(48), Assurance.HARDWARE, DIGEST, DIGEST),
     Refused(Reason.MEASUREMENT, "a"),
     Refused(Reason.EVIDENCE_FORMAT, None),
     Left("a", Reason.UNREACHABLE),
@@ -101,9 +101,9 @@ def test_a_leaf_has_one_spelling(leaf):
         (Opened(1, ("a",), ("a",), DIGEST), "present", [f"m{number}" for number in range(1025)]),
         (State(1, NAME, DIGEST), "sealed_sha256", "00" * 31),
         (State(1, NAME, DIGEST), "sequence", -1),
-        (Admitted("a", NAME, DIGEST, b"m", Assurance.NONE, DIGEST), "assurance", "some"),
-        (Admitted("a", NAME, DIGEST, b"m", Assurance.NONE, DIGEST), "measurement", ""),
-        (Admitted("a", NAME, DIGEST, b"m", Assurance.NONE, DIGEST), "measurement", "00" * 65),
+        (Admitted("a", NAME, DIGEST, b"m", Assurance.NONE, DIGEST, DIGEST), "assurance", "some"),
+        (Admitted("a", NAME, DIGEST, b"m", Assurance.NONE, DIGEST, DIGEST), "measurement", ""),
+        (Admitted("a", NAME, DIGEST, b"m", Assurance.NONE, DIGEST, DIGEST), "measurement", "00" * 65),
         (Counted(1, "a", DIGEST), "prefix_sha256", "00"),
         (Counted(1, "a", DIGEST), "member", "A"),
         (Counted(1, "a", DIGEST), "round", 0),

@@ -441,14 +441,18 @@ import numpy as np
 from trusted.documents.layout import Layout
 from trusted.documents.terms import DatasetContract
 from worker.bundle import build_bundle, bundle_digest, unpack_bundle
-from worker.dataset import admit_dataset
+from datetime import UTC, datetime
+from worker.contract import Gate
+from worker.dataset import Source, admit_dataset
 from worker.trainer_process import TrainerProcess, TrainerSpec
 
 work = Path(sys.argv[1])
 bundle = build_bundle(Path("examples/rand_hie"))
 app = unpack_bundle(bundle, expected=bundle_digest(bundle), into=work / "app")
 columns = tuple(Path("data/rand_hie/site-5.csv").read_text().splitlines()[0].replace("black,", "").split(","))
-admit_dataset(Path("data/rand_hie/site-5.csv"), DatasetContract(500, columns), into=work / "data", salt=bytes(16))
+(work / "data").mkdir()
+gate = Gate(DatasetContract(500, columns), datetime.now(UTC))
+admit_dataset(Source(Path("data/rand_hie/site-5.csv")), gate, into=work / "data", secret=bytes(32))
 (work / "scratch").mkdir()
 shapes = {"hidden.weight": [16, 24], "hidden.bias": [16], "out.weight": [1, 16], "out.bias": [1]}
 layout = Layout.parse([{"name": n, "dtype": "float32", "shape": s} for n, s in shapes.items()])

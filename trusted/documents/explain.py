@@ -15,6 +15,7 @@ from trusted.attestation.policies.rules import ReferenceValue, Skip
 from trusted.attestation.roots import Assurance
 from trusted.documents.charter import Charter, Profile
 from trusted.documents.explain_aggregation import explain_aggregation
+from trusted.documents.explain_dataset import explain_dataset
 from trusted.documents.explain_evaluation import explain_evaluation, explain_metric
 from trusted.documents.explain_exchange import explain_exchange
 from trusted.documents.explain_privacy import explain_privacy
@@ -139,7 +140,7 @@ def _plan(plan: Plan, charter: Charter) -> Iterator[str]:
     yield from explain_exchange(plan.exchange, plan.layout)
     for member_id in plan.cohort.members:
         yield f"{charter.member(member_id).name} ({member_id}) trains on its own data, inside its own worker."
-    yield f"Data: the columns {_listed(plan.dataset.columns)}; at least {plan.dataset.min_rows} row(s) at each site."
+    yield from explain_dataset(plan.dataset)
     yield (
         f"{plan.rounds} round(s). Each samples {plan.cohort.size} of {len(plan.cohort.members)} members, "
         f"and counts only with {plan.cohort.minimum} or more of them."

@@ -125,7 +125,7 @@ def effective(charter: VerifiedCharter, plan: VerifiedPlan, site_policy: Verifie
     _allow(plan.digest in own.plans, "plans", "this plan is not listed")
     _allow(run.app.bundle_sha256 in own.bundles, "bundles", "the plan's app is not listed")
     _allow(run.rounds <= own.max_rounds, "max_rounds", "the plan asks for more rounds")
-    _allow(set(run.dataset.columns) <= set(own.columns), "columns", "the plan asks for a column that is not listed")
+    _allow(set(run.dataset.needed) <= set(own.columns), "columns", "the plan asks for a column that is not listed")
     return EffectiveRule(
         member=own.member,
         charter=charter.digest,

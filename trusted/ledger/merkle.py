@@ -127,6 +127,34 @@ class Tree:
         return node_hash(self._subtree(start, middle), self._subtree(middle, end))
 
 
+class Frontier:
+    """The root of leaves that come one after the other, in memory that grows with the logarithm of their number.
+
+    It gives no proofs; a :class:`Tree` of the same leaves has the same root, and gives them.
+    """
+
+    def __init__(self) -> None:
+        self._peaks: list[bytes] = []  # the complete subtrees, largest first: one for each bit of ``size``
+        self.size = 0
+
+    def append_hash(self, hashed: bytes) -> None:
+        """Add a leaf by its hash, 32 bytes."""
+        node, position = exactly(hashed, HASH_BYTES, "leaf hash"), self.size
+        while position & 1:  # a right child completes its parent
+            node, position = node_hash(self._peaks.pop(), node), position >> 1
+        self._peaks.append(node)
+        self.size += 1
+
+    def root(self) -> bytes:
+        """The root as it is now."""
+        if not self._peaks:
+            return EMPTY_ROOT
+        node = self._peaks[-1]
+        for peak in reversed(self._peaks[:-1]):
+            node = node_hash(peak, node)
+        return node
+
+
 def _split(count: int) -> int:
     """The largest power of two below ``count``, which is 2 at least."""
     return 1 << (count - 1).bit_length() - 1

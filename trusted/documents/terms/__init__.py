@@ -6,7 +6,8 @@ Each ``read`` refuses what is out of bounds, whoever signed it; the bounds stop 
 from trusted.documents.terms.aggregation import MAX_COMPARED, MAX_WEIGHT, Aggregation, Rule
 from trusted.documents.terms.app import App, AppKind, Scalar
 from trusted.documents.terms.cohort import MAX_COHORT, MAX_DEADLINE_S, Cohort, Deadlines
-from trusted.documents.terms.dataset import MAX_ROWS, DatasetContract, read_columns
+from trusted.documents.terms.columns import ColumnRule, ColumnType, Missing
+from trusted.documents.terms.dataset import MAX_ROWS, Consent, DatasetContract, read_columns
 from trusted.documents.terms.evaluation import Audit, Evaluation, Label, Subgroup
 from trusted.documents.terms.exchange import Exchange
 from trusted.documents.terms.metrics import MetricRule
@@ -25,6 +26,9 @@ __all__ = [
     "Audit",
     "Budget",
     "Cohort",
+    "ColumnRule",
+    "ColumnType",
+    "Consent",
     "DatasetContract",
     "Deadlines",
     "DpSgd",
@@ -34,6 +38,7 @@ __all__ = [
     "Mechanism",
     "MemberClipping",
     "MetricRule",
+    "Missing",
     "Optimizer",
     "Privacy",
     "Rule",

@@ -47,7 +47,8 @@ class Genesis:
 
 @dataclass(frozen=True, slots=True)
 class Admitted:
-    """A member's worker was admitted. ``ear_sha256`` is of the signed attestation result, which stands elsewhere."""
+    """A member's worker was admitted. ``ear_sha256`` is of the signed attestation result, which stands elsewhere;
+    ``dataset`` is what the worker committed its rows to (:mod:`trusted.row_commitment`)."""
 
     KIND: ClassVar[str] = "admitted"
     member: str
@@ -56,6 +57,7 @@ class Admitted:
     measurement: bytes
     assurance: Assurance
     ear_sha256: bytes
+    dataset: bytes
 
     def to_json(self) -> dict[str, Any]:
         """The fields, without ``kind``."""
@@ -66,6 +68,7 @@ class Admitted:
             "measurement": self.measurement.hex(),
             "assurance": self.assurance.value,
             "ear_sha256": self.ear_sha256.hex(),
+            "dataset": self.dataset.hex(),
         }
 
     @classmethod
@@ -78,6 +81,7 @@ class Admitted:
             measurement=fields.octets("measurement"),
             assurance=Assurance(fields.choice("assurance", [one.value for one in Assurance])),
             ear_sha256=fields.octets("ear_sha256", DIGEST_BYTES),
+            dataset=fields.octets("dataset", DIGEST_BYTES),
         )
         if not 0 < len(leaf.measurement) <= 64:
             raise WireError(Reason.MALFORMED, "leaf.measurement: 1 to 64 bytes expected")
