@@ -35,7 +35,7 @@ def test_the_member_reads_what_was_said_and_for_which_plan() -> None:
 def test_no_word_stands_in_the_file_and_every_block_has_one_size() -> None:
     blocks = sealed(b"Ada Lovelace", b"", b"x" * WORDS_A_PART)
     assert {len(block) for block in blocks} == {BLOCK_BYTES}
-    assert b"Ada" not in b"".join(blocks)
+    assert b"Ada Lovelace" not in b"".join(blocks)
 
 
 def test_the_same_words_are_sealed_otherwise_each_time() -> None:

@@ -86,5 +86,5 @@ def query(message: Message, context: Context) -> Message:
     """Score rows: the probability of five visits or more. ``inputs`` holds one array for each column of ``BOUNDS``."""
     torch.set_num_threads(1)
     inputs = message.content.array_records["inputs"]
-    risk = task.score(_net(message), {name: inputs[name].numpy() for name in task.BOUNDS})
+    risk = task.score(_net(message, context), {name: inputs[name].numpy() for name in task.BOUNDS})
     return Message(RecordDict({"scores": ArrayRecord({"risk": Array(risk)})}), reply_to=message)
