@@ -83,6 +83,19 @@ class StoreHoldings:
         self._store.count_release(grant.digest, digest, result.measurement, now)
         return key
 
+    def confirm(self, grant: VerifiedGrant, now: datetime) -> ContentKey:
+        """The key, while the grant stands by what is on the disk now; nothing is counted.
+
+        Raises:
+            KeyReleaseError: it was revoked or retired, or its time is over. Or KEY_STORE.
+        """
+        document = grant.document
+        for standing in self.standings(document.key, now):
+            if standing.grant.digest == grant.digest:
+                standing.require_standing(now)
+                return open_key(self._store.files, document.key, document.commitment, self._private)
+        raise KeyReleaseError(Reason.NOT_GRANTED, "grant: not in this store")
+
     def _standing(self, kept: KeptGrant, now: datetime) -> Standing:
         grant = verify_grant(kept.envelope, self._charter(kept.charter, now))
         return Standing(grant, kept.remaining, kept.revoked)

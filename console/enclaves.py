@@ -55,6 +55,7 @@ class Surroundings:
         log: a file for its output.
         readable, writable: further paths.
         network: whether it may use IP.
+        listen_port: the TCP port on which it may listen; None: on none.
     """
 
     chip: Path
@@ -62,6 +63,7 @@ class Surroundings:
     readable: tuple[Path, ...] = ()
     writable: tuple[Path, ...] = ()
     network: bool = False
+    listen_port: int | None = None
 
 
 def start_in_software(role: Role, papers: Papers, options: Mapping[str, Json], around: Surroundings) -> Enclave:
@@ -83,6 +85,7 @@ def start_in_software(role: Role, papers: Papers, options: Mapping[str, Json], a
         readable=around.readable,
         writable=around.writable,
         network=around.network,
+        listen_port=around.listen_port,
         tpm=tpm_choice(policy_of(role, papers)),
     )
     try:
@@ -114,9 +117,16 @@ def hardware_boot(role: Role, papers: Papers, options: Mapping[str, Json]) -> Bo
 
 
 def policy_of(role: Role, papers: Papers) -> AppraisalPolicy:
-    """What the charter asks of ``role``."""
-    charter = papers.charter.document
-    return charter.aggregator if role is Role.AGGREGATOR else charter.worker
+    """What the charter asks of ``role``.
+
+    Raises:
+        UserError: it admits nobody in that role.
+    """
+    policy = papers.charter.document.policies.get(role.value)
+    if policy is None:
+        hint = f"Its members have to sign a new version that says what a {role.value} must prove."
+        raise UserError(f"the charter has no policy for the role {role.value}", hint)
+    return policy
 
 
 def tpm_choice(policy: AppraisalPolicy) -> PcrChoice | None:

@@ -31,6 +31,7 @@ from trusted.documents.grant import (
 )
 from trusted.documents.plan import VerifiedPlan
 from trusted.documents.schema import Validity, write_time
+from trusted.documents.terms.scoring import ScoringLimits
 from trusted.errors import KeyReleaseError, Reason
 
 _SHORTEST = 6
@@ -53,6 +54,7 @@ class Terms:
     assurance: Assurance
     measurements: tuple[bytes, ...]
     holder: str
+    scoring: ScoringLimits | None = None
 
 
 def new_grant(store: KeyStore, kept: KeptKey, charter: VerifiedCharter, plan: VerifiedPlan, *, terms: Terms) -> Grant:
@@ -63,6 +65,8 @@ def new_grant(store: KeyStore, kept: KeptKey, charter: VerifiedCharter, plan: Ve
     """
     role, member = _ROLES[kept.kind], store.member
     _require_possible(role, member, charter, plan)
+    if terms.scoring is not None and role is not Holder.RECIPIENT:
+        raise UserError("a worker answers no requests", "Leave --scoring away: it is for keys of models.")
     now = present()
     return Grant(
         member=member,
@@ -77,7 +81,23 @@ def new_grant(store: KeyStore, kept: KeptKey, charter: VerifiedCharter, plan: Ve
         releases=terms.releases,
         validity=Validity(now, now + timedelta(days=terms.valid_days)),
         nonce=token_bytes(NONCE_BYTES),
+        scoring=terms.scoring,
     )
+
+
+def read_scoring(text: str) -> ScoringLimits | None:
+    """The limits in ``ROWS:PER_MINUTE:TOTAL``; None for an empty text.
+
+    Raises:
+        UserError: another form. DocumentError: out of bounds.
+    """
+    if not text:
+        return None
+    parts = text.split(":")
+    if len(parts) != len(ScoringLimits.__slots__) or not all(part.isdecimal() for part in parts):
+        hint = "Give rows in a request, requests a minute of one client, requests in all, such as 512:60:100000."
+        raise UserError(f"--scoring {text}: not ROWS:PER_MINUTE:TOTAL", hint)
+    return ScoringLimits(*map(int, parts))
 
 
 def _require_possible(role: Holder, member: str, charter: VerifiedCharter, plan: VerifiedPlan) -> None:
@@ -99,6 +119,11 @@ def in_words(grant: Grant, kept: KeptKey) -> Iterator[str]:
     yield f"  for plan     {grant.plan.hex()}"
     yield f"  how often    {grant.releases} time(s), until {write_time(grant.validity.not_after)}"
     yield f"  assurance    {_WORDS[grant.assurance]}"
+    if grant.scoring is not None:
+        limits = grant.scoring
+        often = f"{limits.rows_per_request} rows a request, {limits.requests_per_minute} requests a minute"
+        yield f"  answers      {often} of one client,"
+        yield f"               {limits.requests_total} requests in all for each time that the key leaves"
     listed = [value.hex() for value in grant.measurements or ()]
     yield f"  measurement  {', '.join(listed) or f'whatever the charter admits as {grant.role.value}'}"
 

@@ -100,7 +100,7 @@ def join_run(papers: Papers, files: SiteFiles, route: Route, *, tee: Tee, chip: 
 
 def stage_site(stage: Stage, papers: Papers, files: SiteFiles, route: Route) -> dict[str, Json]:
     """The worker's start options, with every file where its enclave can read it and nobody else."""
-    key = _worker_key(files.folder / keyfiles.WORKER_KEY)
+    key = read_worker_key(files.folder / keyfiles.WORKER_KEY)
     initial = ""
     if files.initial_model is not None:
         model = read_initial_model(files.initial_model)
@@ -178,7 +178,12 @@ def _control(site: Path, plan: bytes) -> str:
         return ""
 
 
-def _worker_key(path: Path) -> Ed25519PrivateKey:
+def read_worker_key(path: Path) -> Ed25519PrivateKey:
+    """The key that a member's credential names, which a machine of its own may hold: a file without a passphrase.
+
+    Raises:
+        UserError: something else. OSError: it cannot be read.
+    """
     hint = "Give the folder that `cloister member credential --out` made."
     try:
         key = load_pem_private_key(read_bounded(path, _MAX_KEY_BYTES), None)

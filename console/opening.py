@@ -19,7 +19,6 @@ from trusted.blob import open_blob
 from trusted.card import MAX_CARD_BYTES, VerifiedCard, card_name, verify_card
 from trusted.channel.federation import Federation
 from trusted.documents.layout import Layout, initial_digest
-from trusted.documents.plan import VerifiedPlan
 from trusted.errors import BlobError, Reason, RunError
 from trusted.hpke import SealingKey
 from trusted.release import MAX_RELEASE_BYTES, Release, VerifiedRelease, release_name, verify_release
@@ -73,7 +72,16 @@ def fetch_release(desk: Desk) -> VerifiedRelease:
     Raises:
         UserError: nothing has been released yet. ProtocolError: what the host serves does not hold.
     """
-    return verify_release(_fetch_release(desk, desk.plan), Federation(desk.charter, desk.plan), present())
+    return verify_release(stored_release(desk), Federation(desk.charter, desk.plan), present())
+
+
+def stored_release(desk: Desk) -> bytes:
+    """The bytes that the host serves as the release of the plan's run; nothing of them is verified.
+
+    Raises:
+        UserError: nothing has been released yet. ProtocolError: more bytes than any release has.
+    """
+    return _fetch(desk, release_name(desk.plan.digest), MAX_RELEASE_BYTES)
 
 
 def fetch_card(desk: Desk) -> tuple[VerifiedCard, VerifiedRelease]:
@@ -88,10 +96,6 @@ def fetch_card(desk: Desk) -> tuple[VerifiedCard, VerifiedRelease]:
     verified = fetch_release(desk)
     stored = _fetch(desk, card_name(desk.plan.digest), MAX_CARD_BYTES + 4096)
     return verify_card(stored, verified.release), verified
-
-
-def _fetch_release(desk: Desk, plan: VerifiedPlan) -> bytes:
-    return _fetch(desk, release_name(plan.digest), MAX_RELEASE_BYTES)
 
 
 def _fetch(desk: Desk, name: bytes, max_bytes: int) -> bytes:

@@ -50,10 +50,15 @@ def make_question(papers: Papers, software_roots: Sequence[str], report_data: st
     if software_roots:
         raise UserError("--software-root and --charter", "The charter names the roots: leave --software-root away.")
     if papers.role is None:
-        raise UserError("--charter needs --role", "Add --role aggregator or --role worker: each has its own policy.")
+        raise UserError(
+            "--charter needs --role", "Add --role aggregator, worker or recipient: each has its own policy."
+        )
     charter = verify_charter(read_bounded(papers.charter, MAX_ENVELOPE_BYTES), moment)
     document = charter.document
-    policy = document.aggregator if papers.role is Role.AGGREGATOR else document.worker
+    policy = document.policies.get(papers.role.value)
+    if policy is None:
+        hint = "Its members have to sign a new version that says what it must prove."
+        raise UserError(f"the charter has no policy for the role {papers.role.value}", hint)
     return Question(document.roots, policy, expected, _host_data(papers, charter, moment), moment)
 
 

@@ -117,7 +117,17 @@ def sentence_of(entry: Entry) -> str:
             where = "in memory only" if entry.get("in_memory") else "on the worker's disk"
             stands = f"The ledger will hold {str(entry.get('commitment'))[:16]}…"
             return f"Data meets the plan's contract{rows}; in clear it lies {where}. {stands} for it."
-        case "trainer-started":
+        case "release-verified":
+            return f"The release holds: the model after {entry.get('rounds')} rounds, {str(entry.get('model'))[:16]}…"
+        case "model-opened":
+            return f"The broker granted the key, until {entry.get('until')}; the model is open in memory alone."
+        case "serving":
+            return f"Serves on port {entry.get('port')}."
+        case "grant-not-renewed":
+            return f"The broker did not confirm the grant ({reason}); trying again while its time lasts."
+        case "model-wiped":
+            return f"The model is wiped{_because(reason)}, after {entry.get('requests')} requests."
+        case "trainer-started" | "scorer-started":
             return "The app runs in a process of its own, without network."
         case "nothing-remembered":
             return f"Remembers nothing across restarts{_because(reason)}: {entry.get('detail')}."
@@ -133,9 +143,9 @@ def sentence_of(entry: Entry) -> str:
         case "session-lost":
             why = _WAITS.get(str(reason), f"Connection lost{_because(reason)}")
             return f"{why}; trying again."
-        case "worker-refused":
+        case "worker-refused" | "recipient-refused":
             return f"Refused: {reason} {entry.get('name')}: {entry.get('detail')} (docs/runbook.md#{_anchor(reason)})"
-        case "worker-failed":
+        case "worker-failed" | "recipient-failed":
             return f"Failed: {entry.get('detail')}"
         case "site-paused":
             return "Takes no further task, as `cloister worker pause` said; what is under way is finished."

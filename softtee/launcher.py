@@ -59,6 +59,7 @@ class Launch:
         readable: further paths it may read; they must be readable by :func:`softtee.surroundings.enclave_uid`.
         writable: further paths it may write, among them the directory of its door's Unix socket.
         network: whether it may use IP. Without it, no socket but Unix ones.
+        listen_port: the one TCP port on which it may listen, with ``network``; None: on none.
         tpm: which PCRs the chip's TPM quotes for the enclave; None starts no TPM.
         expect: the measurement, 48 bytes, that must come out; None starts whatever is there.
         threads: for numeric libraries.
@@ -80,6 +81,7 @@ class Launch:
     readable: tuple[Path, ...] = ()
     writable: tuple[Path, ...] = ()
     network: bool = False
+    listen_port: int | None = None
     tpm: PcrChoice | None = None
     expect: bytes | None = None
     threads: int = 1
@@ -236,6 +238,7 @@ class _Platform:
                 "readable": readable,
                 "writable": writable,
                 "connect_ports": None if self._start.network else [],
+                "listen_ports": [] if self._start.listen_port is None else [self._start.listen_port],
             },
             "tpm_quotes": self._tpm_quotes(),
         }

@@ -16,6 +16,7 @@ PROJECT_NAMES = (
     "trusted",
     "coordinator",
     "worker",
+    "recipient",
     "protos",
     "softtee",
     "console",
@@ -69,5 +70,11 @@ PROGRAMS: Mapping[Role, Program] = {
         ("trusted", "protos/__init__.py", "protos/chunks.py", "protos/v1", "worker"),
         "worker.__main__:main",
         (*_TRUSTED, "grpc", "google.protobuf.message", *_TRAINING, *_TRAINING_FLOWER),
+    ),
+    Role.RECIPIENT: Program(
+        REPOSITORY,
+        ("trusted", "protos/__init__.py", "protos/chunks.py", "protos/v1", "worker", "recipient"),
+        "recipient.__main__:main",
+        (*_TRUSTED, "grpc.aio", "google.protobuf.message", *_TRAINING, *_TRAINING_FLOWER),
     ),
 }

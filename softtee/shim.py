@@ -111,6 +111,7 @@ def _confine(limits: Mapping[str, Any]) -> list[str]:
             writable=tuple(map(Path, limits["writable"])),
             connect_ports=None if ports is None else tuple(ports),
             allow_exec=False,
+            listen_ports=tuple(limits["listen_ports"]),
         )
     )
     return [feature.value for feature in held]

@@ -8,7 +8,7 @@ import pytest
 
 from softtee.chip import Chip, SoftwareRoot
 
-_FORK = ("test_trainer_process.py", "test_hostile_app.py", "test_data_start.py")
+_FORK = ("test_trainer_process.py", "test_hostile_app.py", "test_scorer.py", "test_data_start.py")
 
 
 def pytest_addoption(parser: pytest.Parser) -> None:

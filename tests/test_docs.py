@@ -15,7 +15,7 @@ ROOT = Path(__file__).parent.parent
 TESTS = ROOT / "tests"
 RUNBOOK = ROOT / "docs" / "runbook.md"
 THREAT_MODEL = ROOT / "docs" / "threat-model.md"
-CODE = ("trusted", "coordinator", "worker", "softtee", "broker", "console")
+CODE = ("trusted", "coordinator", "worker", "recipient", "broker", "softtee", "console")
 
 _ENTRY = re.compile(
     r'^<a id="(?P<anchor>[^"]+)"></a>\n### (?P<code>\S+) (?P<name>\S+)\n(?P<text>(?:.+\n)+)', re.MULTILINE

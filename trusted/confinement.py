@@ -80,7 +80,8 @@ class Confinement:
         readable: files and directories (with all below) it may read; each must exist.
         writable: the same for reading, writing, creating and removing.
         connect_ports: the TCP ports it may connect to; ``()`` is no socket but Unix ones; ``None`` leaves the network
-            as it is. UDP is not limited by a list of ports, because names must be resolved. TCP is never listened on.
+            as it is. UDP is not limited by a list of ports, because names must be resolved.
+        listen_ports: the TCP ports it may listen on; by default none.
         allow_exec: whether it may start other programs (from ``readable`` paths).
         allow_new_session: whether it may leave its process group; who may not, and all that it forks, ends with that.
     """
@@ -90,6 +91,7 @@ class Confinement:
     connect_ports: tuple[int, ...] | None
     allow_exec: bool
     allow_new_session: bool = True
+    listen_ports: tuple[int, ...] = ()
 
 
 def confine(confinement: Confinement) -> tuple[Feature, ...]:
@@ -107,8 +109,8 @@ def confine(confinement: Confinement) -> tuple[Feature, ...]:
     for path in (*confinement.readable, *confinement.writable):
         if not path.exists():
             raise ValueError(f"confine: {path} does not exist; name only paths that do")
-    if any(not 0 < port < 65536 for port in confinement.connect_ports or ()):
-        raise ValueError("confine: connect_ports: 1 to 65535 expected")
+    if any(not 0 < port < 65536 for port in (*(confinement.connect_ports or ()), *confinement.listen_ports)):
+        raise ValueError("confine: connect_ports, listen_ports: 1 to 65535 expected")
     held = [*_harden(), *_landlock(confinement)]
     no_ip_sockets = confinement.connect_ports == ()
     # Last: the filter denies nothing that the steps above need, but each step less under it is one less to get wrong.
@@ -183,6 +185,8 @@ def _landlock(confinement: Confinement) -> list[Feature]:
         if limit_ports:
             for port in confinement.connect_ports or ():
                 _add_rule(ruleset, _RULE_NET_PORT, _NetPort(_NET_CONNECT_TCP, port))
+        for port in confinement.listen_ports if abi >= 4 else ():
+            _add_rule(ruleset, _RULE_NET_PORT, _NetPort(_NET_BIND_TCP, port))
         _syscall(_LANDLOCK_RESTRICT_SELF, ctypes.c_int(ruleset), ctypes.c_uint32(0))
     finally:
         os.close(ruleset)

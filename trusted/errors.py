@@ -191,6 +191,18 @@ class Reason(IntEnum):
     KEY_COMMITMENT = 1110
     KEY_STORE = 1111
 
+    # 112x: asking an attested recipient runtime for scores
+    SCORING_CLIENT = 1120
+    SCORING_REQUEST = 1121
+    SCORING_ROWS = 1122
+    SCORING_RATE = 1123
+    SCORING_SPENT = 1124
+    SCORING_ANSWER = 1125
+    SCORING_ENDED = 1126
+    SCORING_DECLARATION = 1127
+    SCORING_RELEASE = 1128
+    SCORING_DRAINS = 1129
+
     @property
     def code(self) -> str:
         """``ATT-214`` for ``MEASUREMENT``: what people read, and the anchor in docs/runbook.md."""

@@ -12,6 +12,7 @@ import os
 import sys
 import traceback
 from collections.abc import Mapping
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -147,6 +148,42 @@ class FlowerApp:
         except (TypeError, ValueError, EOFError, OSError):
             raise AppError(Reason.APP_REPLY, "app's reply: arrays in Flower's NumPy form expected") from None
         return Reply(named, dict(metrics[0]))
+
+    def require_query(self) -> None:
+        """Refuse an app that has no ``@app.query()``.
+
+        Raises:
+            AppError: BUNDLE_MALFORMED.
+        """
+        if self._is_legacy() or "query.default" not in self._client._registered_funcs:
+            raise AppError(Reason.BUNDLE_MALFORMED, "app: a function with @app.query() expected")
+
+    def query(self, arrays: Arrays, inputs: Arrays) -> Arrays:
+        """The arrays by name of the record ``scores`` that ``@app.query()`` answers to rows: ``inputs`` by column.
+
+        Each call has a Context of its own: what an app notes there of one question, it does not find at the next.
+
+        Raises:
+            AppError: BUNDLE_MALFORMED: it has no such function. APP_FAILED: it raised or answered with an error.
+                APP_REPLY: another record than ``scores``.
+        """
+        self.require_query()
+        records: dict[str, Any] = {
+            name: ArrayRecord({key: Array(array) for key, array in named.items()})
+            for name, named in (("arrays", arrays), ("inputs", inputs))
+        }
+        context = replace(self._context, state=RecordDict(), run_config=dict(self._context.run_config))
+        try:
+            reply = self._client(Message(RecordDict(records), _NODE, "query"), context)
+        except (Exception, SystemExit):  # as above
+            self._log(traceback.format_exc())
+            raise AppError(Reason.APP_FAILED, "app: its query function raised; see the log of the app") from None
+        if not isinstance(reply, Message) or reply.has_error():
+            raise AppError(Reason.APP_FAILED, "app: its query function answered with an error, or with no Message")
+        try:
+            return {name: array.numpy() for name, array in reply.content.array_records["scores"].items()}
+        except (KeyError, TypeError, ValueError, EOFError, OSError):
+            raise AppError(Reason.APP_REPLY, "app's reply: an ArrayRecord `scores` in NumPy form expected") from None
 
 
 def fuse_config(defaults: Mapping[str, Scalar], overrides: Mapping[str, Scalar]) -> dict[str, Scalar]:

@@ -47,7 +47,9 @@ def fetch_key(address: BrokerAddress, ask: Ask, *, patience_s: float = 60.0) -> 
     until = time.monotonic() + patience_s
     while True:
         try:
-            return _exchange(address, ask())
+            requester = ask()
+            carry(address, requester)
+            return requester.granted
         except ProtocolError as error:
             said = error.peer_reason if isinstance(error, PeerRefused) else error.reason
             if said not in _PASSING or time.monotonic() + _PAUSE_S > until:
@@ -55,7 +57,12 @@ def fetch_key(address: BrokerAddress, ask: Ask, *, patience_s: float = 60.0) -> 
         time.sleep(_PAUSE_S)
 
 
-def _exchange(address: BrokerAddress, requester: KeyRequester) -> GrantedKey:
+def carry(address: BrokerAddress, requester: KeyRequester) -> None:
+    """Carry one exchange to its end; afterwards ``requester`` is done.
+
+    Raises:
+        ProtocolError: as :func:`fetch_key`, at the first failure.
+    """
     import grpc
 
     from protos.v1 import keys_pb2, keys_pb2_grpc
@@ -69,7 +76,7 @@ def _exchange(address: BrokerAddress, requester: KeyRequester) -> GrantedKey:
             for frame in call:
                 reply = requester.receive(frame.data, datetime.now(UTC))
                 if reply is None:
-                    return requester.granted
+                    return
                 outbox.put(keys_pb2.KeyFrame(data=reply))
         except grpc.RpcError as error:
             raise refusal_of(error, _FIELD) from None

@@ -25,6 +25,7 @@ class RoleOption(Enum):
 
     AGGREGATOR = "aggregator"
     WORKER = "worker"
+    RECIPIENT = "recipient"
 
 
 File = Annotated[

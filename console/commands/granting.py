@@ -29,6 +29,8 @@ KeyId = Annotated[str, typer.Argument(help="The key's id, or how it begins.", sh
 GrantId = Annotated[str, typer.Argument(help="The grant's digest, or how it begins.", show_default=False)]
 Measurements = Annotated[list[str], typer.Option(help="Only this of what the charter admits; repeat. Hex or file.")]
 
+Scoring = Annotated[str, typer.Option(help="What a runtime may answer with it: ROWS:PER_MINUTE:TOTAL.")]
+
 
 def add_commands(app: typer.Typer, group: str, kind: str) -> None:
     """Add the four commands for keys of ``kind`` (``model`` or ``dataset``) to ``app``, which is `cloister GROUP`."""
@@ -48,6 +50,7 @@ def add_commands(app: typer.Typer, group: str, kind: str) -> None:
         ),
         measurement: Measurements = [],  # noqa: B006
         holder: Annotated[str, typer.Option(help="The member whose credential it holds. Default: this one.")] = "",
+        scoring: Scoring = "",
         yes: Yes = False,
         passphrase_file: PassphraseFile = None,
         passphrase_fd: PassphraseFd = None,
@@ -65,7 +68,8 @@ def add_commands(app: typer.Typer, group: str, kind: str) -> None:
             rules = load_charter(charter)
             verified = load_plan(plan, rules)
             measured = tuple(read_measurement(text) for text in measurement)
-            terms = granting.Terms(releases, valid_days, Assurance(assurance.value), measured, holder)
+            limits = granting.read_scoring(scoring)
+            terms = granting.Terms(releases, valid_days, Assurance(assurance.value), measured, holder, limits)
             with KeyStore.open(keys) as store:
                 kept = granting.find_key(store, key_id, KeyKind(kind))
                 document = granting.new_grant(store, kept, rules, verified, terms=terms)

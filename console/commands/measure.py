@@ -55,6 +55,15 @@ def worker(rehash: Rehash = False, fragment: Fragment = False, json_output: Json
     _installed(Role.WORKER, rehash=rehash, fragment=fragment, json_output=json_output)
 
 
+@app.command(epilog="Example: cloister measure recipient")
+def recipient(rehash: Rehash = False, fragment: Fragment = False, json_output: JsonOption = False) -> None:
+    """Software TEE: what `cloister model serve` would start here. NO HARDWARE PROTECTION.
+
+    Two machines agree when they have the same interpreter, the same locked packages and the same Cloister.
+    """
+    _installed(Role.RECIPIENT, rehash=rehash, fragment=fragment, json_output=json_output)
+
+
 def _installed(role: Role, *, rehash: bool, fragment: bool, json_output: bool) -> None:
     with reporting(json_output) as report:
         from dataclasses import asdict

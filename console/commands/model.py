@@ -7,13 +7,14 @@ from typing import Annotated
 
 import typer
 
-from console.commands import granting
+from console.commands import granting, model_serving
 from console.commands.run import Ca, Coordinator, Proxy
 from console.options import CharterFile, Force, PassphraseFd, PassphraseFile, PlanFile
 from console.output import JsonOption, reporting
 
-app = typer.Typer(no_args_is_help=True, help="Open a released model, read its card, or grant it to attested runtimes.")
+app = typer.Typer(no_args_is_help=True, help="Open a released model, read its card, grant it, serve it, ask it.")
 granting.add_commands(app, "model", "model")
+model_serving.add_commands(app)
 
 
 @app.command(

@@ -50,6 +50,11 @@ class Relay:
         self._server = self._run(asyncio.start_server(self._take, "127.0.0.1", 0, ssl=context))
         return int(self._server.sockets[0].getsockname()[1])
 
+    def listen_tcp(self) -> int:
+        """Take connections in plaintext on a loopback port; the port."""
+        self._server = self._run(asyncio.start_server(self._take, "127.0.0.1", 0))
+        return int(self._server.sockets[0].getsockname()[1])
+
     def listen_unix(self, path: Path) -> None:
         """Take connections on a Unix socket that an enclave's user may reach, as the host's own."""
         path.parent.mkdir(mode=0o711, parents=True)
@@ -122,6 +127,15 @@ def dial_tls(port: int, ca: Path) -> Dial:
 
     async def dial() -> _Streams:
         return await asyncio.open_connection("127.0.0.1", port, ssl=context, server_hostname="127.0.0.1")
+
+    return dial
+
+
+def dial_tcp(port: int) -> Dial:
+    """A plaintext port on loopback."""
+
+    async def dial() -> _Streams:
+        return await asyncio.open_connection("127.0.0.1", port)
 
     return dial
 

@@ -112,6 +112,21 @@ def test_a_grant_that_asks_for_more_than_the_charters_roots_can_give_says_so(mod
     assert "NOBODY CAN USE THIS" in model("grant", MODEL.hex(), "--yes", json=False).stdout
 
 
+def test_what_a_runtime_may_answer_is_said_and_signed(model):
+    said = model("grant", MODEL.hex(), "--yes", "--scoring", "512:60:1000", json=False).stdout
+    assert "512 rows a request, 60 requests a minute" in said
+    terms = model("grant", MODEL.hex(), "--yes", "--scoring", "8:9:10").data["terms"]
+    assert terms["scoring"] == {"rows_per_request": 8, "requests_per_minute": 9, "requests_total": 10}
+    assert "scoring" not in model("grant", MODEL.hex(), "--yes").data["terms"]
+
+
+@pytest.mark.parametrize("text", ["8:9", "8:9:x", "0:1:1", "8:9:10:11"])
+def test_limits_that_are_none_are_not_signed(model, store, text):
+    assert model("grant", MODEL.hex(), "--yes", "--scoring", text).code in {1, 3}
+    with KeyStore.open(store) as kept:
+        assert not kept.grants()
+
+
 def test_nothing_is_granted_where_nobody_can_be_asked(model, store):
     assert model("grant", MODEL.hex()).code == 1
     with KeyStore.open(store) as kept:

@@ -55,6 +55,7 @@ class MemoryHoldings:
     grants: list[Standing] = field(default_factory=list)
     taken: list[AttestationResult] = field(default_factory=list)
     retired: bool = False
+    confirmed: int = 0
 
     def grant(self, world: World, *, revoked: bool = False, **changes: Any) -> VerifiedGrant:
         document = grant_of(world, self.key, **changes)
@@ -74,6 +75,12 @@ class MemoryHoldings:
         if self.retired:
             raise KeyReleaseError(Reason.KEY_RETIRED, "hello.key: destroyed")
         return self.grants
+
+    def confirm(self, grant: VerifiedGrant, now: datetime) -> ContentKey:
+        held = next(held for held in self.grants if held.grant.digest == grant.digest)
+        held.require_standing(now)
+        self.confirmed += 1
+        return self.key
 
     def take(self, grant: VerifiedGrant, result: AttestationResult, now: datetime) -> ContentKey:
         place = next(place for place, held in enumerate(self.grants) if held.grant.digest == grant.digest)

@@ -25,11 +25,21 @@ class Direction(Enum):
 
     TO_AGGREGATOR = "w2a"
     TO_WORKER = "a2w"
+    TO_SERVICE = "c2s"
+    TO_CLIENT = "s2c"
 
     @property
     def opposite(self) -> Direction:
         """The other one."""
-        return Direction.TO_WORKER if self is Direction.TO_AGGREGATOR else Direction.TO_AGGREGATOR
+        return _OPPOSITE[self]
+
+
+_OPPOSITE = {
+    Direction.TO_AGGREGATOR: Direction.TO_WORKER,
+    Direction.TO_WORKER: Direction.TO_AGGREGATOR,
+    Direction.TO_SERVICE: Direction.TO_CLIENT,
+    Direction.TO_CLIENT: Direction.TO_SERVICE,
+}
 
 
 @dataclass(frozen=True, slots=True)

@@ -16,6 +16,7 @@ from trusted.documents.charter import VerifiedCharter
 from trusted.documents.dsse import Verified, open_envelope, require_signers, signers_among
 from trusted.documents.schema import DIGEST_BYTES, Validity, read_member, read_time, rule, write_time
 from trusted.documents.schema import unique as all_different
+from trusted.documents.terms.scoring import ScoringLimits
 from trusted.errors import DocumentError, KeyReleaseError, Reason
 from trusted.wire import Fields, decode_json, encode_json, pack, sha256
 
@@ -56,6 +57,7 @@ class Grant:
         assurance: at least this must stand behind its evidence, whatever less the charter asks for.
         releases: how often the key may be handed out under this grant.
         nonce: 16 random bytes, so that two grants of the same are two.
+        scoring: how much a runtime may answer with it; None: as much as its operator says.
     """
 
     member: str
@@ -70,6 +72,7 @@ class Grant:
     releases: int
     validity: Validity
     nonce: bytes
+    scoring: ScoringLimits | None = None
 
     @classmethod
     def parse(cls, payload: bytes) -> Grant:
@@ -92,6 +95,7 @@ class Grant:
                 releases=fields.integer("releases", low=1, high=MAX_RELEASES),
                 validity=Validity.read(fields),
                 nonce=fields.octets("nonce", NONCE_BYTES),
+                scoring=_read_scoring(fields),
             )
 
     def encode(self) -> bytes:
@@ -114,6 +118,7 @@ class Grant:
             "releases": self.releases,
             **self.validity.to_json(),
             "nonce": self.nonce.hex(),
+            **({} if self.scoring is None else {"scoring": self.scoring.to_json()}),
         }
 
     def require_open(self, now: datetime) -> None:
@@ -222,6 +227,11 @@ def verify_withdrawal(envelope: bytes, charter: VerifiedCharter) -> VerifiedWith
     found = signers_among(opened, charter.owners) & {member.id}
     require_signers(found, [member.id], "withdrawal")
     return VerifiedWithdrawal(withdrawal, sha256(opened.payload), envelope, found)
+
+
+def _read_scoring(fields: Fields) -> ScoringLimits | None:
+    """``grant.scoring``; its absence leaves the operator's own limits."""
+    return ScoringLimits.read(fields.mapping("scoring"), "grant.scoring") if fields.has("scoring") else None
 
 
 def _read_measurements(fields: Fields) -> tuple[bytes, ...] | None:

@@ -21,10 +21,11 @@ _MAX_BYTES = 16 << 20  # two envelopes, options, room
 
 @unique
 class Role(StrEnum):
-    """Which of the two enclaves this is: bound by ``host_data`` and by every transcript (docs/protocol.md §3.2, §4)."""
+    """Which of the enclaves this is: bound by ``host_data`` and by every transcript (docs/protocol.md §3.2, §4)."""
 
     AGGREGATOR = "aggregator"
     WORKER = "worker"
+    RECIPIENT = "recipient"
 
 
 @dataclass(frozen=True, slots=True)
@@ -60,7 +61,7 @@ def decode_boot(record: bytes, provider: EvidenceProvider) -> Boot:
     role, charter, plan, options = unpack(record, _LABEL, 4, max_bytes=_MAX_BYTES)
     names = {known.value.encode("ascii"): known for known in Role}
     if role not in names:
-        raise WireError(Reason.MALFORMED, "boot.role: aggregator or worker expected")
+        raise WireError(Reason.MALFORMED, "boot.role: aggregator, worker or recipient expected")
     decoded = decode_json(options)
     if not isinstance(decoded, dict):
         raise WireError(Reason.WRONG_TYPE, "boot.options: an object expected")

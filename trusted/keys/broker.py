@@ -33,6 +33,7 @@ from trusted.errors import (
     WireError,
 )
 from trusted.keys.binding import NONCE_BYTES, Wanted, possession, purpose, transcript
+from trusted.keys.renewal import confirmation, renewal_key
 from trusted.keys.states import BROKER_TABLE, Kind, State, successor
 from trusted.wire import exactly, pack, sha256, unpack
 
@@ -48,15 +49,23 @@ class Standing:
     left: int
     revoked: bool
 
+    def require_standing(self, now: datetime) -> None:
+        """Refuse a grant that its member took back, or whose time is not now; how many releases are left says nothing.
+
+        Raises:
+            KeyReleaseError: GRANT_REVOKED, GRANT_NOT_YET_VALID, GRANT_EXPIRED.
+        """
+        if self.revoked:
+            raise KeyReleaseError(Reason.GRANT_REVOKED, "grant: its member has taken it back")
+        self.grant.document.require_open(now)
+
     def require_usable(self, now: datetime) -> None:
         """Refuse a grant that nobody can use now.
 
         Raises:
             KeyReleaseError: GRANT_REVOKED, GRANT_NOT_YET_VALID, GRANT_EXPIRED, GRANT_EXHAUSTED.
         """
-        if self.revoked:
-            raise KeyReleaseError(Reason.GRANT_REVOKED, "grant: its member has taken it back")
-        self.grant.document.require_open(now)
+        self.require_standing(now)
         if self.left < 1:
             raise KeyReleaseError(Reason.GRANT_EXHAUSTED, "grant.releases: all of them were made")
 
@@ -78,6 +87,14 @@ class Holdings(Protocol):
 
         Raises:
             KeyReleaseError: KEY_UNKNOWN, KEY_RETIRED. DocumentError: no charter of any grant holds now.
+        """
+        ...
+
+    def confirm(self, grant: VerifiedGrant, now: datetime) -> ContentKey:
+        """The key of a grant that still stands, to answer with whoever has it already; nothing is counted.
+
+        Raises:
+            KeyReleaseError: it was revoked or retired meanwhile.
         """
         ...
 
@@ -120,6 +137,7 @@ class KeyExchange:
         self._nonce_r = b""
         self._frames: tuple[bytes, ...] = ()
         self._grants: tuple[VerifiedGrant, ...] = ()
+        self._renews = False
         self.wanted: Wanted | None = None
         self.state = State.AWAIT_HELLO
 
@@ -134,22 +152,28 @@ class KeyExchange:
             following = successor(BROKER_TABLE, self.state, kind)
             if now - self._opened_at > EXCHANGE_LIMIT:
                 raise ChannelError(Reason.NONCE, "exchange: the nonce is too old")
-            reply = self._challenge(frame, now) if kind is Kind.HELLO else self._answer(frame, now)
+            reply = self._answer(frame, now) if kind is Kind.REQUEST else self._challenge(frame, kind, now)
         except ProtocolError:
             self.state = State.CLOSED
             raise
         self.state = following
         return reply
 
-    def _challenge(self, frame: bytes, now: datetime) -> bytes:
-        self.wanted, self._nonce_r = _read_hello(frame)
-        self._grants = _usable(self._holdings.standings(self.wanted.key_id, now), self.wanted, now)
+    def _challenge(self, frame: bytes, kind: Kind, now: datetime) -> bytes:
+        self._renews = kind is Kind.RENEW
+        self.wanted, self._nonce_r, renewed = _read_hello(frame, kind)
+        standings = self._holdings.standings(self.wanted.key_id, now)
+        if self._renews:
+            self._grants = (_standing(standings, self.wanted, renewed, now),)
+        else:
+            self._grants = _usable(standings, self.wanted, now)
         return self._note(frame, pack(Kind.CHALLENGE.value, self._nonce))
 
     def _answer(self, frame: bytes, now: datetime) -> bytes:
         # 1. Documents that hold now. 2. K as this side sees it, and evidence bound to it that the charter admits in
         # that role. 3. A credential of a member, used in this exchange. 4. One of the grants, all of its terms.
         # 5. Counted, logged, on the disk. 6. Sealed to the key that was proved, for this exchange alone.
+        # Who renews gets no key, and is not counted.
         if self.wanted is None:
             raise RuntimeError("the state table lets no request in before a hello")
         request = _Request.parse(frame)
@@ -160,6 +184,9 @@ class KeyExchange:
         result = federation.appraise(self.wanted.role.value, request.evidence, bound, now)
         holder = _verify_holder(request, federation, bound.over(request.evidence.devices), now)
         grant = _choose(self._grants, federation, holder, result)
+        if self._renews:
+            secret = renewal_key(self._holdings.confirm(grant, now), grant)
+            return self._note(frame, pack(Kind.RENEWED.value, confirmation(secret, (*self._frames, frame))))
         key = self._holdings.take(grant, result, now)
         sealed = hpke.seal(request.kem, key.secret, *purpose((*self._frames, frame), grant.envelope))
         return self._note(frame, pack(Kind.ANSWER.value, grant.envelope, sealed))
@@ -169,13 +196,15 @@ class KeyExchange:
         return sent
 
 
-def _read_hello(frame: bytes) -> tuple[Wanted, bytes]:
-    nonce, role, charter, plan, key_id = unpack(frame, Kind.HELLO.value, 5)
+def _read_hello(frame: bytes, kind: Kind) -> tuple[Wanted, bytes, bytes]:
+    """What is wanted, the asker's nonce, and the digest of the grant that it renews; empty where it renews none."""
+    nonce, role, charter, plan, key_id, *grant = unpack(frame, kind.value, 6 if kind is Kind.RENEW else 5)
     names = {known.value.encode("ascii"): known for known in Holder}
     if role not in names:
         raise WireError(Reason.MALFORMED, "hello.role: worker or recipient expected")
     digests = (exactly(charter, 32, "hello.charter"), exactly(plan, 32, "hello.plan"), exactly(key_id, 32, "hello.key"))
-    return Wanted(names[role], *digests), exactly(nonce, NONCE_BYTES, "hello.nonce_r")
+    renewed = exactly(grant[0], 32, "renew.grant") if grant else b""
+    return Wanted(names[role], *digests), exactly(nonce, NONCE_BYTES, "hello.nonce_r"), renewed
 
 
 def _usable(standings: Sequence[Standing], wanted: Wanted, now: datetime) -> tuple[VerifiedGrant, ...]:
@@ -192,6 +221,15 @@ def _usable(standings: Sequence[Standing], wanted: Wanted, now: datetime) -> tup
     if refused is not None and not usable:
         raise refused
     return tuple(usable)
+
+
+def _standing(standings: Sequence[Standing], wanted: Wanted, digest: bytes, now: datetime) -> VerifiedGrant:
+    """The one grant that is renewed, for exactly this use; how many releases are left does not matter to it."""
+    for standing in _fitting(standings, wanted):
+        if standing.grant.digest == digest:
+            standing.require_standing(now)
+            return standing.grant
+    raise KeyReleaseError(Reason.NOT_GRANTED, "renew.grant: no grant of this key and use")
 
 
 def _fitting(standings: Sequence[Standing], wanted: Wanted) -> list[Standing]:

@@ -113,7 +113,7 @@ class KeyRequester:
         fields = evidence.encode(), self._kem.public, self._asker.credential, signature
         return self._note(pack(Kind.REQUEST.value, *fields))
 
-    def _take(self, frame: bytes, now: datetime) -> GrantedKey:
+    def _take(self, frame: bytes, now: datetime) -> GrantedKey | None:
         # 1. The member that this site expects granted it, now, for this very use. 2. Sealed to this request's key, for
         # this exchange and this grant. 3. The key is the one that the member's signature stands for.
         envelope, sealed = unpack(frame, Kind.ANSWER.value, 2)

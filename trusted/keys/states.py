@@ -20,6 +20,8 @@ class Kind(Enum):
     CHALLENGE = "cloister/key-challenge/v1"
     REQUEST = "cloister/key-request/v1"
     ANSWER = "cloister/key-answer/v1"
+    RENEW = "cloister/key-renew/v1"
+    RENEWED = "cloister/key-renewed/v1"
     REFUSE = "cloister/refuse/v1"
 
     @classmethod
@@ -50,10 +52,12 @@ Table = Mapping[tuple[State, Kind], State]
 REQUESTER_TABLE: Table = {
     (State.AWAIT_CHALLENGE, Kind.CHALLENGE): State.AWAIT_ANSWER,
     (State.AWAIT_ANSWER, Kind.ANSWER): State.DONE,
+    (State.AWAIT_ANSWER, Kind.RENEWED): State.DONE,
 }
 
 BROKER_TABLE: Table = {
     (State.AWAIT_HELLO, Kind.HELLO): State.AWAIT_REQUEST,
+    (State.AWAIT_HELLO, Kind.RENEW): State.AWAIT_REQUEST,
     (State.AWAIT_REQUEST, Kind.REQUEST): State.DONE,
 }
 

@@ -75,3 +75,12 @@ def _row_scores(net: task.Net, context: Context) -> ArrayRecord:
     held_out = task.is_held_out(table, int(context.run_config["seed"]))
     arrays = {"row": np.arange(len(table.y)), "score": task.chances(net, table), "held-out": held_out.astype(np.uint8)}
     return ArrayRecord({name: Array(values) for name, values in arrays.items()})
+
+
+@app.query()
+def query(message: Message, context: Context) -> Message:
+    """Score rows: the probability of five visits or more. ``inputs`` holds one array for each column of ``BOUNDS``."""
+    torch.set_num_threads(1)
+    inputs = message.content.array_records["inputs"]
+    risk = task.score(_net(message), {name: inputs[name].numpy() for name in task.BOUNDS})
+    return Message(RecordDict({"scores": ArrayRecord({"risk": Array(risk)})}), reply_to=message)

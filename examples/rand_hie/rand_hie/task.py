@@ -143,6 +143,13 @@ def chances(net: nn.Module, table: Table) -> np.ndarray:
     return torch.sigmoid(net(table.x)).numpy()
 
 
+@torch.no_grad()
+def score(net: nn.Module, raw: dict[str, np.ndarray]) -> np.ndarray:
+    """The probability, float32[rows], of five visits or more, from the columns of ``BOUNDS``, each float64[rows]."""
+    net.eval()
+    return torch.sigmoid(net(torch.from_numpy(_features(raw)))).numpy()
+
+
 def auc(y: np.ndarray, scores: np.ndarray) -> float:
     """The exact area under the ROC curve by ranks (Mann-Whitney), ties counted half; 0.5 when a class is absent."""
     positives = int(y.sum())
