@@ -29,6 +29,8 @@ from trusted.ledger.notes import Note
 from trusted.ledger.sampling import commitment, drawn
 from trusted.ledger.segments import StoredLog, read_log
 
+_ROUNDED = 1e-9  # amounts are written with nine decimal places
+
 
 @dataclass(frozen=True, slots=True)
 class Cosigners:
@@ -100,6 +102,7 @@ class Auditor:
         typed = tuple(map(leaves.parse, log.leaves))
         self._require_genesis(typed)
         _require_rounds(typed, self.plan)
+        _require_spend(typed, self.plan)
         return AuditedLog(head, typed, cosigners, _cohorts_drawn(typed, self.plan))
 
     def _require_certificates(self, log: StoredLog, tree: Tree, head: TreeHead) -> None:
@@ -206,6 +209,21 @@ def _require_rounds(typed: Sequence[Leaf], plan: VerifiedPlan) -> None:
                 _refuse(f"opened: round {leaf.round} has a cohort that the plan does not allow")
         elif isinstance(leaf, leaves.Closed) and not set(leaf.counted) <= cohorts.get(leaf.round, frozenset()):
             _refuse(f"closed: round {leaf.round} counts somebody who is not in its cohort")
+
+
+def _require_spend(typed: Sequence[Leaf], plan: VerifiedPlan) -> None:
+    """Under a privacy mechanism every closed round was paid for, the spend never fell, and the budget held."""
+    budget, spent, unpaid = plan.document.privacy.budget, 0.0, False
+    for leaf in typed:
+        if isinstance(leaf, leaves.Closed):
+            unpaid = budget is not None
+        elif isinstance(leaf, leaves.Spent):
+            epsilon = float(dict(leaf.cumulative).get("epsilon", "0"))
+            if budget is None or not spent <= epsilon <= budget.epsilon + _ROUNDED:
+                _refuse("spent: less than before, or more than the plan's budget")
+            spent, unpaid = epsilon, False
+        elif unpaid and isinstance(leaf, leaves.State | leaves.Committed):
+            _refuse("closed: a round that was not paid for from the privacy budget")
 
 
 def _cohorts_drawn(typed: Sequence[Leaf], plan: VerifiedPlan) -> int | None:

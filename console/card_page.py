@@ -300,7 +300,11 @@ def _memory(attacks: Json | None) -> str:
 def _privacy(privacy: Json) -> str:
     terms = privacy["terms"]
     rows = [[escape(_words(name)), escape(str(value))] for name, value in terms.items()]
-    rows.append(["spent", escape(str(privacy["spent"]))])
+    spent = privacy["spent"]
+    amounts = {} if isinstance(spent, str) else spent["cumulative"]
+    rows += [[f"spent: {escape(_words(name))}", escape(value)] for name, value in amounts.items()] or [
+        ["spent", "none"]
+    ]
     return "<h2>Privacy mechanism</h2>" + _table(["", ""], rows, numbers_from=2)
 
 

@@ -30,6 +30,7 @@ _COMMANDS = (
     "aggregator",
     "worker",
     "data",
+    "privacy",
     "run",
     "model",
     "keys",

@@ -79,7 +79,7 @@ class Terms:
     purpose: str
     rounds: int
     max_weight: float
-    no_privacy_reason: str
+    privacy: dict[str, Any]
     timing: Timing
     folding: Folding = MEAN
 
@@ -123,7 +123,7 @@ def make_plan(charter: VerifiedCharter, training: Training, sites: Sites, terms:
         "cohort": cohort,
         "deadlines": {"round_s": timing.round_s, "lease_s": timing.lease_s, "reattest_s": timing.reattest_s},
         "aggregation": terms.folding.to_json(terms.max_weight, cohort["minimum"]),
-        "privacy": {"mechanism": "none", "reason": terms.no_privacy_reason},
+        "privacy": terms.privacy,
         "dataset": _dataset(sites),
         "metrics": [_metric(text) for text in sites.metrics],
         "release": {"recipients": list(sites.recipients)},

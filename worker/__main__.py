@@ -134,6 +134,7 @@ def _site(boot: Boot, prepared: Prepared, coordinators: BlobTransport, operator:
         signing_key=identity.signing_key,
         allowed_metrics=allowed,
         train_timeout_s=plan.deadlines.round_s,
+        privacy=plan.privacy,
         note=note,
         evaluator=evaluator,
     )

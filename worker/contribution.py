@@ -5,6 +5,7 @@ The transport is the host's: whatever it delivers must open under the announced 
 
 from __future__ import annotations
 
+import math
 import threading
 import time
 from collections.abc import Callable, Iterator, Mapping
@@ -17,8 +18,10 @@ import numpy.typing as npt
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 
 from trusted.blob import BlobHeader, ContentKey, SealedVector, open_vector
+from trusted.documents.terms import Mechanism, Privacy
 from trusted.errors import AppError, BlobError, LedgerError, Reason
 from trusted.exchange import Exchanged
+from trusted.lattice import squared_norm
 from trusted.wire import sha256
 from worker.evaluation import Evaluator
 from worker.participant import AnnouncedBlob, Evaluate, SendInitial, Train
@@ -52,6 +55,9 @@ class SealedStream:
             yield stretch
 
 
+_NOT_PRIVATE = Privacy(Mechanism.NONE)
+
+
 class BlobTransport(Protocol):
     """Carries sealed blobs to and from the host, resuming where it was cut."""
 
@@ -80,6 +86,7 @@ class SealedUpdate:
     weight: int
     metrics: Mapping[str, float]
     seconds: dict[str, float]
+    private_steps: int | None = None
 
     @property
     def prefix_sha256(self) -> bytes:
@@ -97,6 +104,7 @@ class SealedUpdate:
             "weight": self.weight,
             "metrics": dict(self.metrics),
             "seconds": dict(self.seconds),
+            **({} if self.private_steps is None else {"private_steps": self.private_steps}),
         }
 
 
@@ -113,6 +121,7 @@ class Contributor:
     signing_key: Ed25519PrivateKey
     allowed_metrics: frozenset[str]
     train_timeout_s: float
+    privacy: Privacy = _NOT_PRIVATE
     note: Callable[..., None] = field(default=lambda event, **fields: None, repr=False)
     evaluator: Evaluator | None = None
     _last: SealedUpdate | None = None
@@ -198,14 +207,24 @@ class Contributor:
         if result.delta.shape != model.shape:
             raise AppError(Reason.APP_REPLY, "update: not a vector of the plan's layout")
         marks.append(time.monotonic())
-        key, delta = ContentKey.generate(), self.exchanged.taken_from(result.delta)
+        key, delta = ContentKey.generate(), self._clipped(self.exchanged.taken_from(result.delta))
         sealed = SealedVector(task.upload_header, delta, key=key, signing_key=self.signing_key)
         spent = [later - earlier for earlier, later in pairwise(marks)]
         seconds = dict(zip(("download", "train"), spent, strict=True))
         metrics = {name: value for name, value in result.metrics.items() if name in self.allowed_metrics}
         if len(metrics) < len(result.metrics):  # how many: a name may be made of data as well as a value
             self.note("metrics-kept", round=task.round, count=len(result.metrics) - len(metrics))
-        return SealedUpdate(task.round, task.upload, sealed, key, result.num_examples, metrics, seconds)
+        weight = result.num_examples if self.privacy.terms is None else 1  # how many rows there are would be told
+        steps = None if self.privacy.dp_sgd is None else result.private_steps
+        return SealedUpdate(task.round, task.upload, sealed, key, weight, metrics, seconds, steps)
+
+    def _clipped(self, delta: Vector) -> Vector:
+        """``delta``, no longer than the plan allows a member's update to be; the aggregator believes nobody this."""
+        terms = self.privacy.member_clipping
+        norm = 0.0 if terms is None else math.sqrt(squared_norm(delta))
+        if terms is None or norm <= terms.clip_norm:
+            return delta
+        return (delta * (terms.clip_norm / norm)).astype("<f4")
 
     def _fetch(self, task: Train | Evaluate) -> Vector:
         """The whole model that the app sees: what is exchanged, over what stays as it was where the plan says so."""

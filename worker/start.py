@@ -168,6 +168,7 @@ def prepare(boot: Boot, options: Options, note: Note) -> Prepared:
         evaluate_config=dict(plan.app.evaluate_config),
         log_file=Path(options.app_log),
         scratch=scratch,
+        private=plan.privacy.dp_sgd,
         log_reader=Reader(rule.member, federation.plan.digest, charter.document.member(rule.member).sealing_key),
         memory_bytes=options.app_memory_mib << 20,
     )

@@ -70,11 +70,13 @@ class TrainResult:
         delta: trained minus given model, float32[elements], finite.
         num_examples: rows it was trained on, 1 to 2^53; the weight before the plan's cap.
         metrics: finite numbers by name, of the training and of the given model on held-out rows; not yet filtered.
+        private_steps: steps of DP-SGD that were made; 0 where the plan asks for none.
     """
 
     delta: Vector
     num_examples: int
     metrics: Mapping[str, float]
+    private_steps: int = 0
 
 
 @dataclass(frozen=True, slots=True)

@@ -34,8 +34,11 @@ import numpy as np
 
 from trusted.confinement import Confinement, Feature, confine
 from trusted.documents.layout import Layout
+from trusted.documents.terms import DpSgd
+from trusted.documents.terms.privacy import MAX_STEPS
 from trusted.errors import AppError, ProtocolError, Reason
 from trusted.wire import Fields, decode_json, encode_json
+from worker import dp_sgd
 from worker.app_log import Reader
 from worker.log_process import LogProcess
 from worker.rows import RECORD_BYTES, RowScores, kept_rows, shared_rows
@@ -53,6 +56,7 @@ _SAID = {
     Reason.BUNDLE_MALFORMED: "app: cannot be loaded; see the site's log",
     Reason.APP_FAILED: "app: it raised; see the site's log",
     Reason.APP_REPLY: "app's reply: not in the plan's layout or not finite; see the site's log",
+    Reason.APP_NOT_PRIVATE: "app: it trained otherwise than plan.privacy allows; see the site's log",
     Reason.APP_MEMORY: "app: it asked for more memory than this site gives it; see the site's log",
     Reason.APP_ROWS: "app's scores: not of different admitted rows, or no chances; see the site's log",
     Reason.AUDIT_SHADOWS: "audit: the app does not train on the data that it is given",
@@ -78,6 +82,7 @@ class TrainerSpec:
         log_file: where the app's own words go, sealed for ``log_reader``: they may hold the member's data.
         scratch: an existing folder that the app may write to; its working directory.
         threads: how many cores the app may use.
+        private: how it must train, where the plan asks for DP-SGD.
         log_reader: the member; None: nobody hears the app's words.
         memory_bytes: how much memory the app may ask for; 0: three quarters of the machine's.
         rows: what :meth:`TrainerProcess.start` says to ``load``.
@@ -90,6 +95,7 @@ class TrainerSpec:
     log_file: Path
     scratch: Path
     threads: int = 1
+    private: DpSgd | None = None
     train_config: Mapping[str, Scalar] = field(default_factory=dict)
     evaluate_config: Mapping[str, Scalar] = field(default_factory=dict)
     log_reader: Reader | None = None
@@ -112,6 +118,7 @@ class TrainerProcess:
     _model: mmap.mmap = field(repr=False)
     _delta: mmap.mmap = field(repr=False)
     _log: LogProcess = field(repr=False)
+    private: DpSgd | None = None
     _shared: int = field(default=-1, repr=False)
     features: tuple[Feature, ...] = ()
     offers: tuple[Call, ...] = ()
@@ -146,7 +153,7 @@ class TrainerProcess:
             _child(spec, _Child(theirs, log.descriptor, model, delta, rows))
         theirs.close()
         os.close(log.descriptor)
-        return cls(pid, spec.layout, ours, model, delta, log, _shared=rows)
+        return cls(pid, spec.layout, ours, model, delta, log, spec.private, _shared=rows)
 
     def load(self, *, rows: int = 0, timeout_s: float = _START_TIMEOUT_S) -> None:
         """Let the child load the app, now that its data lies in ``spec.data``; waits until it has.
@@ -175,16 +182,20 @@ class TrainerProcess:
 
         Raises:
             ValueError: ``model`` is not float32[elements].
-            AppError: APP_FAILED, APP_REPLY: this round failed. APP_TIMEOUT: it took too long; the child has been ended.
+            AppError: APP_FAILED, APP_REPLY, APP_NOT_PRIVATE: this round failed. APP_TIMEOUT: it took too long; the
+                child has been ended.
         """
         self._ask(model, {"round": round})
         with self._answered(timeout_s) as fields:
             examples = fields.integer("num_examples", low=1, high=_LARGEST)
             metrics = _read_metrics(fields)
+            steps = fields.integer("private_steps", low=0, high=MAX_STEPS) if self.private is not None else 0
+        if self.private is not None and not 0 < steps <= self.private.max_steps:
+            raise AppError(Reason.APP_NOT_PRIVATE, "app: 1 to plan.privacy.max_steps private steps expected")
         delta = np.frombuffer(self._delta, np.float32).copy()  # before the check: the child can still write to it
         if not np.isfinite(delta).all():
             raise AppError(Reason.APP_REPLY, "app's reply: finite numbers expected")
-        return TrainResult(delta, examples, metrics)
+        return TrainResult(delta, examples, metrics, steps)
 
     def judge(self, model: Vector, round: int, timeout_s: float) -> Judged:
         """Have the app judge ``model``; the same errors as :meth:`train`, and AppError APP_ROWS."""
@@ -429,6 +440,7 @@ def _serve(spec: TrainerSpec, kept: _Child, features: tuple[Feature, ...]) -> No
             request = decode_json(_read_frame(kept.channel, None))
         except EOFError:
             return
+        dp_sgd.set_terms(spec.private)
         model = np.frombuffer(kept.model, np.float32).copy()
         try:
             if "judge" in request:
@@ -447,7 +459,9 @@ def _serve(spec: TrainerSpec, kept: _Child, features: tuple[Feature, ...]) -> No
 def _train(trainer: Trainer, kept: _Child, model: Vector, number: int) -> dict[str, Any]:
     result = trainer.train(model, number)
     np.frombuffer(kept.delta, np.float32)[:] = result.delta
-    return {"num_examples": result.num_examples, "metrics": dict(result.metrics)}
+    steps = dp_sgd.steps()
+    private = {} if steps is None else {"private_steps": steps}
+    return {"num_examples": result.num_examples, "metrics": dict(result.metrics), **private}
 
 
 def _judge(trainer: Trainer, spec: TrainerSpec, kept: _Child, model: Vector, number: int) -> dict[str, Any]:
@@ -465,6 +479,7 @@ def _shadow(
     try:
         shadow = trainer.elsewhere(half)
         for call in range(request["calls"]):
+            dp_sgd.set_terms(spec.private)  # each call is a round of its own
             result = shadow.train(model, call + 1)
             if result.num_examples > int(chosen.sum()):  # it holds on to what it read before: no shadow at all
                 raise AppError(Reason.AUDIT_SHADOWS, "audit: the app trained on more rows than it was given")
@@ -481,6 +496,7 @@ def _load(spec: TrainerSpec) -> Trainer:
     # Not above: flwr imports gRPC, which the parent must not have when it forks; frameworks are the child's alone.
     from worker.flower import FlowerApp
 
+    dp_sgd.set_terms(spec.private)
     # A site is the one partition of its own data: apps that were simulated ask for a partition.
     node: dict[str, Scalar] = {"data-path": str(spec.data), "partition-id": 0, "num-partitions": 1}
     messages = {Call.TRAIN: spec.train_config, Call.EVALUATE: spec.evaluate_config}

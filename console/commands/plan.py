@@ -39,7 +39,10 @@ def new(  # one parameter for each field of the document
     name: Annotated[str, typer.Option(help="A short name.", show_default=False)],
     purpose: Annotated[str, typer.Option(help="What the model is for; every signer reads it.", show_default=False)],
     recipient: Annotated[Texts, typer.Option(help="A member who gets the model; repeat.", show_default=False)],
-    no_privacy_because: Annotated[str, typer.Option(help="Why no privacy mechanism is needed.", show_default=False)],
+    no_privacy_because: Annotated[str, typer.Option(help="Why no privacy mechanism is needed.")] = "",
+    privacy: Annotated[
+        str, typer.Option(help="Or a mechanism: 'member-clipping,clip_norm=1,…' or 'dp-sgd,…' (docs/privacy.md).")
+    ] = "",
     column: Annotated[Texts, typer.Option(help="A column of the data; repeat.")] = [],  # noqa: B006
     contract: Annotated[
         Path | None,
@@ -101,6 +104,7 @@ def new(  # one parameter for each field of the document
         from console.files import refuse_existing, write_file
         from console.folding import Folding
         from console.judging import Judged
+        from console.privacy import forecast, read_mechanism
         from trusted.documents.explain import explain_plan
         from trusted.documents.plan import PAYLOAD_TYPE
 
@@ -133,13 +137,15 @@ def new(  # one parameter for each field of the document
         given |= {f"evaluate_config.{key}" for key in read_settings(evaluate_config)}
         taken = app_says.taken_besides(given)
         rounds = rounds or app_says.rounds or 3
+        mechanism = read_mechanism(privacy, no_privacy_because)
+        weight = max_weight if mechanism["mechanism"] == "none" else 1  # all count alike under privacy
         folding = Folding(rule.value, false_sites, kept, server, proximal_mu)
-        terms = plans.Terms(name, purpose, rounds, max_weight, no_privacy_because, timing, folding)
+        terms = plans.Terms(name, purpose, rounds, weight, mechanism, timing, folding)
         plan = plans.make_plan(rules, training, sites, terms)
         write_file(bundle_path, bundle, force=force)
         envelope = write_unsigned(out, plan.encode(), PAYLOAD_TYPE, force=force)
         report.say(*(f"Taken from the app: {said}." for said in taken), *app_says.left)
-        report.say(*explain_plan(plan, rules.document))
+        report.say(*explain_plan(plan, rules.document), *forecast(plan))
         report.say(
             f"Wrote {out}, which nobody has signed, and the app's bundle {bundle_path}.",
             f"Next: cloister plan sign {out} --charter {charter} --key signing-key.pem",
@@ -188,11 +194,12 @@ def explain(file: File, charter: CharterFile, json_output: JsonOption = False) -
     """Say in plain sentences what a plan means: who trains what, what leaves, and who gets the model."""
     with reporting(json_output) as report:
         from console.documents import load_charter, read_envelope
+        from console.privacy import forecast
         from trusted.documents.explain import explain_plan
         from trusted.documents.plan import PAYLOAD_TYPE, Plan
 
         plan = Plan.parse(read_envelope(file, PAYLOAD_TYPE).payload)
-        sentences = explain_plan(plan, load_charter(charter).document)
+        sentences = [*explain_plan(plan, load_charter(charter).document), *forecast(plan)]
         report.say(*sentences)
         report.data |= {"sentences": sentences}
 

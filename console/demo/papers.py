@@ -68,9 +68,8 @@ def plan_run(folder: Folder, cast: Cast, scene: Scene, wishes: Wishes) -> Papers
         evaluation=cast.judged.to_json(),
     )  # fmt: skip
     timing = plans.Timing(round_s=120, lease_s=60, reattest_s=20, valid_days=7)
-    terms = plans.Terms(
-        scene.plan, cast.purpose, wishes.rounds, 1_000_000, cast.no_privacy_reason, timing, scene.folding
-    )
+    privacy = {"mechanism": "none", "reason": cast.no_privacy_reason}
+    terms = plans.Terms(scene.plan, cast.purpose, wishes.rounds, 1_000_000, privacy, timing, scene.folding)
     document = plans.make_plan(charter, training, cohort, terms)
     _write_signed(folder.plan, document.encode(), plan_document.PAYLOAD_TYPE, _signers(folder, cast.members))
     return Papers(charter, load_plan(folder.plan, charter))

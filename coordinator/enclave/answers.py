@@ -20,6 +20,7 @@ from coordinator.enclave.rounds import Round, RoundState
 from coordinator.enclave.stages import Stages, read_stages
 from trusted.blob import BlobKind, ContentKey
 from trusted.channel.aggregator import AdmittedPeer
+from trusted.documents.plan import Plan
 from trusted.errors import Reason, RoundError
 from trusted.exchange import Exchanged
 from trusted.wire import Fields
@@ -48,10 +49,12 @@ class Answers:
         weight = fields.integer("weight", low=-(1 << 53), high=1 << 53)
         claimed_metrics = fields.mapping("metrics")
         seconds = read_stages(fields.mapping("seconds")) if fields.has("seconds") else None
+        steps = fields.integer("private_steps", low=0, high=1 << 31) if fields.has("private_steps") else None
         try:
             round_ = _require_round(current, peer.member, number, blob)
             if not 1 <= weight <= plan.aggregation.max_weight:
                 raise RoundError(Reason.WEIGHT, "update.weight: 1 to the plan's max_weight expected")
+            _require_private(plan, steps)
             metrics = parse_metrics(dict(claimed_metrics), plan)
         except RoundError as error:
             if current is not None and current.number == number and error.reason is not Reason.DUPLICATE:
@@ -118,6 +121,19 @@ class Answers:
         self.admissions.effects.append(
             Emit("contribution", fields if reason is None else fields | {"reason": reason.code})
         )
+
+
+def _require_private(plan: Plan, steps: int | None) -> None:
+    """An attested worker counts its own steps; what it says is held against what the round is paid for.
+
+    Raises:
+        RoundError: PRIVACY_REPORT.
+    """
+    terms = plan.privacy.dp_sgd
+    if (terms is None) != (steps is None):
+        raise RoundError(Reason.PRIVACY_REPORT, "update.private_steps: expected under DP-SGD, and only then")
+    if terms is not None and steps is not None and not 0 < steps <= terms.max_steps:
+        raise RoundError(Reason.PRIVACY_REPORT, "update.private_steps: 1 to plan.privacy.max_steps expected")
 
 
 def _require_round(current: Round | None, member: str, number: int, blob: bytes) -> Round:

@@ -17,6 +17,7 @@ from secrets import token_bytes
 from coordinator.enclave.closing import ClosingNote
 from coordinator.enclave.course import Course
 from coordinator.enclave.journal import Journal, Log
+from coordinator.enclave.privacy.budget import Spending
 from coordinator.enclave.record import SECRET_BYTES, RecoveryKey
 from coordinator.enclave.resuming import Resumed, resume
 from coordinator.enclave.witnesses import Memories, Remembered, refusal_event
@@ -86,6 +87,7 @@ class Beginning:
         course, quorum = self.course, self.course.witnesses.quorum
         federation = course.admissions.federation
         course.seed = token_bytes(SECRET_BYTES)
+        course.privacy = Spending.begin(course.plan.privacy, federation.plan.digest)
         log, seed = Log(), commitment(course.seed)
         log.append(
             leaves.Genesis(federation.plan.digest, federation.charter.digest, seed, quorum.members, quorum.needed)
@@ -141,6 +143,7 @@ class Beginning:
         journal.continue_from(found.sequence, found.state_blob)
         course.seed, course.history = record.seed, found.history()
         course.attempts, course.abandoned_in_a_row = record.number, record.abandoned_in_a_row
+        course.privacy = Spending.resume(course.plan.privacy, course.admissions.federation.plan.digest, record.paid)
         course.base, course.base_sealed = found.base, record.base
         course.card = record.card
         if found.outcome is None:

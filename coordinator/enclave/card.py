@@ -16,6 +16,7 @@ from trusted.channel.federation import Federation
 from trusted.documents.plan import Plan
 from trusted.documents.terms import Evaluation
 from trusted.errors import Reason
+from trusted.ledger.leaves import Spent
 from trusted.tables import Tables
 
 _ALWAYS_OPEN = (
@@ -44,8 +45,10 @@ class Answered:
     peers: Mapping[str, AdmittedPeer]
 
 
-def make_card(federation: Federation, history: History, model_sha256: bytes, found: Answered) -> bytes:
-    """The canonical bytes of the card of a run whose final model has this digest."""
+def make_card(
+    federation: Federation, history: History, model_sha256: bytes, found: Answered, spent: Spent | None = None
+) -> bytes:
+    """The canonical bytes of the card of a run whose final model has this digest, and cost ``spent`` in privacy."""
     plan = federation.plan.document
     reports = [answer.report for _, answer in sorted(found.answers.items())]
     metrics = disclosed(plan.metrics, reports)
@@ -61,7 +64,7 @@ def make_card(federation: Federation, history: History, model_sha256: bytes, fou
             "rounds": history.rounds,
             "columns": list(plan.dataset.columns),
             "sites": [_site(member, history, found) for member in plan.cohort.members],
-            "privacy": {"terms": plan.privacy.to_json(), "spent": "none"},
+            "privacy": {"terms": plan.privacy.to_json(), "spent": "none" if spent is None else spent.to_json()},
             "metrics": {"told": metrics.told, "withheld": metrics.withheld},
             "evaluation": _evaluation(plan.evaluation, found),
             "not_protected": list(_not_protected(plan, found)),
@@ -113,4 +116,6 @@ def _not_protected(plan: Plan, found: Answered) -> Any:
         yield "NO HARDWARE PROTECTION: the operator of a machine under a software root can read everything on it."
     if plan.privacy.mechanism.value == "none":
         yield f'No privacy mechanism: the model may disclose training data; accepted because "{plan.privacy.reason}".'
+    else:
+        yield "The figures on this card, and the app's metrics, are outside the privacy budget: the model alone is paid for."
     yield from _ALWAYS_OPEN

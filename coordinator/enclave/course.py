@@ -16,6 +16,7 @@ from coordinator.enclave.jobs import Jobs
 from coordinator.enclave.journal import Journal
 from coordinator.enclave.model import GlobalModel
 from coordinator.enclave.ports import HostStore
+from coordinator.enclave.privacy.budget import Spending
 from coordinator.enclave.record import SealedVector
 from coordinator.enclave.release import History
 from coordinator.enclave.sealing import Sealer
@@ -39,6 +40,7 @@ class Course:
         attempts: the number of the newest round that was opened.
         spent: blobs that nobody needs once the next checkpoint is certified.
         resting: members that take no task for now, by their own word, and why.
+        privacy: its budget, where the plan has a mechanism.
     """
 
     admissions: Admissions
@@ -58,12 +60,23 @@ class Course:
     history: History = field(default_factory=History)
     spent: list[bytes] = field(default_factory=list)
     resting: dict[str, Reason] = field(default_factory=dict)
+    privacy: Spending | None = None
     _waits_for: tuple[str, ...] = ()
 
     @property
     def plan(self) -> Plan:
         """What was signed."""
         return self.admissions.federation.plan.document
+
+    @property
+    def is_exhausted(self) -> bool:
+        """Whether the privacy budget pays for no further round."""
+        return self.privacy is not None and not self.privacy.affords_next
+
+    @property
+    def is_complete(self) -> bool:
+        """Whether no further round is to open: all that the plan asks for are committed, or its budget is spent."""
+        return self.history.rounds >= self.plan.rounds or self.is_exhausted
 
     @property
     def lease(self) -> timedelta:

@@ -28,7 +28,7 @@ from coordinator.enclave.vigil import Sign, Vigil
 from trusted.blob import BlobKind
 from trusted.channel.aggregator import AdmittedPeer
 from trusted.documents.plan import initial_digest
-from trusted.documents.terms import Evaluation
+from trusted.documents.terms import MAX_WEIGHT, Evaluation
 from trusted.errors import Reason, RoundError
 from trusted.tables import Tables
 from trusted.wire import Fields
@@ -224,6 +224,8 @@ class Evaluating:
         rows, claimed = fields.integer("rows", low=0, high=1 << 53), dict(fields.mapping("metrics"))
         tables, reasons = fields.take("tables", str, type(None)), _reasons(fields.mapping("reasons"))
         course, limit = self.course, self.course.plan.aggregation.max_weight
+        if course.plan.privacy.terms is not None:  # updates count alike then, whatever rows there are
+            limit = MAX_WEIGHT
         try:
             if not self.is_open or number != course.attempts or peer.member not in course.plan.cohort.members:
                 raise RoundError(Reason.EVALUATION_STATE, "evaluated: no such evaluation is open")
@@ -301,7 +303,8 @@ class Evaluating:
             course.emit("evaluated", round=course.attempts, outcome=str(len(found.answers)))
             self.done(later)
 
-        course.jobs.submit(lambda: make_card(federation, history, final.model_sha256, found), folded, now)
+        spent = None if course.privacy is None else course.privacy.leaf()
+        course.jobs.submit(lambda: make_card(federation, history, final.model_sha256, found, spent), folded, now)
 
 
 def _reasons(value: Mapping[str, object]) -> dict[str, Reason]:

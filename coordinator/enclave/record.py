@@ -129,6 +129,24 @@ class SealedVector:
             )
 
 
+@dataclass(frozen=True, slots=True)
+class Paid:
+    """For how many closed rounds the run has paid with privacy; the secret that their noise follows from, 32 bytes."""
+
+    rounds: int
+    secret: bytes = field(repr=False)
+
+    def to_json(self) -> dict[str, Any]:
+        """For the record."""
+        return {"rounds": self.rounds, "secret": self.secret.hex()}
+
+    @classmethod
+    def read(cls, value: Any) -> Paid:
+        """From a record."""
+        with Fields(value, "state.privacy") as fields:
+            return cls(fields.integer("rounds", low=0, high=_MAX_ROUND), fields.octets("secret", SECRET_BYTES))
+
+
 @unique
 class Phase(Enum):
     """Where the newest round stood: it is open to its cohort, or it is fixed which contributions it folds."""
@@ -197,6 +215,7 @@ class RunRecord:
         base: the whole initial model, where the plan exchanges a part of it.
         cohort: who was drawn.
         counted, lost: what a closed round folds, and who is not in it and why.
+        paid: with privacy, where the plan has a mechanism; of a closed round that round is among it.
         card: the model card that is to be released and no other, once there is one.
     """
 
@@ -211,6 +230,7 @@ class RunRecord:
     cohort: tuple[str, ...]
     counted: tuple[Counted, ...] = ()
     lost: Mapping[str, Reason] = field(default_factory=dict)
+    paid: Paid | None = None
     card: bytes | None = field(default=None, repr=False)
 
     def encode(self) -> bytes:
@@ -228,6 +248,7 @@ class RunRecord:
                 "cohort": list(self.cohort),
                 "counted": [entry.to_json() for entry in self.counted],
                 "lost": {member: int(reason) for member, reason in self.lost.items()},
+                **({} if self.paid is None else {"privacy": self.paid.to_json()}),
                 **({} if self.card is None else {"card": self.card.decode()}),
             }
         )
@@ -257,5 +278,6 @@ class RunRecord:
                     Counted.read(entry, exchanged, number) for entry in fields.items("counted", max_items=1024)
                 ),
                 lost={member: Reason(int(lost[member])) for member in lost},
+                paid=Paid.read(fields.mapping("privacy")) if fields.has("privacy") else None,
                 card=fields.take("card", str).encode() if fields.has("card") else None,
             )

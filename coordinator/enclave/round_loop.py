@@ -7,6 +7,7 @@ Rules:
 2. Which contributions a round folds is witnessed before anything of its result leaves. The fold goes on meanwhile.
 3. The model changes only by a committed round.
 4. Progress keeps a member in its round: one that is gone, or stands still, for a lease is waited for no longer.
+5. Under a privacy mechanism a round is paid for as it closes: none opens, and none closes, beyond the budget.
 """
 
 from __future__ import annotations
@@ -19,7 +20,7 @@ from typing import Any
 from coordinator.enclave.answers import Answers
 from coordinator.enclave.course import Course
 from coordinator.enclave.disclosure import disclosed_round
-from coordinator.enclave.fold import ContributionLost, fold
+from coordinator.enclave.fold import ContributionLost, fold, fold_noisily
 from coordinator.enclave.record import Counted, Phase, RunRecord
 from coordinator.enclave.rounds import Round, RoundEvent, RoundState
 from coordinator.enclave.sampling import upload_name
@@ -166,6 +167,9 @@ class RoundLoop:
             return
         if course.require_journal().is_held or course.model is None or course.history.rounds >= course.plan.rounds:
             return
+        if course.is_exhausted:
+            self._concluded(now)
+            return
         absent = set(cohort.members) - present
         if len(present) < cohort.minimum or course.witnesses.missing:
             self._missing_since.clear()
@@ -205,7 +209,12 @@ class RoundLoop:
             record, spent = self._record(opened), course.take_spent()
             journal.keep(record, later, stored=lambda then: self._announce(opened, made, then), spent=spent)
 
-        course.jobs.submit(lambda: course.sealer.seal_round(number, state), sealed, now)
+        def seal() -> RoundModel:
+            if course.privacy is not None:
+                course.privacy.foresee()
+            return course.sealer.seal_round(number, state)
+
+        course.jobs.submit(seal, sealed, now)
 
     def _announce(self, opened: Round, made: RoundModel, now: datetime) -> None:
         """The host has the state in which this round is open: from now on it survives this aggregator."""
@@ -242,13 +251,20 @@ class RoundLoop:
     # --- collecting ------------------------------------------------------------------------------------------------
 
     def _wait_on(self, current: Round, now: datetime) -> None:
+        course = self._course
         self._lose_absent(current, now)
         self._lose_silent(current, now)
         current.settle(now)
-        if current.state is RoundState.CLOSED:
+        if current.state is RoundState.CLOSED and course.is_exhausted:  # it closes again, and could be paid for once
+            current.advance(RoundEvent.TOO_FEW)
+            self._conclude(current, now, Reason.BUDGET_EXHAUSTED)
+        elif current.state is RoundState.CLOSED:
+            spending = self._course.privacy
+            if spending is not None:
+                spending.pay()
             self._close(current, self._closed_record(current), now)
         elif current.state is RoundState.ABANDONED:
-            self._conclude(current, now)
+            self._conclude(current, now, Reason.COHORT_MINIMUM)
 
     def _lose_absent(self, current: Round, now: datetime) -> None:
         """A member that has been gone for one lease is waited for no longer; it may still come while others train."""
@@ -287,6 +303,8 @@ class RoundLoop:
         closing.places = {leaf: journal.append(leaf) for leaf in counted}
         lost = [leaves.Lost(member, reason) for member, reason in sorted(record.lost.items())]
         journal.append(leaves.Closed(closed.number, tuple(leaf.member for leaf in counted), tuple(lost)))
+        if course.privacy is not None:
+            journal.append(course.privacy.leaf())
 
         def witnessed(later: datetime) -> None:
             closing.witnessed = True
@@ -296,10 +314,14 @@ class RoundLoop:
         terms, unread = course.plan.aggregation, frozenset(closed.unread)
         advance = course.require_model().advance(terms.server, 1 + course.history.before(closed.number))
         contributions = list(closed.counted.values())
+        noise = None if course.privacy is None else course.privacy.noise(closed.number, contributions)
 
         def fold_them() -> _Folded:
             try:
-                fold(contributions, course.store, terms=terms, advance=advance, jobs=course.jobs)
+                if noise is None:
+                    fold(contributions, course.store, terms=terms, advance=advance, jobs=course.jobs)
+                else:
+                    fold_noisily(contributions, course.store, noise=noise, advance=advance, jobs=course.jobs)
             except ContributionLost as one:
                 others = [entry for entry in contributions if entry.member in unread - {one.member}]
                 return _Folded({one.member: one.error.reason} | self._answers.faults(others))
@@ -355,15 +377,16 @@ class RoundLoop:
         for leaf, index in closing.places.items():
             course.require_journal().prove(leaf.member, leaf, index)
 
-    def _conclude(self, ended: Round, now: datetime) -> None:
+    def _conclude(self, ended: Round, now: datetime, reason: Reason | None = None) -> None:
+        """``reason``: why it came to nothing, if it did."""
         course, journal = self._course, self._course.require_journal()
         course.spent += [*self._require_sent().blobs, *ended.uploads.values()]
         course.moves()
         self.current = self._sent = None
-        if ended.state is not RoundState.COMMITTED:
+        if reason is not None:
             course.abandoned_in_a_row += 1
-            journal.append(leaves.Abandoned(ended.number, Reason.COHORT_MINIMUM))
-            course.emit("round-abandoned", round=ended.number, reason=Reason.COHORT_MINIMUM.code)
+            journal.append(leaves.Abandoned(ended.number, reason))
+            course.emit("round-abandoned", round=ended.number, reason=reason.code)
         else:
             course.abandoned_in_a_row = 0
             self._tell_committed(ended)
@@ -378,6 +401,9 @@ class RoundLoop:
         found = disclosed_round(course.plan, ended)
         told: dict[str, Any] = {"metrics": found.told} | ({"withheld": found.refused} if found.withheld else {})
         course.emit("round-committed", round=ended.number, outcome=str(course.history.rounds), **told)
+        if course.privacy is not None:
+            spent = {"epsilon": course.privacy.epsilon, "delta": course.privacy.budget.delta}
+            course.emit("privacy-spent", round=ended.number, metrics=spent)
         course.emit("round-stages", round=ended.number, metrics=self._require_stages().to_json())
 
     # --- what is kept ----------------------------------------------------------------------------------------------
@@ -394,6 +420,7 @@ class RoundLoop:
             moments=made.moments,
             base=course.base_sealed,
             cohort=current.cohort,
+            paid=None if course.privacy is None else course.privacy.paid,
         )
 
     def _closed_record(self, closed: Round) -> RunRecord:

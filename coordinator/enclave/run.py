@@ -309,7 +309,7 @@ class Run:
             return
         if self._course.journal is None:
             self._beginning.proceed(now)
-        elif self._course.history.rounds < self._course.plan.rounds or self._rounds.current is not None:
+        elif self._rounds.current is not None or not self._course.is_complete or not self._course.history.rounds:
             self._rounds.proceed(now, paused=bool(self._paused))
         else:
             self._evaluating.proceed(now)
@@ -330,13 +330,22 @@ class Run:
 
     def _concluded(self, now: datetime) -> None:
         """A round is over: the next one, what comes after the last, or the end."""
-        if self._course.history.rounds >= self._course.plan.rounds:
+        if self._course.is_complete and self._course.history.rounds:
+            if self._course.history.rounds < self._course.plan.rounds:
+                self._tell_exhausted()
             is_judged = self._course.plan.evaluation is None or self._course.card is not None
             (self._ending.release if is_judged else self._evaluating.begin)(now)
+        elif self._course.is_exhausted:  # it does not pay for one round
+            self._tell_exhausted()
+            self._end(RunState.ABANDONED, now)
         elif self._course.abandoned_in_a_row >= _MAX_ABANDONED_IN_A_ROW:
             self._end(RunState.ABANDONED, now)
         else:
             self.proceed(now)
+
+    def _tell_exhausted(self) -> None:
+        rounds = str(self._course.history.rounds)
+        self._course.emit("budget-exhausted", outcome=rounds, reason=Reason.BUDGET_EXHAUSTED.code)
 
     def _end(self, state: RunState, now: datetime, *, logged: bool = False) -> None:
         self.state = state

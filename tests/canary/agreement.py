@@ -31,6 +31,7 @@ from trusted.documents.dsse import Signer, new_envelope, sign
 from trusted.evidence.boot import Role
 
 ROUNDS = 3
+NO_PRIVACY = {"mechanism": "none", "reason": "nothing here is anybody's"}
 AGGREGATOR = "aggregator"
 MACHINES = (AGGREGATOR, *NAMES)
 
@@ -118,7 +119,7 @@ def _write_plan(folder: Folder) -> None:
     training = plans.Training(bundle, [], folder.initial_model, None)
     cohort = plans.Sites((), 3, None, ROWS, COLUMNS, (f"{LISTED_METRIC}:3:3",), (RECIPIENT,))
     timing = plans.Timing(round_s=120, lease_s=60, reattest_s=20, valid_days=1)
-    terms = plans.Terms("canaries", "Nothing may sing", ROUNDS, 1e9, "nothing here is anybody's", timing)
+    terms = plans.Terms("canaries", "Nothing may sing", ROUNDS, 1e9, NO_PRIVACY, timing)
     document = plans.make_plan(load_charter(folder.charter), training, cohort, terms)
     _sign(folder.plan, document.encode(), plan_document.PAYLOAD_TYPE, map(folder.signer, NAMES))
 

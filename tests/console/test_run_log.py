@@ -16,9 +16,10 @@ from console.auditing import AuditedLog, Auditor, described, read_credential
 from console.output import UserError
 from console.run_log import read_head
 from softtee.chip import Chip, SoftwareRoot
+from tests.enclave.test_privacy import Lasting
 from tests.enclave.test_recovery import Mortal, begun, go_on
 from tests.world import MEMBERS, World
-from trusted.documents.terms import Cohort
+from trusted.documents.terms import Aggregation, Cohort, Privacy
 from trusted.errors import LedgerError, ProtocolError, Reason
 from trusted.ledger import leaves
 from trusted.ledger.checkpoint import EMPTY, Checkpoint, Diverged, TreeHead, origin_of
@@ -323,3 +324,38 @@ def test_what_is_no_checkpoint_is_a_usage_error(text: str) -> None:
     with pytest.raises(UserError):
         read_head(text)
     assert read_head(f"3:{ROOT}") == TreeHead(3, bytes(32))
+
+
+def spent(leaf: Leaf, epsilon: str) -> Leaf:
+    return leaves.Spent(leaf.mechanism, (("epsilon", epsilon),)) if isinstance(leaf, leaves.Spent) else leaf
+
+
+@pytest.fixture(scope="module")
+def private_run(software_root: SoftwareRoot, chip: Chip) -> Mortal:
+    terms = {"mechanism": "member-clipping", "clip_norm": 1, "noise_multiplier": 2, "epsilon": 9, "delta": 1e-5}
+    alike = Aggregation.read({"rule": "weighted-mean", "max_weight": 1})
+    private = World(software_root, chip, plan_changes={"privacy": Privacy.read(terms), "aggregation": alike})
+    return begun(private, Lasting(private))
+
+
+def test_a_log_says_what_privacy_cost(private_run: Mortal) -> None:
+    log = Given.of(private_run).audit()
+    assert [kind for kind, _ in described(log.leaves)].count("spent") == 2
+    assert any("unit member" in leaf.mechanism for leaf in log.leaves if isinstance(leaf, leaves.Spent))
+
+
+@pytest.mark.parametrize(
+    "alter",
+    [
+        lambda log: [leaf for leaf in log if leaf.KIND != "spent"],
+        lambda log: [spent(leaf, "9.1") for leaf in log],
+        lambda log: [spent(leaf, str(5 - place / 1000)) for place, leaf in enumerate(log)],
+    ],
+    ids=["unpaid", "beyond the budget", "falling"],
+)
+def test_a_log_in_which_privacy_was_not_paid_for_is_refused(private_run: Mortal, alter: Alter) -> None:
+    given = Given.of(private_run)
+    given.forge(alter)
+    with pytest.raises(LedgerError) as caught:
+        given.audit()
+    assert caught.value.reason is Reason.LEDGER_LEAF

@@ -264,3 +264,75 @@ def test_a_plan_with_one_byte_changed_parses_or_is_refused(place: int, value: in
 
 def test_the_valid_plan_was_not_changed_by_these_tests() -> None:
     assert copy.deepcopy(VALID) == c.plan_json(CHARTER)
+
+
+CLIPPING = {"mechanism": "member-clipping", "clip_norm": 1, "noise_multiplier": 4, "epsilon": 8, "delta": 1e-05}
+DP_SGD = {
+    "mechanism": "dp-sgd",
+    "unit": "person",
+    "person_column": "age",
+    "max_grad_norm": 1,
+    "noise_multiplier": 2,
+    "sample_rate": 0.1,
+    "max_steps": 20,
+    "epsilon": 1,
+    "delta": 1e-05,
+}
+ALIKE = {"rule": "weighted-mean", "max_weight": 1}
+
+
+def private(privacy: dict[str, Any], **changes: Any) -> dict[str, Any]:
+    columns = {"dataset": {"min_rows": 1, "columns": ["age", "visits"]}, "aggregation": ALIKE}
+    return copy.deepcopy(VALID) | columns | {"privacy": privacy} | changes
+
+
+@pytest.mark.parametrize("privacy", [CLIPPING, DP_SGD])
+def test_a_privacy_mechanism_survives_encoding(privacy: dict[str, Any]) -> None:
+    payload = encode_json(private(privacy))
+    plan = Plan.parse(payload)
+    assert plan.encode() == payload
+    assert plan.privacy.budget is not None
+    record = {key: value for key, value in DP_SGD.items() if key != "person_column"} | {"unit": "record"}
+    assert Plan.parse(encode_json(private(record))).privacy.to_json() == record
+
+
+@pytest.mark.parametrize(
+    ("privacy", "key", "value"),
+    [
+        *((terms, key, value) for terms in (CLIPPING, DP_SGD) for key, value in (
+            ("epsilon", 0), ("epsilon", 21), ("delta", 0), ("delta", 0.01), ("noise_multiplier", 0.01),
+            ("noise_multiplier", 1001), ("reason", "none"), ("rounds", 1),
+        )),
+        *((CLIPPING, "clip_norm", value) for value in (0, 2e6, "1")),
+        *((DP_SGD, "max_grad_norm", value) for value in (0, 2e6)),
+        *((DP_SGD, "sample_rate", value) for value in (0, 1.01)),
+        *((DP_SGD, "max_steps", value) for value in (0, 100_001, 1.5)),
+        (DP_SGD, "unit", "member"),
+        (DP_SGD, "unit", "record"),  # with a person_column, which a record has not
+        (DP_SGD, "person_column", "zper"),  # that no worker reads
+        (DP_SGD, "clip_norm", 1),
+    ],
+)  # fmt: skip
+def test_privacy_terms_out_of_bounds_are_refused(privacy: dict[str, Any], key: str, value: object) -> None:
+    with pytest.raises(ProtocolError):
+        Plan.parse(encode_json(private(privacy | {key: value})))
+
+
+@pytest.mark.parametrize("privacy", [CLIPPING, DP_SGD])
+@pytest.mark.parametrize("missing", ["epsilon", "delta", "noise_multiplier"])
+def test_privacy_without_a_budget_or_noise_is_refused(privacy: dict[str, Any], missing: str) -> None:
+    with pytest.raises(ProtocolError):
+        Plan.parse(encode_json(private({key: value for key, value in privacy.items() if key != missing})))
+
+
+@pytest.mark.parametrize("privacy", [CLIPPING, DP_SGD])
+def test_weights_that_tell_how_many_rows_a_site_has_are_refused_under_privacy(privacy: dict[str, Any]) -> None:
+    with pytest.raises(DocumentError, match="max_weight"):
+        Plan.parse(encode_json(private(privacy, aggregation={"rule": "weighted-mean", "max_weight": 2})))
+
+
+def test_noise_is_added_to_means_alone_but_private_updates_fold_by_any_rule() -> None:
+    median = {"rule": "median", "max_weight": 1}
+    with pytest.raises(DocumentError, match="rule"):
+        Plan.parse(encode_json(private(CLIPPING, aggregation=median)))
+    assert Plan.parse(encode_json(private(DP_SGD, aggregation=median))).privacy.dp_sgd is not None

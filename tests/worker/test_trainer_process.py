@@ -19,6 +19,7 @@ import pytest
 
 from tests.worker.flower_apps import LAYOUT, WELL_BEHAVED, unpacked
 from trusted.confinement import Confinement, confine, landlock_abi
+from trusted.documents.terms import DpSgd, Unit
 from trusted.errors import AppError, Reason
 from trusted.hpke import SealingKey
 from worker.app_log import End, Reader, open_log
@@ -552,3 +553,41 @@ def test_an_app_without_the_hook_is_judged_by_its_metrics(tmp_path: Path) -> Non
     with judging(tmp_path, 'return answered(message, None, {"num-examples": 4, "auc": 0.5})') as process:
         judged = process.judge(MODEL, 2, 30)
         assert (judged.num_examples, judged.metrics, judged.rows) == (4, {"auc": 0.5}, None)
+
+
+PRIVATE = DpSgd(Unit.RECORD, 1.0, 2.0, 0.5, 3)
+PRIVATE_STEPS = """
+import torch
+from worker import dp_sgd
+
+assert dp_sgd.terms().max_steps == 3
+net = torch.nn.Linear(2, 1)
+rows = torch.utils.data.TensorDataset(torch.ones((8, 2)))
+private, optimizer, loader = dp_sgd.make_private(net, torch.optim.SGD(net.parameters(), lr=0.1), rows)
+for (batch,) in loader:
+    optimizer.zero_grad()
+    private(batch).mean().backward()
+    optimizer.step()
+return answered(message, arrays, {"num-examples": 8})
+"""
+
+
+@contextlib.contextmanager
+def private_trainer(tmp_path: Path, body: str) -> Iterator[TrainerProcess]:
+    process = TrainerProcess.start(replace(spec_of(tmp_path, body), private=PRIVATE), timeout_s=60)
+    try:
+        yield process
+    finally:
+        process.stop()
+
+
+def test_an_app_that_makes_no_private_step_under_dp_sgd_is_refused(tmp_path: Path) -> None:
+    with private_trainer(tmp_path, WELL_BEHAVED) as process:
+        assert refused(process).reason is Reason.APP_NOT_PRIVATE
+        assert refused(process).reason is Reason.APP_NOT_PRIVATE  # this round failed, and the process lives
+
+
+@pytest.mark.slow
+def test_an_app_that_trains_privately_is_counted_round_by_round(tmp_path: Path) -> None:
+    with private_trainer(tmp_path, PRIVATE_STEPS) as process:
+        assert [process.train(MODEL, number, 120).private_steps for number in (1, 2)] == [3, 3]

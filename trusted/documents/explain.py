@@ -18,6 +18,7 @@ from trusted.documents.explain_aggregation import explain_aggregation
 from trusted.documents.explain_dataset import explain_dataset
 from trusted.documents.explain_evaluation import explain_evaluation, explain_metric
 from trusted.documents.explain_exchange import explain_exchange
+from trusted.documents.explain_privacy import explain_privacy
 from trusted.documents.plan import Plan
 from trusted.documents.schema import Validity, write_time
 from trusted.documents.site_policy import SitePolicy
@@ -149,10 +150,7 @@ def _plan(plan: Plan, charter: Charter) -> Iterator[str]:
         f"everybody is attested again every {plan.deadlines.reattest_s} s."
     )
     yield from explain_aggregation(plan.aggregation, plan.cohort)
-    yield (
-        f"Privacy mechanism: {plan.privacy.mechanism.value}. "
-        f'The released model may disclose training data; accepted because "{plan.privacy.reason}".'
-    )
+    yield from explain_privacy(plan.privacy)
     yield from _leaves(plan, charter)
     yield from _assurance(charter)
 

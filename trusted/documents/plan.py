@@ -26,8 +26,10 @@ from trusted.documents.terms import (
     Deadlines,
     Evaluation,
     Exchange,
+    Mechanism,
     MetricRule,
     Privacy,
+    Rule,
 )
 from trusted.errors import DocumentError, Reason
 from trusted.wire import Fields, decode_json, encode_json, sha256
@@ -122,6 +124,7 @@ class Plan:
         unique([metric.name for metric in plan.metrics], "plan.metrics", low=0)
         reachable = all(metric.min_sites <= plan.cohort.size for metric in plan.metrics)
         rule(reachable, "plan.metrics.min_sites", "at most plan.cohort.size expected")
+        _require_private(plan)
         if plan.evaluation is not None:
             plan.evaluation.check(plan.dataset, plan.cohort)
         return plan
@@ -189,6 +192,20 @@ def check_against(plan: Plan, charter: VerifiedCharter) -> None:
         charter.document.member(member)
     minimum = MIN_COHORT[charter.document.profile]
     rule(plan.cohort.minimum >= minimum, "plan.cohort.minimum", f"at least {minimum} expected under this charter")
+
+
+def _require_private(plan: Plan) -> None:
+    """Refuse a privacy mechanism whose sums the other terms would make meaningless."""
+    if plan.privacy.mechanism is Mechanism.NONE:
+        return
+    # A weight says how many rows a site has, exactly, and lets one site move the result more than the noise hides.
+    rule(plan.aggregation.max_weight == 1, "plan.aggregation.max_weight", "1 expected under plan.privacy")
+    mean = plan.aggregation.rule is Rule.WEIGHTED_MEAN
+    rule(mean or plan.privacy.member_clipping is None, "plan.aggregation.rule", "a mean expected: noise is for a sum")
+    dp_sgd = plan.privacy.dp_sgd
+    person = None if dp_sgd is None else dp_sgd.person_column
+    contained = person is None or person in plan.dataset.columns
+    rule(contained, "plan.privacy.person_column", "one of plan.dataset.columns expected")
 
 
 def _read_model(value: Any) -> tuple[bytes, Layout]:

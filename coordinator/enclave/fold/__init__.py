@@ -13,7 +13,19 @@ roots make numbers, in a fixed order: another processor, after a recovery, gets 
 """
 
 from coordinator.enclave.fold.contributions import Contribution, ContributionLost, Opened, check, in_reads
-from coordinator.enclave.fold.folding import fold
+from coordinator.enclave.fold.folding import fold, fold_noisily
+from coordinator.enclave.fold.noisy import MemberNoise
 from coordinator.enclave.fold.server import Advance, State
 
-__all__ = ["Advance", "Contribution", "ContributionLost", "Opened", "State", "check", "fold", "in_reads"]
+__all__ = [
+    "Advance",
+    "Contribution",
+    "ContributionLost",
+    "MemberNoise",
+    "Opened",
+    "State",
+    "check",
+    "fold",
+    "fold_noisily",
+    "in_reads",
+]

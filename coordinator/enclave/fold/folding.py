@@ -7,6 +7,7 @@ from functools import partial
 
 from coordinator.enclave.fold import sorting, weighing
 from coordinator.enclave.fold.contributions import Contribution
+from coordinator.enclave.fold.noisy import MemberNoise, noisy_mean
 from coordinator.enclave.fold.passes import Updates
 from coordinator.enclave.fold.server import Advance
 from coordinator.enclave.jobs import Jobs
@@ -32,6 +33,17 @@ def fold(
         updates.by_place(partial(sorting.trimmed_mean, terms.trim), advance.write)
     else:
         updates.mean(_shares(updates, terms), advance.write)
+
+
+def fold_noisily(
+    contributions: Sequence[Contribution], store: HostStore, *, noise: MemberNoise, advance: Advance, jobs: Jobs
+) -> None:
+    """Write ``advance.after`` of the noisy mean (:mod:`.noisy`), under a plan that clips its members.
+
+    Raises:
+        ContributionLost, BlobError: as :func:`fold`.
+    """
+    noisy_mean(Updates.of(contributions, store, jobs), noise, advance.write)
 
 
 def _shares(updates: Updates, terms: Aggregation) -> weighing.Shares:

@@ -30,8 +30,8 @@ def _rows(context: Context) -> task.Split:
     return task.split(task.load_table(site_data(context)), int(context.run_config["seed"]))
 
 
-def _net(message: Message) -> task.Net:
-    net = task.Net()
+def _net(message: Message, context: Context) -> torch.nn.Module:
+    net = task.make_net(str(context.run_config["model"]))
     net.load_state_dict(message.content["arrays"].to_torch_state_dict())
     return net
 
@@ -40,7 +40,11 @@ def _net(message: Message) -> task.Net:
 def train(message: Message, context: Context) -> Message:
     """Train the model of this round on the site's rows."""
     torch.set_num_threads(1)
-    rows, net, settings = _rows(context).train, _net(message), context.run_config
+    rows, net, settings = _rows(context).train, _net(message, context), context.run_config
+    if settings["private"]:  # a loss or a count of rows would not be protected: neither is told
+        task.train_private(net, rows, lr=float(settings["learning-rate"]))
+        metrics = MetricRecord({"num-examples": 1})
+        return Message(RecordDict({"arrays": ArrayRecord(net.state_dict()), "metrics": metrics}), reply_to=message)
     config = message.content["config"]
     if not isinstance(config, ConfigRecord):
         raise TypeError("config: a ConfigRecord expected")
@@ -60,7 +64,7 @@ def train(message: Message, context: Context) -> Message:
 def evaluate(message: Message, context: Context) -> Message:
     """Judge the model on the site's held-out persons; where the server asks for it, score every row as well."""
     torch.set_num_threads(1)
-    rows, net = _rows(context).held_out, _net(message)
+    rows, net = _rows(context).held_out, _net(message, context)
     loss, auc = task.evaluate(net, rows)
     reply = RecordDict({"metrics": MetricRecord({"num-examples": len(rows.y), "val-loss": loss, "auc": auc})})
     config = message.content["config"]
@@ -69,7 +73,7 @@ def evaluate(message: Message, context: Context) -> Message:
     return Message(reply, reply_to=message)
 
 
-def _row_scores(net: task.Net, context: Context) -> ArrayRecord:
+def _row_scores(net: torch.nn.Module, context: Context) -> ArrayRecord:
     """Every row by its place in the data: its score, and whether it was held out. Cloister keeps this at the site."""
     table = task.load_table(site_data(context))
     held_out = task.is_held_out(table, int(context.run_config["seed"]))

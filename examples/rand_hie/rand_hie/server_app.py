@@ -16,7 +16,9 @@ def main(grid: Grid, context: Context) -> None:
     strategy = FedAvg(min_train_nodes=sites, min_evaluate_nodes=sites, min_available_nodes=sites)
     result = strategy.start(
         grid=grid,
-        initial_arrays=ArrayRecord(task.initial_arrays(int(context.run_config["seed"]))),
+        initial_arrays=ArrayRecord(
+            task.initial_arrays(int(context.run_config["seed"]), str(context.run_config["model"]))
+        ),
         num_rounds=int(context.run_config["num-server-rounds"]),
     )
     last = result.evaluate_metrics_clientapp[max(result.evaluate_metrics_clientapp)]

@@ -62,10 +62,34 @@ class Net(nn.Module):
         return self.out(torch.tanh(self.hidden(x))).squeeze(-1)
 
 
-def initial_arrays(seed: int) -> "OrderedDict[str, torch.Tensor]":
+# Noise has as many dimensions as the model: with little privacy to spend, few numbers are learned.
+FEW = ("female", "educdec", "disea", "physlm", "coins", "num", "xghindx", "fmde")
+FEW_RAMPS = (0, 1, 4)
+
+
+class Linear(nn.Module):
+    """A logistic regression on a few inputs, from zeros: the model for training under DP-SGD."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.chosen = [*(list(BOUNDS).index(name) for name in FEW), *(len(BOUNDS) + ramp for ramp in FEW_RAMPS)]
+        self.out = nn.Linear(len(self.chosen), 1)
+        nn.init.zeros_(self.out.weight)
+        nn.init.zeros_(self.out.bias)
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        return self.out(x[:, self.chosen]).squeeze(-1)
+
+
+def make_net(kind: str) -> nn.Module:
+    """The model by its name in the run config, ``net`` or ``linear``."""
+    return {"net": Net, "linear": Linear}[kind]()
+
+
+def initial_arrays(seed: int, kind: str = "net") -> "OrderedDict[str, torch.Tensor]":
     """The initial model for ``seed``, by name, as every member can make it again."""
     torch.manual_seed(seed)
-    return OrderedDict((name, tensor.detach().clone()) for name, tensor in Net().state_dict().items())
+    return OrderedDict((name, tensor.detach().clone()) for name, tensor in make_net(kind).state_dict().items())
 
 
 def load_table(path: Path) -> Table:
@@ -125,6 +149,20 @@ def train(net: nn.Module, table: Table, *, epochs: int, lr: float, batch: int, s
             optimizer.step()
             total += loss.item() * len(rows)
     return total / len(table.y)
+
+
+def train_private(net: nn.Module, table: Table, *, lr: float) -> None:
+    """DP-SGD as the plan asks for it: persons are the units, and how many steps there are is the plan's matter."""
+    from worker import dp_sgd
+
+    rows = torch.utils.data.TensorDataset(table.x, table.y)
+    optimizer = torch.optim.SGD(net.parameters(), lr=lr)
+    private, optimizer, loader = dp_sgd.make_private(net, optimizer, rows, persons=table.person)
+    loss_of = nn.BCEWithLogitsLoss()
+    for x, y in loader:
+        optimizer.zero_grad()
+        loss_of(private(x), y).backward()
+        optimizer.step()
 
 
 @torch.no_grad()

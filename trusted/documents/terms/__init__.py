@@ -11,7 +11,7 @@ from trusted.documents.terms.dataset import MAX_ROWS, Consent, DatasetContract, 
 from trusted.documents.terms.evaluation import Audit, Evaluation, Label, Subgroup
 from trusted.documents.terms.exchange import Exchange
 from trusted.documents.terms.metrics import MetricRule
-from trusted.documents.terms.privacy import Mechanism, Privacy
+from trusted.documents.terms.privacy import Budget, DpSgd, Mechanism, MemberClipping, Privacy, Unit
 from trusted.documents.terms.server import Optimizer, ServerOptimizer
 
 __all__ = [
@@ -24,16 +24,19 @@ __all__ = [
     "App",
     "AppKind",
     "Audit",
+    "Budget",
     "Cohort",
     "ColumnRule",
     "ColumnType",
     "Consent",
     "DatasetContract",
     "Deadlines",
+    "DpSgd",
     "Evaluation",
     "Exchange",
     "Label",
     "Mechanism",
+    "MemberClipping",
     "MetricRule",
     "Missing",
     "Optimizer",
@@ -42,5 +45,6 @@ __all__ = [
     "Scalar",
     "ServerOptimizer",
     "Subgroup",
+    "Unit",
     "read_columns",
 ]
