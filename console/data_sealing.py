@@ -27,7 +27,8 @@ from trusted.blob import ContentKey
 from trusted.documents.terms import ColumnRule, DatasetContract
 from trusted.sealed_data import KEY_ID_BYTES, DataHeader, open_data, seal_data
 from worker.contract import Gate
-from worker.dataset import csv_line, sealed_header
+from worker.csv_line import csv_line
+from worker.dataset import sealed_header
 
 _ROWS_AT_ONCE = 4096
 

@@ -11,7 +11,6 @@ from __future__ import annotations
 import csv
 import io
 import os
-import re
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
@@ -21,12 +20,12 @@ from typing import Any
 from trusted.row_commitment import RowCommitment
 from trusted.sealed_data import DataHeader, is_sealed, open_data
 from worker.contract import Gate, breach
+from worker.csv_line import csv_line
 
 MAX_FILES = 256
 MAX_FILE_BYTES = 8 * 1024**3
 MAX_LINE_BYTES = 1024 * 1024  # stops a file without line ends from filling the enclave's memory
 _READ_BYTES = 1 << 20
-_SPECIAL = re.compile(r'[",\r\n]')
 SEALED_NAME = "data.csv"  # what the app sees of a sealed file
 
 
@@ -125,12 +124,6 @@ def read_table(pieces: Iterable[bytes]) -> Iterator[list[str]]:
         yield from csv.reader(_lines(pieces), strict=True)
     except (OSError, UnicodeDecodeError, csv.Error):
         raise breach("a file cannot be read as CSV in UTF-8") from None
-
-
-def csv_line(row: Sequence[str]) -> str:
-    """The one spelling of a row: ``read_table`` gives back exactly it. (``csv.writer`` leaves a lone CR unquoted.)"""
-    fields = (f'"{text.replace(chr(34), chr(34) * 2)}"' if _SPECIAL.search(text) else text for text in row)
-    return (",".join(fields) or '""') + "\n"
 
 
 def _csv_files(source: Path) -> list[Path]:

@@ -16,7 +16,7 @@ from numpy.typing import NDArray
 
 from trusted.documents.terms import Evaluation
 from trusted.errors import AppError, Reason
-from worker.dataset import csv_line
+from worker.csv_line import csv_line
 
 UNLABELLED = 2
 

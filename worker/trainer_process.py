@@ -118,8 +118,8 @@ class TrainerProcess:
     _model: mmap.mmap = field(repr=False)
     _delta: mmap.mmap = field(repr=False)
     _log: LogProcess = field(repr=False)
-    _shared: int = field(default=-1, repr=False)
     private: DpSgd | None = None
+    _shared: int = field(default=-1, repr=False)
     features: tuple[Feature, ...] = ()
     offers: tuple[Call, ...] = ()
     _rows: mmap.mmap | None = field(default=None, repr=False)
@@ -153,7 +153,7 @@ class TrainerProcess:
             _child(spec, _Child(theirs, log.descriptor, model, delta, rows))
         theirs.close()
         os.close(log.descriptor)
-        return cls(pid, spec.layout, ours, model, delta, log, rows, spec.private)
+        return cls(pid, spec.layout, ours, model, delta, log, spec.private, _shared=rows)
 
     def load(self, *, rows: int = 0, timeout_s: float = _START_TIMEOUT_S) -> None:
         """Let the child load the app, now that its data lies in ``spec.data``; waits until it has.
@@ -342,7 +342,7 @@ class _Child:
     log: int
     model: mmap.mmap
     delta: mmap.mmap
-    memory: int = -1  # of the rows' scores, a memfd that has its size once ``load`` is said
+    memory: int = -1  # of the rows' scores, a memfd that has its size once ``load`` is said; -1: there is none
     rows: mmap.mmap | None = None
 
 

