@@ -28,6 +28,7 @@ from trusted.errors import ProtocolError
 from trusted.evidence.boot import Role
 
 _HOST_START_S = 60.0
+_MOST_AT_ONCE = 4
 
 
 @dataclass(frozen=True, slots=True)
@@ -127,8 +128,9 @@ class Federation:
         return f"127.0.0.1:{words['port']}"
 
     def _start_enclaves(self, stack: ExitStack) -> None:
-        """All at once: each takes a second to be measured and confined."""
-        with ThreadPoolExecutor(max_workers=4) as pool, ExitStack() as leaving:
+        """As many at once as there are cores: each takes a second or two to be measured and confined."""
+        at_once = min(_MOST_AT_ONCE, os.cpu_count() or 1)  # those that have begun hold up a Ctrl-C
+        with ThreadPoolExecutor(at_once) as pool, ExitStack() as leaving:
             # After Ctrl-C what has not begun to start shall not: each start takes seconds on a busy machine.
             leaving.callback(pool.shutdown, wait=False, cancel_futures=True)
             starts = {"aggregator": pool.submit(self._start_aggregator)}
