@@ -226,7 +226,13 @@ def test_a_certificate_without_a_quorum_is_refused(given: Given) -> None:
 def test_a_cosignature_that_its_key_did_not_make_is_refused(given: Given) -> None:
     def bent(note: Note) -> Note:
         last = note.signatures[-1]
-        return replace(note, signatures=(*note.signatures[:-1], replace(last, signature=last.signature[:-1] + b"\x00")))
+        return replace(
+            note,
+            signatures=(
+                *note.signatures[:-1],
+                replace(last, signature=last.signature[:-1] + bytes([last.signature[-1] ^ 1])),
+            ),
+        )
 
     with pytest.raises(LedgerError) as refused:
         _with_lines(given, bent).audit()
