@@ -83,6 +83,7 @@ def test_headers_say_what_travels_whole_what_in_part_and_how_it_is_spelled():
         BlobKind.BASE: whole,
         BlobKind.RELEASE: whole,
         BlobKind.STATE: part,
+        BlobKind.FINAL: part,
     }
     assert {kind: header.encoding for kind, header in spelled.items()} == {
         BlobKind.MODEL: Encoding.BFLOAT16,
@@ -91,6 +92,7 @@ def test_headers_say_what_travels_whole_what_in_part_and_how_it_is_spelled():
         BlobKind.BASE: Encoding.FLOAT32,
         BlobKind.RELEASE: Encoding.FLOAT32,
         BlobKind.STATE: Encoding.FLOAT32,
+        BlobKind.FINAL: Encoding.FLOAT32,
     }
 
 

@@ -9,6 +9,7 @@ ArrayRecord of that name to its reply, with three arrays of one length: ``row`` 
 from __future__ import annotations
 
 import fcntl
+import hashlib
 import mmap
 import os
 from collections.abc import Mapping
@@ -19,6 +20,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from trusted.errors import AppError, Reason
+from trusted.wire import pack
 
 ROWS = "cloister-rows"
 NAMES = ("row", "score", "held-out")
@@ -91,7 +93,8 @@ def shared_rows(memory: int, rows: int) -> mmap.mmap:
 
 def kept_rows(seed: int, rows: int) -> NDArray[np.bool_]:
     """The random half of ``rows`` that the shadow model of ``seed`` sees: bool[rows], the same in every process."""
-    return np.random.Generator(np.random.PCG64(seed)).random(rows) < 0.5
+    octets = hashlib.shake_128(pack("cloister/shadow-half/v1", seed.to_bytes(8, "big"))).digest(rows // 8 + 1)
+    return np.unpackbits(np.frombuffer(octets, np.uint8), count=rows).astype(np.bool_)
 
 
 def _wrong(rule: str) -> AppError:

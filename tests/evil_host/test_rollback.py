@@ -129,7 +129,7 @@ ATTACKS = {
     "segments in each other's place": (segments_exchanged, Reason.STATE_ROLLBACK),
     "state with a bit flipped": (altered(STATE, flip), Reason.STATE_ROLLBACK),
     "state a byte short": (altered(STATE, lambda blob: blob[:-1]), Reason.STATE_ROLLBACK),
-    "state too large": (altered(STATE, lambda blob: blob + bytes(9 << 20)), Reason.TOO_LARGE),
+    "state too large": (altered(STATE, lambda blob: blob + bytes(17 << 20)), Reason.TOO_LARGE),
     "no state": (deleted(STATE), Reason.STATE_MISSING),
     "an older disk": (rolled_back, Reason.STATE_MISSING),
     "older ones under the newer names": (older_under_newer_names, Reason.STATE_ROLLBACK),
