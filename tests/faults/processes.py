@@ -166,7 +166,8 @@ def write_host_config(federation: Federation, site: Site, limits: dict[str, Any]
         "listen": f"http://127.0.0.1:{site.host_port}",
         "door": f"unix:{site.host_door}",
         "charter": "charter.json",
-        "limits": {"free_disk_bytes": 1 << 20, "streams_per_peer": 64} | limits,
+        # A frame of a handshake that vanishes is missed when the handshake has taken too long: here 20 s for 150.
+        "limits": {"free_disk_bytes": 1 << 20, "streams_per_peer": 64, "handshake_s": 20.0} | limits,
     }
     (site.folder / "host.json").write_text(json.dumps(config))
 
