@@ -7,10 +7,14 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from enum import Enum, unique
+from typing import TypeVar
 
 from trusted.channel import records
 from trusted.errors import ChannelError, Reason
 from trusted.wire import label_of
+
+S = TypeVar("S", bound=Enum)
+K = TypeVar("K", bound=Enum)
 
 
 @unique
@@ -64,7 +68,7 @@ AGGREGATOR_TABLE: Table = {
 }
 
 
-def successor(table: Table, state: State, kind: Kind) -> State:
+def successor(table: Mapping[tuple[S, K], S], state: S, kind: K) -> S:
     """The state that follows, or the refusal that closes the session."""
     try:
         return table[state, kind]

@@ -21,6 +21,7 @@ from trusted.attestation.composite import EvidenceBundle
 from trusted.attestation.result import AttestationResult
 from trusted.blob import ContentKey
 from trusted.channel.federation import Federation
+from trusted.channel.states import successor
 from trusted.documents.credential import verify_credential
 from trusted.documents.grant import Grant, Holder, VerifiedGrant
 from trusted.errors import (
@@ -34,7 +35,7 @@ from trusted.errors import (
 )
 from trusted.keys.binding import NONCE_BYTES, Wanted, possession, purpose, transcript
 from trusted.keys.renewal import confirmation, renewal_key
-from trusted.keys.states import BROKER_TABLE, Kind, State, successor
+from trusted.keys.states import BROKER_TABLE, Kind, State
 from trusted.wire import exactly, pack, sha256, unpack
 
 # Covers slow evidence (configfs quotes take seconds), and ends the life of a nonce that nobody answers.

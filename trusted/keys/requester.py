@@ -17,11 +17,12 @@ from trusted.attestation.composite import EvidenceBundle, Prover
 from trusted.blob import KEY_BYTES, ContentKey
 from trusted.channel.federation import Federation
 from trusted.channel.refusal import read_refusal
+from trusted.channel.states import successor
 from trusted.documents.grant import Holder, VerifiedGrant, commitment, verify_grant
 from trusted.errors import KeyReleaseError, ProtocolError, Reason
 from trusted.hpke import SealingKey
 from trusted.keys.binding import NONCE_BYTES, Wanted, possession, purpose, read_nonce, transcript
-from trusted.keys.states import REQUESTER_TABLE, Kind, State, successor
+from trusted.keys.states import REQUESTER_TABLE, Kind, State
 from trusted.wire import exactly, pack, sha256, unpack
 
 

@@ -60,12 +60,3 @@ BROKER_TABLE: Table = {
     (State.AWAIT_HELLO, Kind.RENEW): State.AWAIT_REQUEST,
     (State.AWAIT_REQUEST, Kind.REQUEST): State.DONE,
 }
-
-
-def successor(table: Table, state: State, kind: Kind) -> State:
-    """The state that follows, or the refusal that ends the exchange."""
-    try:
-        return table[state, kind]
-    except KeyError:
-        detail = f"frame {kind.name} does not belong in state {state.name}"
-        raise ChannelError(Reason.UNEXPECTED_MESSAGE, detail) from None

@@ -19,11 +19,12 @@ from trusted.attestation.result import AttestationResult
 from trusted.channel.federation import Federation
 from trusted.channel.records import Direction, RecordLayer, SessionSecrets
 from trusted.channel.refusal import read_refusal
+from trusted.channel.states import successor
 from trusted.channel.transcript import RECIPIENT
 from trusted.errors import ChannelError, ProtocolError, Reason
 from trusted.hpke import SealingKey
 from trusted.scoring.messages import Request, Table, decode_answer
-from trusted.scoring.states import CLIENT_TABLE, Kind, State, successor
+from trusted.scoring.states import CLIENT_TABLE, Kind, State
 from trusted.scoring.terms import Statement
 from trusted.scoring.transcript import Offered, client_signed, name_field, proof
 from trusted.wire import exactly, pack, sha256, unpack

@@ -18,11 +18,12 @@ from trusted.attestation.composite import EvidenceBundle
 from trusted.channel.federation import Federation
 from trusted.channel.records import Direction, RecordLayer, SessionSecrets
 from trusted.channel.refusal import read_refusal
+from trusted.channel.states import successor
 from trusted.errors import ChannelError, ProtocolError, Reason
 from trusted.evidence import EvidenceProvider
 from trusted.hpke import SealingKey
 from trusted.scoring.messages import Request, Table, encode_refusal, encode_scores
-from trusted.scoring.states import SERVICE_TABLE, Kind, State, successor
+from trusted.scoring.states import SERVICE_TABLE, Kind, State
 from trusted.scoring.terms import Statement
 from trusted.scoring.transcript import MEMBER_BYTES, Offered, client_signed, proof
 from trusted.wire import exactly, pack, sha256, unpack

@@ -58,12 +58,3 @@ CLIENT_TABLE: Table = {
     (State.AWAIT_WELCOME, Kind.WELCOME): State.OPEN,
     (State.AWAIT_ANSWER, Kind.RECORD): State.OPEN,
 }
-
-
-def successor(table: Table, state: State, kind: Kind) -> State:
-    """The state that follows, or the refusal that closes the session."""
-    try:
-        return table[state, kind]
-    except KeyError:
-        detail = f"frame {kind.name} does not belong in state {state.name}"
-        raise ChannelError(Reason.UNEXPECTED_MESSAGE, detail) from None
