@@ -16,6 +16,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+from trusted.apps.config import Scalar, as_defaults, fuse_config
 from trusted.errors import AppError, Reason
 from worker.rows import ROWS
 from worker.trainer import Arrays, Call, Log, Reply
@@ -35,8 +36,6 @@ from flwr.supercore.object_ref import load_app  # noqa: E402
 from flwr.supercore.task_identity import TaskIdentity  # noqa: E402
 
 from worker.flower_legacy import legacy_reply, legacy_request  # noqa: E402  (imports flwr)
-
-Scalar = bool | int | float | str
 
 _RUN, _NODE, _TASK = 1, 1, 1  # one run, one node in this process; the app sees no identity of the federation
 
@@ -184,36 +183,6 @@ class FlowerApp:
             return {name: array.numpy() for name, array in reply.content.array_records["scores"].items()}
         except (KeyError, TypeError, ValueError, EOFError, OSError):
             raise AppError(Reason.APP_REPLY, "app's reply: an ArrayRecord `scores` in NumPy form expected") from None
-
-
-def fuse_config(defaults: Mapping[str, Scalar], overrides: Mapping[str, Scalar]) -> dict[str, Scalar]:
-    """The app's flattened defaults with the plan's values over them, each of the default's type.
-
-    RFC 8785 writes 1.0 as 1, so a whole number stands for a float where the default is one.
-
-    Raises:
-        AppError: BUNDLE_MALFORMED: a key that the app does not have, or a value of another type.
-    """
-    fused = dict(defaults)
-    for key, value in overrides.items():
-        if key not in defaults:
-            raise AppError(Reason.BUNDLE_MALFORMED, "plan.app.config: a key that [tool.flwr.app.config] does not have")
-        kind = type(defaults[key])
-        if kind is float and type(value) is int:
-            value = float(value)
-        if type(value) is not kind:
-            raise AppError(Reason.BUNDLE_MALFORMED, "plan.app.config: a value of another type than the app's default")
-        fused[key] = value
-    return fused
-
-
-def as_defaults(defaults: Mapping[str, Scalar], given: Mapping[str, Scalar]) -> dict[str, Scalar]:
-    """``given`` for a message; a whole number is a float again where the app's run config has a float of that name.
-
-    RFC 8785 writes 1.0 as 1, and a message has no defaults of its own.
-    """
-    floats = {key for key, value in defaults.items() if type(value) is float}
-    return {key: float(value) if key in floats and type(value) is int else value for key, value in given.items()}
 
 
 def _import_client(reference: str, app_dir: Path, log: Log) -> ClientApp:

@@ -62,7 +62,7 @@ def build(
     with reporting(json_output) as report:
         from console.files import refuse_existing, write_file
         from console.plans import read_bundle
-        from worker.bundle import bundle_digest
+        from trusted.apps.bundle import bundle_digest
 
         refuse_existing(out, force=force)
         bundle = read_bundle(folder)

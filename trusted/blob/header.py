@@ -30,6 +30,8 @@ class BlobKind(Enum):
     BASE = "base"
     STATE = "state"
     FINAL = "final"
+    MESSAGE = "message"
+    REPLY = "reply"
 
 
 @dataclass(frozen=True, slots=True)
