@@ -20,6 +20,7 @@ from typing import NoReturn
 
 import numpy as np
 
+from trusted.apps.arrays import Arrays, split_vector
 from trusted.apps.child import START_TIMEOUT_S, end_with_channel, read_frame, say, write_frame
 from trusted.confinement import Feature
 from trusted.documents.layout import Layout
@@ -29,7 +30,7 @@ from trusted.scoring.terms import Declaration
 from trusted.wire import decode_json
 from worker.app_log import Reader
 from worker.log_process import LogProcess
-from worker.trainer import Arrays, Log, Vector, split_vector
+from worker.trainer import Log, Vector
 from worker.trainer_process import (
     TrainerProcess,
     TrainerSpec,

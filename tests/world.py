@@ -88,6 +88,7 @@ class World:
     members: tuple[str, ...] = MEMBERS
     plan_changes: dict[str, Any] = field(default_factory=dict)
     charter_changes: dict[str, Any] = field(default_factory=dict)
+    site_changes: dict[str, Any] = field(default_factory=dict)
     now: datetime = NOW
 
     def __post_init__(self) -> None:
@@ -173,6 +174,7 @@ class World:
             columns=self.plan.document.dataset.columns,
             not_after=self.now + timedelta(days=10),
         )
+        document = replace(document, **self.site_changes)
         signed = envelope(document, site_policies.PAYLOAD_TYPE, [self.signing[member]])
         verified = site_policies.verify_site_policy(signed, self.charter, self.now)
         memory = Memory.recall(member, self.plan.digest, self.worker_keys[member], keeper)
@@ -233,7 +235,7 @@ class Net:
     def __init__(self, world: World, store: MemoryStore | None = None) -> None:
         self.world = world
         self.store = store or MemoryStore()
-        self.aggregator = Aggregator(world.federation, world.identity("aggregator"), self.store)
+        self.aggregator = self.make_aggregator()
         self.sites: dict[int, SimpleSite] = {}
         self.events: list[tuple[str, dict[str, Any]]] = []
         self.closed: dict[int, Reason] = {}
@@ -241,6 +243,9 @@ class Net:
         self.due: deque[Effect] = deque()
         self.is_performing = False
         self.messages: dict[int, dict[str, Any]] = {}  # the last of each type that a site was sent
+
+    def make_aggregator(self) -> Aggregator:
+        return Aggregator(self.world.federation, self.world.identity("aggregator"), self.store)
 
     # what a host may do with a frame or an update on its way
     def to_aggregator(self, connection: int, frame: bytes) -> list[bytes]:

@@ -16,10 +16,12 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+from trusted.apps.arrays import Arrays
 from trusted.apps.config import Scalar, as_defaults, fuse_config
+from trusted.apps.messages import AppMessage
 from trusted.errors import AppError, Reason
 from worker.rows import ROWS
-from worker.trainer import Arrays, Call, Log, Reply
+from worker.trainer import Call, Log, Reply
 
 # Read by flwr when it is imported (supercore/telemetry.py, update_check.py): nothing may call home from inside a TEE.
 OFF = {
@@ -35,6 +37,7 @@ from flwr.common.config import flatten_dict, get_project_config  # noqa: E402
 from flwr.supercore.object_ref import load_app  # noqa: E402
 from flwr.supercore.task_identity import TaskIdentity  # noqa: E402
 
+from trusted.apps.flower_records import flower_records, plain_records  # noqa: E402  (imports flwr)
 from worker.flower_legacy import legacy_reply, legacy_request  # noqa: E402  (imports flwr)
 
 _RUN, _NODE, _TASK = 1, 1, 1  # one run, one node in this process; the app sees no identity of the federation
@@ -126,6 +129,27 @@ class FlowerApp:
             self._log(traceback.format_exc())
             raise AppError(_why(error), f"app: its {call.value} function raised; see the site's log") from None
         return self._read(call, reply, list(arrays))
+
+    def respond(self, message: AppMessage, node: int, number: int) -> AppMessage:
+        """Hand the app a message of its own server, as the node ``node`` would get it from Flower.
+
+        Raises:
+            AppError: APP_FAILED: it raised or answered with an error. MESSAGE_FORM: its answer is no message.
+        """
+        TaskIdentity.node_id = _NODE  # whom the message comes from
+        given = Message(flower_records(message.records), node, message.kind, group_id=message.group)
+        given.metadata.__dict__["_message_id"] = f"{number}"
+        TaskIdentity.node_id = self._context.node_id = node
+        try:
+            reply = self._client(given, self._context)
+        except (Exception, SystemExit) as error:  # as above
+            self._log(traceback.format_exc())
+            raise AppError(_why(error), "app: its function raised; see the site's log") from None
+        if not isinstance(reply, Message) or reply.has_error():
+            if isinstance(reply, Message):
+                self._log(f"the app answered with an error: {reply.error.reason}")
+            raise AppError(Reason.APP_FAILED, "app: it answered with an error, or with no Message")
+        return AppMessage(message.kind, message.group, plain_records(reply.content))
 
     def _read(self, call: Call, reply: object, names: list[str]) -> Reply:
         if not isinstance(reply, Message):

@@ -171,6 +171,7 @@ def prepare(boot: Boot, options: Options, note: Note) -> Prepared:
         private=plan.privacy.dp_sgd,
         log_reader=Reader(rule.member, federation.plan.digest, charter.document.member(rule.member).sealing_key),
         memory_bytes=options.app_memory_mib << 20,
+        message_bytes=plan.aggregation.message_bytes,
     )
     trainer = TrainerProcess.fork(spec)
     try:  # from here on there are keys, which the trainer's process has not

@@ -15,7 +15,6 @@ import contextlib
 import mmap
 import os
 import shutil
-import signal
 import socket
 import sys
 import threading
@@ -33,6 +32,7 @@ from trusted.apps.child import (
     START_TIMEOUT_S,
     become_alone,
     confine_app,
+    end_child,
     end_with_channel,
     read_frame,
     say,
@@ -53,7 +53,6 @@ from worker.trainer import MAX_METRICS, Call, Judged, Trainer, TrainResult, Vect
 
 Scalar = bool | int | float | str
 
-_END_TIMEOUT_S = 5.0
 _LARGEST = 1 << 53
 _SAID = {
     Reason.BUNDLE_MALFORMED: "app: cannot be loaded; see the site's log",
@@ -62,6 +61,8 @@ _SAID = {
     Reason.APP_NOT_PRIVATE: "app: it trained otherwise than plan.privacy allows; see the site's log",
     Reason.APP_MEMORY: "app: it asked for more memory than this site gives it; see the site's log",
     Reason.APP_ROWS: "app's scores: not of different admitted rows, or no chances; see the site's log",
+    Reason.MESSAGE_FORM: "app's message: not in the form of one; see the site's log",
+    Reason.MESSAGE_SIZE: "app's message: larger than plan.aggregation.max_message_mib",
     Reason.AUDIT_SHADOWS: "audit: the app does not train on the data that it is given",
 }
 
@@ -83,6 +84,7 @@ class TrainerSpec:
         log_reader: the member; None: nobody hears the app's words.
         memory_bytes: how much memory the app may ask for; 0: three quarters of the machine's.
         rows: what :meth:`TrainerProcess.start` says to ``load``.
+        message_bytes: of every message that the app's own server sends and gets; 0: it sends none.
     """
 
     app_dir: Path
@@ -98,6 +100,7 @@ class TrainerSpec:
     log_reader: Reader | None = None
     memory_bytes: int = 0
     rows: int = 0
+    message_bytes: int = 0
 
 
 @dataclass(slots=True)
@@ -120,6 +123,7 @@ class TrainerProcess:
     features: tuple[Feature, ...] = ()
     offers: tuple[Call, ...] = ()
     _rows: mmap.mmap | None = field(default=None, repr=False)
+    _message: mmap.mmap | None = field(default=None, repr=False)
     _admitted: int = 0
     _alive: bool = True
 
@@ -145,12 +149,13 @@ class TrainerProcess:
         ours, theirs = socket.socketpair()
         model, delta = (mmap.mmap(-1, spec.layout.size_bytes) for _ in range(2))
         rows = os.memfd_create("rows", os.MFD_CLOEXEC | os.MFD_ALLOW_SEALING)  # sized once the rows are counted
+        message = mmap.mmap(-1, spec.message_bytes) if spec.message_bytes else None
         pid = os.fork()
         if pid == 0:
-            _child(spec, _Child(theirs, log.descriptor, model, delta, rows))
+            _child(spec, _Child(theirs, log.descriptor, model, delta, rows, message=message))
         theirs.close()
         os.close(log.descriptor)
-        return cls(pid, spec.layout, ours, model, delta, log, spec.private, _shared=rows)
+        return cls(pid, spec.layout, ours, model, delta, log, spec.private, _shared=rows, _message=message)
 
     def load(self, *, rows: int = 0, timeout_s: float = START_TIMEOUT_S) -> None:
         """Let the child load the app, now that its data lies in ``spec.data``; waits until it has.
@@ -213,6 +218,22 @@ class TrainerProcess:
             count = fields.integer("rows", low=0, high=self._admitted)
         return self._scores(count)
 
+    def respond(self, content: bytes, node: int, number: int, timeout_s: float) -> bytes:
+        """What the app answers to a message of its own server; blocks for ``timeout_s`` at most.
+
+        Raises:
+            ValueError: ``content`` has not the plan's message size.
+            AppError: as :meth:`train`; MESSAGE_FORM, MESSAGE_SIZE.
+        """
+        if self._message is None or len(content) != len(self._message):
+            raise ValueError("message: exactly the plan's message size expected")
+        if not self._alive:
+            raise AppError(Reason.APP_FAILED, "app: its process has ended")
+        self._message[:] = content
+        self._send({"respond": number, "node": node})
+        with self._answered(timeout_s):
+            return bytes(self._message)  # copied before anything looks at it: the child can still write to it
+
     def _scores(self, count: int) -> RowScores:
         if self._rows is None:
             raise AppError(Reason.APP_ROWS, "app's scores: the plan asks for none")
@@ -248,16 +269,7 @@ class TrainerProcess:
         if not self._alive:
             return
         self._alive = False
-        for kill in (os.killpg, os.kill):  # its whole session: the app may have forked; it alone before ``setsid``
-            with contextlib.suppress(ProcessLookupError, PermissionError):
-                kill(self.pid, signal.SIGKILL)
-        with contextlib.suppress(OSError):
-            self._channel.shutdown(socket.SHUT_RDWR)
-        deadline = time.monotonic() + _END_TIMEOUT_S
-        with contextlib.suppress(ChildProcessError):
-            while os.waitpid(self.pid, os.WNOHANG) == (0, 0) and time.monotonic() < deadline:
-                time.sleep(0.005)
-        self._channel.close()
+        end_child(self.pid, self._channel)
         self._log.wait()
 
     def _send(self, value: dict[str, Any]) -> None:
@@ -308,6 +320,7 @@ class _Child:
     delta: mmap.mmap
     memory: int = -1  # of the rows' scores, a memfd that has its size once ``load`` is said; -1: there is none
     rows: mmap.mmap | None = None
+    message: mmap.mmap | None = None
 
 
 def _child(spec: TrainerSpec, kept: _Child) -> NoReturn:
@@ -366,7 +379,9 @@ def _serve(spec: TrainerSpec, kept: _Child, features: tuple[Feature, ...]) -> No
         dp_sgd.set_terms(spec.private)
         model = np.frombuffer(kept.model, np.float32).copy()
         try:
-            if "judge" in request:
+            if "respond" in request:
+                answer = _respond(trainer, kept, request["node"], request["respond"])
+            elif "judge" in request:
                 answer = _judge(trainer, spec, kept, model, request["judge"])
             elif "shadow" in request:
                 answer = _shadow(trainer, spec, kept, model, request)
@@ -385,6 +400,13 @@ def _train(trainer: Trainer, kept: _Child, model: Vector, number: int) -> dict[s
     steps = dp_sgd.steps()
     private = {} if steps is None else {"private_steps": steps}
     return {"num_examples": result.num_examples, "metrics": dict(result.metrics), **private}
+
+
+def _respond(trainer: Trainer, kept: _Child, node: int, number: int) -> dict[str, Any]:
+    if kept.message is None:
+        raise AppError(Reason.MESSAGE_SIZE, "message: the plan has no server of the app's own")
+    kept.message[:] = trainer.respond(bytes(kept.message), node, number)
+    return {}
 
 
 def _judge(trainer: Trainer, spec: TrainerSpec, kept: _Child, model: Vector, number: int) -> dict[str, Any]:

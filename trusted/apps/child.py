@@ -25,6 +25,7 @@ from trusted.wire import encode_json
 
 MAX_FRAME_BYTES = 64 * 1024
 MAX_FILE_BYTES = 64 * 1024 * 1024  # of each file in its scratch folder; stops an app that writes until the disk is full
+_END_TIMEOUT_S = 5.0
 START_TIMEOUT_S = 180.0  # importing torch from a cold disk
 # What an interpreter with torch reads besides its own installation; whatever does not exist is left out.
 _SYSTEM_PATHS = (
@@ -96,6 +97,24 @@ def end_with_channel(descriptor: int) -> None:
     poll.register(descriptor, select.POLLRDHUP)
     poll.poll()
     os.killpg(0, signal.SIGKILL)
+
+
+def end_child(pid: int, channel: socket.socket) -> None:
+    """End the child ``pid`` and whatever it forked, and close its ``channel``; waits five seconds at most.
+
+    A parent that has confined itself since may not signal it any more (Landlock's scope), so the child also ends itself
+    when its channel closes. Should it do neither in time, it ends with its parent.
+    """
+    for kill in (os.killpg, os.kill):  # its whole session: the app may have forked; it alone before ``setsid``
+        with contextlib.suppress(ProcessLookupError, PermissionError):
+            kill(pid, signal.SIGKILL)
+    with contextlib.suppress(OSError):
+        channel.shutdown(socket.SHUT_RDWR)
+    deadline = time.monotonic() + _END_TIMEOUT_S
+    with contextlib.suppress(ChildProcessError):
+        while os.waitpid(pid, os.WNOHANG) == (0, 0) and time.monotonic() < deadline:
+            time.sleep(0.005)
+    channel.close()
 
 
 def write_frame(channel: socket.socket, value: dict[str, Any]) -> None:

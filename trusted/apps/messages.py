@@ -194,7 +194,7 @@ def _record(name: str, kind: str, values: list[Any], parts: _Parts) -> AppRecord
     return AppRecord(name, RecordKind(kind), read)
 
 
-# --- arrays ------------------------------------------------------------------------------------------------------------
+# --- arrays -----------------------------------------------------------------------------------------------------------
 
 
 def _entries(record: AppRecord, parts: list[bytes | memoryview]) -> Iterator[list[Any]]:
@@ -239,7 +239,7 @@ def _array(entry: list[Any], parts: _Parts) -> ArrayValue:
     return np.frombuffer(data, little).astype(np.dtype(dtype)).reshape(shape)
 
 
-# --- values ------------------------------------------------------------------------------------------------------------
+# --- values -----------------------------------------------------------------------------------------------------------
 
 
 def _spelled(value: Value, parts: list[bytes | memoryview]) -> list[Any]:

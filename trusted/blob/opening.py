@@ -57,7 +57,7 @@ class BlobOpener:
             BlobError: not that piece, whole and unaltered; or not finite. ``out`` then holds nothing to be used.
         """
         self.open_unbounded_into(piece, sealed, out)
-        if not np.isfinite(out).all():
+        if self.header.encoding.is_numeric and not np.isfinite(out).all():
             raise BlobError(Reason.NON_FINITE, "blob: NaN or infinity")
 
     def open_unbounded_into(self, piece: Piece, sealed: Buffer, out: Vector) -> None:

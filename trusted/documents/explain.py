@@ -164,7 +164,7 @@ def _plan(plan: Plan, charter: Charter) -> Iterator[str]:
 
 def _leaves(plan: Plan, charter: Charter) -> Iterator[str]:
     if plan.aggregation.rule is Rule.SERVER_APP:
-        yield "What leaves a site: whatever the app answers, sealed, for its own server alone. The worker filters nothing."
+        yield "What leaves a site: whatever the app answers, sealed, for its own server; no worker filters it."
     else:
         yield "What leaves a site: one sealed update a round, its weight, and the metrics below. Never a row of data."
     yield from (explain_metric(metric) for metric in plan.metrics)
