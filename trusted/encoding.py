@@ -27,17 +27,11 @@ _NOT_FINITE = 0x7F80  # bfloat16 with every bit of the exponent set
 
 
 class Encoding(Enum):
-    """The spellings of a blob, by their names in its header; a plan may choose the numeric ones."""
+    """The spellings that a plan may choose, by their names in blob headers."""
 
     FLOAT32 = "f32le"
     BFLOAT16 = "bf16le"
     INT8 = "i8x1024"
-    WORDS = "w32"
-
-    @property
-    def is_numeric(self) -> bool:
-        """Whether an element is a number. One of WORDS is four bytes of anything, in a float32's place."""
-        return self is not Encoding.WORDS
 
     @property
     def piece_elements(self) -> int:
@@ -46,21 +40,18 @@ class Encoding(Enum):
             Encoding.FLOAT32: _PIECE_ELEMENTS,
             Encoding.BFLOAT16: 2 * _PIECE_ELEMENTS,
             Encoding.INT8: 4 * _INT8_BLOCKS * BLOCK,
-            Encoding.WORDS: _PIECE_ELEMENTS,
         }[self]
 
     def size_bytes(self, elements: int) -> int:
         """How many bytes ``elements`` take."""
         if self is Encoding.INT8:
             return -(-elements // BLOCK) * _BLOCKS.itemsize
-        return elements * (2 if self is Encoding.BFLOAT16 else 4)
+        return elements * (4 if self is Encoding.FLOAT32 else 2)
 
     def encode_into(self, vector: Vector, out: Octets) -> None:
         """Spell ``vector``, finite float32[n], into ``out``, uint8[size_bytes(n)]; rounding is to the nearest."""
         if self is Encoding.FLOAT32:
             out.view("<f4")[:] = vector
-        elif self is Encoding.WORDS:
-            out.view("<u4")[:] = vector.view("<u4")
         elif self is Encoding.BFLOAT16:
             out.view("<u2")[:] = _to_bfloat16(vector)
         else:
@@ -70,9 +61,6 @@ class Encoding(Enum):
         """Read ``data``, uint8[size_bytes(n)], into ``out``, float32[n]; whether every element is finite."""
         if self is Encoding.FLOAT32:
             out[:] = data.view("<f4")
-        elif self is Encoding.WORDS:
-            out.view("<u4")[:] = data.view("<u4")
-            return True
         elif self is Encoding.BFLOAT16:
             out.view("<u4")[:] = data.view("<u2")
             out.view("<u4")[:] <<= 16

@@ -49,9 +49,7 @@ class Exchanged:
     def header(self, kind: BlobKind, number: int, sender: str) -> BlobHeader:
         """The one header that a blob of this kind, round and sender may have."""
         if kind in _MESSAGES:  # all of one size, whatever they hold
-            return BlobHeader(
-                kind, self.plan, number, sender, self.whole.digest, self.message_bytes // 4, Encoding.WORDS
-            )
+            return BlobHeader(kind, self.plan, number, sender, self.whole.digest, self.message_bytes // 4)
         layout = self.part if kind in _IN_PART else self.whole
         encodings = {BlobKind.MODEL: self.terms.model, BlobKind.UPDATE: self.terms.update}
         encoding = encodings.get(kind, Encoding.FLOAT32)

@@ -67,6 +67,11 @@ class BlobHeader:
     elements: int
     encoding: Encoding = Encoding.FLOAT32
 
+    @property
+    def is_numeric(self) -> bool:
+        """Whether an element is a number. One of a message is four bytes of anything, in a float32's place."""
+        return self.kind not in (BlobKind.MESSAGE, BlobKind.REPLY)
+
     def encode(self) -> bytes:
         """Canonical bytes."""
         return _encoded(self)

@@ -10,7 +10,7 @@ from trusted.documents.schema import rule
 from trusted.encoding import Encoding
 from trusted.wire import Fields
 
-_UPDATE_ENCODINGS = [encoding.name.lower() for encoding in Encoding if encoding.is_numeric]
+_UPDATE_ENCODINGS = [encoding.name.lower() for encoding in Encoding]
 _MODEL_ENCODINGS = [encoding.name.lower() for encoding in (Encoding.FLOAT32, Encoding.BFLOAT16)]
 
 
