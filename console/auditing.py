@@ -24,7 +24,7 @@ from trusted.documents.terms import Rule
 from trusted.errors import LedgerError, ProtocolError, Reason
 from trusted.ledger import leaves
 from trusted.ledger.checkpoint import Checkpoint, Diverged, TreeHead, origin_of, witness_key
-from trusted.ledger.leaves import Leaf
+from trusted.ledger.leaves import Leaf, ServerApp
 from trusted.ledger.merkle import Tree
 from trusted.ledger.notes import Note
 from trusted.ledger.sampling import commitment, drawn
@@ -60,7 +60,7 @@ class AuditedLog:
     leaves: tuple[Leaf, ...]
     cosigners: Cosigners
     cohorts: int | None
-    server_app: leaves.ServerApp | None = None
+    server_app: ServerApp | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -236,7 +236,7 @@ def _require_spend(typed: Sequence[Leaf], plan: VerifiedPlan) -> None:
 
 
 def _require_server_app(typed: Sequence[Leaf], plan: VerifiedPlan) -> leaves.ServerApp | None:
-    """Before anything is asked of a site, the log says which app's server asks; and where the plan has none, of none."""
+    """Before anything is asked of a site the log says by which app's server; where the plan has none, of none."""
     said = [leaf for leaf in typed if isinstance(leaf, (leaves.ServerApp, leaves.Opened))]
     servers = [leaf for leaf in said if isinstance(leaf, leaves.ServerApp)]
     if plan.document.aggregation.rule is not Rule.SERVER_APP:

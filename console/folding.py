@@ -28,8 +28,8 @@ _SERVERS: Mapping[str, Mapping[str, float]] = {
 class Folding:
     """A rule by name, how many false sites it shall stand, how many updates it keeps, and what comes after it.
 
-    ``server`` is the name of an optimiser, perhaps with numbers: ``adam:learning_rate=0.01,tau=0.1``. ``server_app``: of
-    the app's own server, how many exchanges, the MiB of a message, and the seconds of a turn.
+    ``server`` is the name of an optimiser, perhaps with numbers: ``adam:learning_rate=0.01,tau=0.1``. ``server_app``:
+    of the app's own server, how many exchanges, the MiB of a message, and the seconds of a turn.
     """
 
     rule: str = Rule.WEIGHTED_MEAN.value

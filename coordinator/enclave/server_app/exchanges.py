@@ -126,6 +126,7 @@ class Exchanges:
         """Do whatever can be done now; while ``paused`` no exchange opens, and the app's server is not hurried."""
         self._attendance.note_missing(now)
         if self._busy or self._over:
+            self._tell_waiting()
             return
         if self.current is not None:
             self._wait_on(self.current, now)
@@ -135,6 +136,12 @@ class Exchanges:
             self._serve(self._ask, now, paused=paused)
         elif not self._begun and not paused:
             self._begin_when_gathered(now)
+
+    def _tell_waiting(self) -> None:
+        """An exchange that is closed waits for its witnesses."""
+        missing = self._course.require_journal().waiting_for_witnesses
+        if self.current is not None and self.current.state is RoundState.CLOSED and missing and not self._over:
+            self._course.wait_for(missing, "witnesses")
 
     def _begin_when_gathered(self, now: datetime) -> None:
         course = self._course
@@ -352,7 +359,6 @@ class Exchanges:
         lost = [leaves.Lost(member, reason) for member, reason in sorted(closed.lost.items())]
         journal.append(leaves.Closed(closed.number, tuple(leaf.member for leaf in counted), tuple(lost)))
         record = self._record(closed.number, closed.cohort)
-        course.wait_for(set(course.plan.cohort.members), "witnesses")
         journal.commit(record, now, then=lambda later: self._give(closed, places, later))
 
     def _give(self, closed: Round, places: Mapping[leaves.Counted, int], now: datetime) -> None:
