@@ -17,6 +17,8 @@ from flwr.serverapp import Grid, ServerApp, strategy
 from coordinator.enclave.aggregator import Aggregator
 from coordinator.enclave.server_app.asks import Ask, Collect, Failed, Finished, Offer, Pull, Send
 from coordinator.enclave.server_flower import HostedServerApp
+from tests.enclave.evaluations import COLUMNS, card_of
+from tests.enclave.evaluations import terms as terms_of_evaluation
 from tests.enclave.server_apps import MIB, TERMS, AppNet, AppSite, ThreadedServerApp, running, server_of, server_world
 from tests.enclave.test_run import released_model
 from tests.enclave.test_server_app_strategies import client_with
@@ -25,7 +27,7 @@ from trusted.apps.arrays import final_vector, split_vector
 from trusted.documents import site_policy as site_policies
 from trusted.documents.explain import explain_plan, explain_site_policy
 from trusted.documents.plan import Plan
-from trusted.documents.terms import Aggregation, Cohort, Exchange
+from trusted.documents.terms import Aggregation, Cohort, DatasetContract, Exchange
 from trusted.encoding import Encoding
 from trusted.errors import DocumentError, ProtocolError, Reason, RoundError
 from trusted.ledger import leaves
@@ -669,3 +671,27 @@ def test_who_is_asked_to_sign_reads_that_the_trusted_code_base_is_larger(world: 
     silent = replace(policy, server_app_exchanges=0)
     assert "server_app_exchanges" not in silent.to_json()
     assert site_policies.SitePolicy.parse(policy.encode()) == policy
+
+
+def test_a_later_aggregator_goes_on_from_a_final_model_that_was_stored(software_root, chip) -> None:
+    """It died while the sites judged that model: the next one has it judged, and releases it."""
+    judged = terms_of_evaluation()
+    evaluation = {"evaluation": judged, "dataset": DatasetContract(1, COLUMNS)}
+    world = server_world(software_root, chip, **evaluation)
+    net = slow(world, server_of(fed_avg, rounds=1), client_with(), world.members)
+    for site in net.sites.values():
+        site.automatic = False
+    for _ in range(2):
+        for connection, site in net.sites.items():
+            if len(site.messages) > site.replies:
+                net.respond(connection, site.messages[-1])
+    assert net.outcomes("server-app-finished")
+    assert net.aggregator.state.value == "running"
+    assert all(site.evaluations for site in net.sites.values())
+    before = net.sites[1].evaluations[-1]
+    successor(net, Lying())
+    assert net.aggregator.state.value == "finished", net.events[-4:]
+    assert net.sites[1].evaluations[-1].round == before.round
+    assert not np.allclose(released_model(world, net, "site-1"), INITIAL)
+    card = card_of(net, world)
+    assert any("trusted code base is larger" in said for said in card.content["not_protected"])

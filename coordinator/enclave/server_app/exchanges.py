@@ -349,7 +349,7 @@ class Exchanges:
 
     def _close(self, closed: Round, now: datetime) -> None:
         """Have it witnessed whose answers count; only then the app's server is told."""
-        course, journal = self._course, self._course.require_journal()
+        journal = self._course.require_journal()
         self._busy = True
         counted = [
             leaves.Counted(closed.number, member, contribution.prefix_sha256 or b"")
