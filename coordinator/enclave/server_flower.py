@@ -292,6 +292,48 @@ class HostedServerApp:
         return final_vector(self.layout, found[-1])
 
 
+class _Begun(BaseException):
+    """A strategy has started, with ``arrays``: not an Exception, which an app might catch."""
+
+    def __init__(self, arrays: Arrays) -> None:
+        super().__init__()
+        self.arrays = arrays
+
+
+def first_arrays(app_dir: Path, config: Mapping[str, Scalar]) -> Arrays:
+    """What the first strategy of the app's server starts from, in the order of its record; there the app ends.
+
+    Raises:
+        AppError: BUNDLE_MALFORMED, SERVER_APP_FAILED: it cannot be loaded. SERVER_APP_MODEL: it starts no strategy, or
+            one that has its first parameters from a client. Whatever the app raises.
+    """
+
+    def nobody(ask: Ask) -> Answer:
+        raise AppError(Reason.SERVER_APP_MODEL, "initial model: the app asks its nodes before a strategy starts")
+
+    def started(self: Strategy, grid: Grid, initial_arrays: ArrayRecord, *rest: Any, **more: Any) -> Any:
+        raise _Begun(_numpy(initial_arrays))
+
+    def begun(self: Server, *rest: Any, **more: Any) -> Any:
+        given = self.strategy.initialize_parameters(self.client_manager())
+        if given is None:
+            raise AppError(Reason.SERVER_APP_MODEL, "initial model: the app takes it from a client")
+        raise _Begun({str(place): array for place, array in enumerate(parameters_to_ndarrays(given))})
+
+    none = Layout(())
+    hosted = HostedServerApp.load(app_dir, config=config, rounds=1, layout=none)
+    TaskIdentity.run_id, TaskIdentity.node_id, TaskIdentity.task_id = _RUN, _NODE, _TASK
+    start, first = Strategy.start, Server._get_initial_parameters
+    Strategy.start, Server._get_initial_parameters = started, begun
+    try:
+        hosted.server(SessionGrid(nobody, 0), Context(_RUN, _NODE, {}, RecordDict(), hosted.run_config))
+    except _Begun as reached:
+        return reached.arrays
+    finally:
+        Strategy.start, Server._get_initial_parameters = start, first
+    raise AppError(Reason.SERVER_APP_MODEL, "initial model: the app's server ended and started no strategy")
+
+
 def _import_server(reference: str, app_dir: Path) -> ServerApp:
     """Import ``package.module:attribute`` from ``app_dir`` and from nowhere else; the folder goes last in the path."""
     if str(app_dir) not in sys.path:
