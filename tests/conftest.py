@@ -14,6 +14,7 @@ _FORK = (
     "test_data_start.py",
     "test_scorer.py",
     "test_server_process.py",
+    "test_trainer_messages.py",
 )
 
 
