@@ -19,7 +19,7 @@ test-fast: $(LOCKED) $(S3_SERVER)
 lint: $(LOCKED)
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
-	$(BIN)/mypy trusted coordinator worker softtee broker recipient console protos benchmarks
+	$(BIN)/mypy trusted coordinator worker softtee broker recipient console protos simulations benchmarks
 	$(BIN)/lint-imports
 
 format: $(LOCKED)

@@ -1,0 +1,53 @@
+"""What sites do with a model, as the engines ask it. Trust zone: the developer's machine."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Protocol
+
+import numpy as np
+from numpy.typing import NDArray
+
+from trusted.documents.layout import Layout
+from trusted.encoding import Vector
+from trusted.errors import Reason
+
+
+@dataclass(frozen=True, slots=True)
+class Job:
+    """One site's work in one round: ``site`` is its place in the partition, ``round`` counts from 1."""
+
+    site: int
+    round: int
+
+
+@dataclass(frozen=True, slots=True)
+class Trained:
+    """What a site answered, besides its update: as ``worker.trainer.TrainResult``, or why it failed."""
+
+    num_examples: int
+    metrics: Mapping[str, float]
+    seconds: float
+    failure: Reason | None = None
+
+
+class Task(Protocol):
+    """What all sites of a simulation train. It knows the data of each; randomness comes from its seed and the job."""
+
+    @property
+    def layout(self) -> Layout:
+        """The model's."""
+
+    def initial(self) -> Vector:
+        """The model before the first round, float32[elements]."""
+
+    def train(self, model: Vector, jobs: Sequence[Job], out: NDArray[np.float32]) -> list[Trained]:
+        """Write each job's update (trained minus given model) to its row of ``out``, float32[jobs, elements].
+
+        One after the other or together, whichever is faster for this task; what a job gives does not depend on which
+        others it is done with, but for the last bits where a task says so.
+        """
+
+    def evaluate(self, model: Vector) -> Mapping[str, float]:
+        """Metrics of ``model`` on rows that no site has; empty where there are none."""
