@@ -15,7 +15,7 @@ NOBODY = (1 << 64) - 1  # in place of a site: those who act together, or what is
 
 def secret(seed: int, what: str) -> bytes:
     """32 bytes for whatever in production is drawn from the processor."""
-    return sha256(pack("cloister/simulation/v1", str(seed), what))
+    return sha256(pack("cloister/simulation/v1", str(seed).encode(), what.encode()))
 
 
 class Dice:
