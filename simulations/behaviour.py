@@ -25,13 +25,41 @@ Slows = Callable[[float, int, Generator], float]
 """From the seconds that a site's answer takes on the virtual clock, and its bytes, to the seconds that it takes now."""
 Poisons = Callable[[Rows, Generator], Rows]
 """From a site's rows to those that it trains on instead."""
-Forges = Callable[[Sequence[Vector], Sequence[Vector], Generator], Sequence[Vector]]
-"""From the updates of all who behave so, and those of the others in the round, to what the former send instead."""
+Probes = Callable[[Rows], Rows]
+"""From rows that no site has to others: the accuracy on those is the share of rows with which the attack succeeds."""
+Claims = Callable[[int], int]
+"""From the rows that a site trained on to the number that it claims, before the plan's bound."""
+
+
+@dataclass(frozen=True, slots=True)
+class Sight:
+    """What those who forge in a round know: more than any site does under Cloister, so that attacks are at their worst.
+
+    Attributes:
+        round: counts from 1.
+        own: what they trained, one float32[elements] each, in the order of their sites.
+        others: what everybody else in the round trained.
+        step: what the round before changed in the model, float32[elements]; zeros in the first. Any site knows this.
+        rng: theirs together, for this round.
+    """
+
+    round: int
+    own: Sequence[Vector]
+    others: Sequence[Vector]
+    step: Vector
+    rng: Generator
+
+
+Forges = Callable[[Sight], Sequence[Vector]]
+"""To what those who behave so send instead of their own updates, one for each."""
 
 
 @dataclass(frozen=True, slots=True)
 class Behaviour:
-    """``sites``: a share of all (drawn from the seed), or their names. ``says``: one sentence for tables."""
+    """``sites``: a share of all (drawn from the seed), or their names. ``says``: one sentence for tables.
+
+    ``probes`` changes nobody: it is for tasks, which may evaluate a model on those rows too.
+    """
 
     name: str
     says: str
@@ -41,6 +69,8 @@ class Behaviour:
     slows: Slows | None = None
     poisons: Poisons | None = None
     forges: Forges | None = None
+    claims: Claims | None = None
+    probes: Probes | None = None
 
     def chosen(self, names: Sequence[str], rng: Generator) -> NDArray[np.int64]:
         """Places of the sites that behave so, in order; of a share that is not 0 at least one.

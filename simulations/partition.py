@@ -41,6 +41,16 @@ class Partition:
         starts = np.concatenate(([0], np.cumsum(sizes)))
         return cls(np.concatenate(parts).astype(np.int64), starts, given)
 
+    @classmethod
+    def by_owner(cls, owner: NDArray[np.int64], sites: int, names: Sequence[str] = ()) -> Partition:
+        """From the place of each row's site; ``names`` as for :meth:`of`. A site's rows stand in the dataset's order.
+
+        Raises:
+            ValueError: as :meth:`of`.
+        """
+        order = np.argsort(owner, kind="stable")
+        return cls.of(np.split(order, np.cumsum(np.bincount(owner, minlength=sites))[:-1]), names)
+
     def __len__(self) -> int:
         return len(self.names)
 

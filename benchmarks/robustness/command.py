@@ -16,12 +16,12 @@ import numpy as np
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 
 from benchmarks.command import Benchmark, BenchmarkError, Outcome, table
-from benchmarks.held import Held
 from benchmarks.robustness.attacks import ATTACKS, Attack
 from benchmarks.robustness.digits import Task, initial_model, trained
 from coordinator.enclave.fold import ContributionLost, fold
 from coordinator.enclave.jobs import Inline
 from coordinator.enclave.model import GlobalModel
+from simulations.costs.held import Held
 from trusted.documents.terms import Aggregation, Cohort
 from trusted.encoding import Vector
 from trusted.errors import BlobError
