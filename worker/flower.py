@@ -104,7 +104,7 @@ class FlowerApp:
         """The same app with a fresh Context, as it would find itself on the data in ``data``."""
         context, nodes = self._context, dict(self._context.node_config) | {"data-path": str(data)}
         fresh = Context(_RUN, _NODE, nodes, RecordDict(), context.run_config)
-        return FlowerApp(self._client, fresh, self._log)
+        return FlowerApp(self._client, fresh, self._log, messages=self._messages)
 
     def ask(self, call: Call, arrays: Arrays, *, round_number: int, rows: bool = False) -> Reply:
         """Send the app one message, as FedAvg's ``configure_train`` or ``configure_evaluate`` makes it.
