@@ -37,7 +37,7 @@ FUNCTION = Function(train, {"model": initial_model(0)}, evaluate)
 def data() -> tuple[Dataset, Partition, Dataset]:
     """What sites have, who has which of it, and what nobody has."""
     known, held_out = Dataset.digits().held_out(0.2)
-    return known, dirichlet(known, SITES, alpha=2.0, least=50), held_out
+    return known, dirichlet(known, SITES, alpha=5.0, least=50), held_out
 
 
 def baseline(behaviours: Sequence[Behaviour] = (), rounds: int = ROUNDS) -> Mapping[str, float]:
