@@ -11,7 +11,7 @@ from __future__ import annotations
 import json
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from simulations.behaviour import Behaviour
 from simulations.cast import Cast
@@ -26,7 +26,8 @@ from simulations.partition import Partition
 from simulations.result import Result, RoundRow
 from simulations.rounds import Rounds, Setting
 from simulations.site_data import SiteData
-from simulations.task import Recipe
+from simulations.site_files import Scratch
+from simulations.task import Recipe, UnderTerms
 from simulations.terms import (
     Terms,
     cohort_of,
@@ -35,7 +36,11 @@ from simulations.terms import (
     read_exchange,
     read_privacy,
 )
+from trusted.documents.plan import Plan
 from trusted.documents.terms import Aggregation, Deadlines, Exchange, MetricRule, Privacy
+
+if TYPE_CHECKING:
+    from simulations.of_plan import Papers
 
 ENGINES = ("pool", "in-process", "ray")
 FORMAT = "cloister-simulation/v1"
@@ -45,17 +50,20 @@ _ORDINARY = Pace()
 class Simulation:
     """One run of a plan's terms over virtual sites, the same to the bit for the same seed, whatever the engine.
 
-    ``trains`` is a recipe (:mod:`simulations.tasks`). ``cohort`` sites are drawn each round, all if it is None; with
-    fewer than ``minimum`` answers nothing is folded. ``aggregation``, ``privacy``, ``exchange`` and ``deadlines`` are
-    the plan's, as objects or as a plan spells them. ``evaluate_every`` 0: only after the last round.
+    ``trains`` is a recipe (:mod:`simulations.tasks`), or the folder of a Flower app. ``cohort`` sites are drawn each
+    round, all if it is None; with fewer than ``minimum`` answers nothing is folded. ``aggregation``, ``privacy``,
+    ``exchange`` and ``deadlines`` are the plan's, as objects or as a plan spells them. ``evaluate_every`` 0: only after
+    the last round.
 
     Raises:
         ValueError, ProtocolError: in one sentence, what does not fit.
     """
 
+    _scratch: Scratch  # of a plan's app, for as long as the simulation
+
     def __init__(
         self,
-        trains: Recipe,
+        trains: Recipe | Path | str,
         dataset: Dataset,
         partition: Partition,
         *,
@@ -87,15 +95,57 @@ class Simulation:
             deadlines=read_deadlines(deadlines),
             metrics=tuple(metrics),
         )
-        self._begin(trains, SiteData.of(dataset, partition, held_out, seed, behaviours), terms, behaviours)
-        self._pace, self._engine, self._every = pace, chosen(engine), evaluate_every
-        self._cohorts = secret(seed, "cohorts")
+        data = SiteData.of(dataset, partition, held_out, seed, behaviours)
+        self._begin(trains, data, terms, behaviours, pace, engine)
+        self._every, self._cohorts = evaluate_every, secret(seed, "cohorts")
 
-    def _begin(self, trains: Recipe, data: SiteData, terms: Terms, behaviours: Sequence[Behaviour]) -> None:
-        self._trains, self._data, self._terms, self._behaviours = trains, data, terms, tuple(behaviours)
+    @classmethod
+    def from_plan(
+        cls,
+        plan: Plan,
+        papers: Papers,
+        *,
+        cohorts: bytes | None = None,
+        held_out: Dataset | None = None,
+        behaviours: Sequence[Behaviour] = (),
+        pace: Pace = _ORDINARY,
+        engine: Engine | str = "pool",
+        seed: int = 0,
+        evaluate_every: int = 1,
+    ) -> Simulation:
+        """What a deployed run of ``plan`` does: the same bits where it adds no noise, with one thread for each site.
+
+        ``cohorts``: the run's own seed of cohorts (32 bytes), which its log tells at the end.
+
+        Raises:
+            ValueError, ProtocolError: in one sentence, what does not fit: not the app, the model or the data of it.
+        """
+        from simulations.of_plan import app_of, sites_of  # brings flwr, and what that brings
+
+        made = cls.__new__(cls)
+        made._scratch = Scratch()
+        app = app_of(plan, papers, made._scratch)
+        data = sites_of(app.require_admitted(), seed, held_out, behaviours)
+        made._begin(app, data, Terms.of_plan(plan), behaviours, pace, engine)
+        made._every, made._cohorts = evaluate_every, cohorts or secret(seed, "cohorts")
+        return made
+
+    def _begin(
+        self,
+        trains: Recipe | Path | str,
+        data: SiteData,
+        terms: Terms,
+        behaviours: Sequence[Behaviour],
+        pace: Pace,
+        engine: Engine | str,
+    ) -> None:
+        """Prepare everything: what does not fit is told here, where it was written."""
+        self._data, self._terms, self._behaviours = data, terms, tuple(behaviours)
+        self._pace, self._engine = pace, chosen(engine)
         self._cast = Cast(behaviours, data.partition.names, data.seed)
-        self._task = trains.prepare(data)
-        terms.exchanged(self._task.layout)  # raises here, where it is written
+        self._trains = _under(trains, terms)
+        self._task = self._trains.prepare(data)
+        terms.exchanged(self._task.layout)
 
     @property
     def settings(self) -> dict[str, Any]:
@@ -166,3 +216,16 @@ def chosen(engine: Engine | str) -> Engine:
     if engine == "in-process":
         return InProcess()
     raise ValueError(f"engine: one of {', '.join(ENGINES)} expected, not {engine!r}")
+
+
+def _under(trains: Recipe | Path | str, terms: Terms) -> Recipe:
+    """The recipe, told what the plan tells sites."""
+    if isinstance(trains, Path | str):
+        from simulations.tasks.app import App  # brings flwr, and what that brings
+
+        trains = App(Path(trains))
+    if isinstance(trains, UnderTerms):
+        return trains.under(terms.privacy, terms.aggregation)
+    if terms.privacy.dp_sgd is not None:
+        raise ValueError("privacy: dp-sgd is for Flower apps, whose private steps are counted")
+    return trains
