@@ -15,14 +15,18 @@ from flwr.server.strategy import FedAvg as LegacyFedAvg
 from flwr.serverapp import Grid, ServerApp, strategy
 
 from coordinator.enclave.aggregator import Aggregator
+from coordinator.enclave.fold import fold
+from coordinator.enclave.jobs import Inline
+from coordinator.enclave.model import GlobalModel
 from coordinator.enclave.server_app.asks import Ask, Collect, Failed, Finished, Offer, Pull, Send
 from coordinator.enclave.server_flower import HostedServerApp
+from simulations.terms import Terms
 from tests.enclave.evaluations import COLUMNS, card_of
 from tests.enclave.evaluations import terms as terms_of_evaluation
 from tests.enclave.server_apps import MIB, TERMS, AppNet, AppSite, ThreadedServerApp, running, server_of, server_world
 from tests.enclave.test_run import released_model
 from tests.enclave.test_server_app_strategies import client_with
-from tests.world import INITIAL, LAYOUT, NOW, Net, SimpleSite, World
+from tests.world import INITIAL, LAYOUT, NOW, MemoryStore, Net, SimpleSite, World
 from trusted.apps.arrays import final_vector, split_vector
 from trusted.documents import site_policy as site_policies
 from trusted.documents.explain import explain_plan, explain_site_policy
@@ -733,3 +737,11 @@ def test_secure_aggregation_of_the_older_kind_passes(world: World) -> None:
     net = running(world, main_of(main), client)
     assert net.aggregator.state.value == "finished", getattr(net.port, "error", net.events[-3:])
     np.testing.assert_allclose(released_model(world, net, "site-1"), INITIAL + 1.5, atol=1e-2)
+
+
+def test_our_own_fold_and_a_simulation_make_no_model_under_this_rule(world: World) -> None:
+    advance, plan = GlobalModel.first(INITIAL.copy(), 0).advance(None, 1), world.plan.document
+    with pytest.raises(ValueError, match="own server"):
+        fold([], MemoryStore(), terms=plan.aggregation, advance=advance, jobs=Inline())
+    with pytest.raises(ValueError, match="own server"):
+        Terms.of_plan(plan)
