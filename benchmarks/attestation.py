@@ -23,8 +23,8 @@ from cryptography.hazmat.primitives.asymmetric import ec
 
 from benchmarks.command import Benchmark, Outcome, table
 from benchmarks.consortium import Admission
-from benchmarks.machine import machine
-from benchmarks.measured import Measurement, measure
+from simulations.costs.machine import machine
+from simulations.costs.measured import Measurement, measure
 from softtee.certificates import revocation_list
 from softtee.chip import SoftwareRoot
 from trusted.attestation.appraise import Expected, appraise, verify

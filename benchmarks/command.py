@@ -7,14 +7,9 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
+from simulations.costs.not_measured import NotMeasured as BenchmarkError
 
-class BenchmarkError(Exception):
-    """Nothing could be measured. ``hint`` says what to do about it."""
-
-    def __init__(self, message: str, hint: str) -> None:
-        super().__init__(message)
-        self.message = message
-        self.hint = hint
+__all__ = ["Benchmark", "BenchmarkError", "Outcome", "table"]
 
 
 @dataclass(frozen=True, slots=True)

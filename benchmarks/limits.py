@@ -10,11 +10,11 @@ import argparse
 from typing import Any
 
 from benchmarks.command import Benchmark, Outcome, table
-from benchmarks.grpc_limit import Traffic, move
-from benchmarks.machine import machine
-from benchmarks.rates import Rate
-from benchmarks.sockets import socket_rates
-from benchmarks.stages import stage_rates
+from simulations.costs.grpc_limit import Traffic, move
+from simulations.costs.machine import machine
+from simulations.costs.rates import Rate
+from simulations.costs.sockets import socket_rates
+from simulations.costs.stages import stage_rates
 from trusted.allocator import keep_chunk_memory
 
 _MEGABYTE = 1_000_000

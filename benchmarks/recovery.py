@@ -36,9 +36,9 @@ from benchmarks.deployment import (
     start_order,
     terms_of,
 )
-from benchmarks.machine import machine
 from benchmarks.supervised import Supervised, supervise
 from benchmarks.worker_processes import Address, serve_members
+from simulations.costs.machine import machine
 from softtee.chip import SoftwareRoot
 
 _BYTES_PER_ELEMENT = 4

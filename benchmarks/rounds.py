@@ -16,8 +16,8 @@ from typing import Any
 
 from benchmarks.command import Benchmark, BenchmarkError, Outcome, table
 from benchmarks.deployment import Deployment
-from benchmarks.grpc_limit import grpc_limit
-from benchmarks.machine import machine
+from simulations.costs.grpc_limit import grpc_limit
+from simulations.costs.machine import machine
 
 _TIMEOUT_S = 900
 _BYTES_PER_ELEMENT = 4

@@ -12,8 +12,8 @@ from typing import Any
 
 from benchmarks.command import Benchmark, BenchmarkError, Outcome, table
 from benchmarks.deployment import Deployment
-from benchmarks.machine import machine
 from benchmarks.rounds import deploy
+from simulations.costs.machine import machine
 
 _BYTES_PER_ELEMENT = 4
 

@@ -10,7 +10,7 @@ import pytest
 
 from benchmarks.__main__ import main
 from benchmarks.consortium import Admission
-from benchmarks.measured import Measurement, measure
+from simulations.costs.measured import Measurement, measure
 from softtee.chip import SoftwareRoot
 from trusted.channel.transcript import AGGREGATOR, WORKER
 from trusted.errors import ProtocolError

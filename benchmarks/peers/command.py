@@ -20,13 +20,13 @@ from types import MappingProxyType
 from typing import Any
 
 from benchmarks.command import Benchmark, BenchmarkError, Outcome
-from benchmarks.machine import machine
 from benchmarks.peers import cloister, flower, nvflare, openfl
 from benchmarks.peers.comparison import Failure, Run, in_words, standings
 from benchmarks.peers.environments import Environment, prepare
 from benchmarks.peers.load import Load, PeerFailed
 from benchmarks.peers.peer import Peer, Site
 from benchmarks.peers.plot import plot
+from simulations.costs.machine import machine
 
 PEERS: Mapping[str, Peer] = MappingProxyType(
     {peer.name: peer for peer in (flower.PEER, nvflare.PEER, nvflare.FAST_POLL, openfl.PEER, cloister.PEER)}

@@ -16,12 +16,12 @@ import numpy as np
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 
 from benchmarks.command import Benchmark, BenchmarkError, Outcome, table
-from benchmarks.held import Held
 from benchmarks.robustness.attacks import ATTACKS, Attack
 from benchmarks.robustness.digits import Task, initial_model, trained
 from coordinator.enclave.fold import ContributionLost, fold
 from coordinator.enclave.jobs import Inline
 from coordinator.enclave.model import GlobalModel
+from simulations.costs.held import Held
 from trusted.documents.terms import Aggregation, Cohort
 from trusted.encoding import Vector
 from trusted.errors import BlobError
@@ -52,7 +52,8 @@ class Federation:
         made = []
         for place, rows in enumerate(self.task.sites):
             is_false, rng = place >= SITES - FALSE, np.random.default_rng((self.seed, number, place))
-            made.append(trained(model, rows.turned() if is_false and self.attack.turned else rows, rng) - model)
+            mine = self.attack.poison(rows, rng) if is_false else rows
+            made.append(trained(model, mine, rng) - model)
         honest, own = made[:-FALSE], made[-FALSE:]
         weights = [min(len(rows), MAX_WEIGHT) for rows in self.task.sites]
         if self.attack is not ATTACKS[0]:

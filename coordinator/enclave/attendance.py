@@ -18,16 +18,16 @@ from trusted.errors import Reason
 
 @dataclass(slots=True)
 class Attendance:
-    """Of the rounds of ``course``, one after the other."""
+    """Of the rounds of ``course``, one after the other. ``vigil`` watches those of the newest."""
 
     course: Course
     _missing_since: dict[str, datetime] = field(default_factory=dict)  # witnesses; forgotten while too few are here
     _absent_since: dict[str, datetime] = field(default_factory=dict)
     _parted: dict[str, Reason] = field(default_factory=dict)
-    _vigil: Vigil = field(init=False)
+    vigil: Vigil = field(init=False)
 
     def __post_init__(self) -> None:
-        self._vigil = Vigil(self.course.lease)
+        self.vigil = Vigil(self.course.lease)
 
     # --- before a round opens --------------------------------------------------------------------------------------
 
@@ -71,11 +71,11 @@ class Attendance:
 
     def opened(self, current: Round) -> None:
         """``current`` is announced: nobody has shown a sign of work for it yet."""
-        self._vigil = Vigil(self.course.lease)
+        self.vigil = Vigil(self.course.lease)
 
     def begin(self, member: str, now: datetime) -> None:
         """``member`` has just been given its task."""
-        self._vigil.begin(member, now)
+        self.vigil.begin(member, now)
 
     def part_again(self, current: Round) -> None:
         """Who went before ``current`` was announced is away from it as well."""
@@ -94,10 +94,10 @@ class Attendance:
     def hear(self, current: Round | None, member: str, number: int, sign: Sign) -> None:
         """``member`` tells of its work; in the open round that may make it one that is waited for again."""
         course = self.course
-        earlier = self._vigil.last(member)
+        earlier = self.vigil.last(member)
         if earlier is None or (earlier.stage, earlier.percent) != (sign.stage, sign.percent):
             course.emit("progress", member=member, round=number, outcome=sign.outcome)
-        was_silent = self._vigil.hear(member, sign)
+        was_silent = self.vigil.hear(member, sign)
         if was_silent and current is not None and current.takes(member):
             if current.away.get(member) is Reason.MEMBER_SILENT:
                 del current.away[member]
@@ -134,16 +134,16 @@ class Attendance:
         """A member that is here and has stood still for one lease is waited for no longer, until it moves."""
         course = self.course
         here = set(current.waiting_for) & set(course.admissions.members)
-        for member, sign in self._vigil.newly_silent(here, now).items():
+        for member, sign in self.vigil.newly_silent(here, now).items():
             told = {"outcome": sign.outcome, "seconds": (now - sign.since).total_seconds()}
             course.emit("silent", round=current.number, member=member, **told)
-        for member, sign in self._vigil.lost(here, now).items():
+        for member, sign in self.vigil.lost(here, now).items():
             current.away[member] = Reason.MEMBER_SILENT
             fields = {"member": member, "outcome": "silent", "seconds": (now - sign.since).total_seconds()}
             course.emit("contribution", round=current.number, **fields, reason=Reason.MEMBER_SILENT.code)
 
     def shift(self, by: timedelta) -> None:
         """The clock was put forward by ``by``: what was to last so long still does."""
-        self._vigil.shift(by)
+        self.vigil.shift(by)
         self._absent_since = {member: since + by for member, since in self._absent_since.items()}
         self._missing_since = {member: since + by for member, since in self._missing_since.items()}

@@ -27,7 +27,7 @@ from coordinator.enclave.rounds import Round, RoundEvent, RoundState
 from coordinator.enclave.sampling import upload_name
 from coordinator.enclave.sealing import RoundModel
 from coordinator.enclave.stages import Stages
-from coordinator.enclave.vigil import Sign
+from coordinator.enclave.vigil import Sign, Vigil
 from trusted.blob import BlobKind
 from trusted.errors import BlobError, Reason
 from trusted.ledger import leaves
@@ -70,6 +70,10 @@ class RoundLoop:
         self._busy = False
         self._over = False
         self._attendance = Attendance(course)
+
+    @property
+    def _vigil(self) -> Vigil:
+        return self._attendance.vigil
 
     def proceed(self, now: datetime, *, paused: bool = False) -> None:
         """Do whatever can be done now; a loop that is ``paused`` opens no round."""

@@ -137,11 +137,11 @@ class ServerAppProcess:
 
         Raises:
             RuntimeError: threads run already: the caller came too late.
-            AppError: BUNDLE_MALFORMED: the bundle names no serverapp.
+            AppError: BUNDLE_MALFORMED: the bundle names no serverapp. APP_DEPENDENCY: this image has no Flower.
         """
         if threading.active_count() != 1:
             raise RuntimeError("server app: must be started before threads are")
-        component = _component(spec.app_dir)
+        component, flower = _component(spec.app_dir), _flower()
         sys.stdout.flush()
         sys.stderr.flush()
         ours, theirs = socket.socketpair()
@@ -150,7 +150,7 @@ class ServerAppProcess:
         if pid == 0:
             _child(spec, theirs, model, message)
         theirs.close()
-        return cls(spec, pid, component, metadata.version("flwr"), ours, model, message)
+        return cls(spec, pid, component, flower, ours, model, message)
 
     def turn(self, answer: Answer) -> Ask:
         """As :class:`~coordinator.enclave.server_app.ServerApp`."""
@@ -222,6 +222,13 @@ def _pair(value: Any) -> tuple[int, int]:
     with Fields(dict(zip(("node", "offer"), pair, strict=False)), "server-app.to") as fields:
         node = fields.integer("node", low=0, high=_MAX_NUMBER)
         return node, fields.integer("offer", low=0, high=_MAX_NODES)
+
+
+def _flower() -> str:
+    try:
+        return metadata.version("flwr")
+    except metadata.PackageNotFoundError:
+        raise AppError(Reason.APP_DEPENDENCY, "app: flwr is not installed in this aggregator's image") from None
 
 
 def _component(app_dir: Path) -> str:

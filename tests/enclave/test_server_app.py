@@ -15,14 +15,18 @@ from flwr.server.strategy import FedAvg as LegacyFedAvg
 from flwr.serverapp import Grid, ServerApp, strategy
 
 from coordinator.enclave.aggregator import Aggregator
+from coordinator.enclave.fold import fold
+from coordinator.enclave.jobs import Inline
+from coordinator.enclave.model import GlobalModel
 from coordinator.enclave.server_app.asks import Ask, Collect, Failed, Finished, Offer, Pull, Send
 from coordinator.enclave.server_flower import HostedServerApp
+from simulations.terms import Terms
 from tests.enclave.evaluations import COLUMNS, card_of
 from tests.enclave.evaluations import terms as terms_of_evaluation
 from tests.enclave.server_apps import MIB, TERMS, AppNet, AppSite, ThreadedServerApp, running, server_of, server_world
 from tests.enclave.test_run import released_model
 from tests.enclave.test_server_app_strategies import client_with
-from tests.world import INITIAL, LAYOUT, NOW, Net, SimpleSite, World
+from tests.world import INITIAL, LAYOUT, NOW, MemoryStore, Net, SimpleSite, World
 from trusted.apps.arrays import final_vector, split_vector
 from trusted.documents import site_policy as site_policies
 from trusted.documents.explain import explain_plan, explain_site_policy
@@ -678,9 +682,7 @@ def test_a_later_aggregator_goes_on_from_a_final_model_that_was_stored(software_
     judged = terms_of_evaluation()
     evaluation = {"evaluation": judged, "dataset": DatasetContract(1, COLUMNS)}
     world = server_world(software_root, chip, **evaluation)
-    net = slow(world, server_of(fed_avg, rounds=1), client_with(), world.members)
-    for site in net.sites.values():
-        site.automatic = False
+    net = slow(world, server_of(fed_avg, rounds=1), client_with(), ())
     for _ in range(2):
         for connection, site in net.sites.items():
             if len(site.messages) > site.replies:
@@ -695,3 +697,51 @@ def test_a_later_aggregator_goes_on_from_a_final_model_that_was_stored(software_
     assert not np.allclose(released_model(world, net, "site-1"), INITIAL)
     card = card_of(net, world)
     assert any("trusted code base is larger" in said for said in card.content["not_protected"])
+
+
+def test_secure_aggregation_of_the_older_kind_passes(world: World) -> None:
+    """SecAgg+ addresses nodes by number on both sides, sends different messages to each, and large lists of bytes."""
+    from flwr.client import NumPyClient
+    from flwr.client.mod import secaggplus_mod
+    from flwr.common import ndarrays_to_parameters
+    from flwr.server import LegacyContext
+    from flwr.server.workflow import DefaultWorkflow, SecAggPlusWorkflow
+    from flwr.server.workflow.constant import MAIN_PARAMS_RECORD
+
+    class Client(NumPyClient):
+        def __init__(self, place: int) -> None:
+            self.place = place
+
+        def fit(self, parameters: Any, config: Any) -> Any:
+            return [value + np.float32(self.place) for value in parameters], 10, {}
+
+        def evaluate(self, parameters: Any, config: Any) -> Any:
+            return 0.5, 10, {}
+
+    def main(grid: Grid, context: Context) -> None:
+        initial = ndarrays_to_parameters(list(split_vector(LAYOUT, INITIAL).values()))
+        four = {"min_fit_clients": 4, "min_evaluate_clients": 4, "min_available_clients": 4}
+        legacy = LegacyContext(
+            context=context,
+            config=ServerConfig(num_rounds=1),
+            strategy=LegacyFedAvg(initial_parameters=initial, **four),
+        )
+        secure = SecAggPlusWorkflow(num_shares=4, reconstruction_threshold=3, clipping_range=8.0, max_weight=100.0)
+        DefaultWorkflow(fit_workflow=secure)(grid, legacy)
+        trained = [array.numpy() for array in legacy.state.array_records[MAIN_PARAMS_RECORD].values()]
+        kept(context, dict(zip((spec.name for spec in LAYOUT.tensors), trained, strict=True)))
+
+    client = ClientApp(
+        client_fn=lambda context: Client(int(context.node_config["partition-id"])).to_client(), mods=[secaggplus_mod]
+    )
+    net = running(world, main_of(main), client)
+    assert net.aggregator.state.value == "finished", getattr(net.port, "error", net.events[-3:])
+    np.testing.assert_allclose(released_model(world, net, "site-1"), INITIAL + 1.5, atol=1e-2)
+
+
+def test_our_own_fold_and_a_simulation_make_no_model_under_this_rule(world: World) -> None:
+    advance, plan = GlobalModel.first(INITIAL.copy(), 0).advance(None, 1), world.plan.document
+    with pytest.raises(ValueError, match="own server"):
+        fold([], MemoryStore(), terms=plan.aggregation, advance=advance, jobs=Inline())
+    with pytest.raises(ValueError, match="own server"):
+        Terms.of_plan(plan)

@@ -118,6 +118,18 @@ def test_a_strategy_ends_as_over_a_plain_grid(world: World, name: str) -> None:
     assert not np.allclose(released, INITIAL, atol=1e-4)
 
 
+@pytest.mark.parametrize("name", [name for name in CASES if name.startswith("DP")])
+def test_a_wrapper_with_noise_ends_with_another_model_each_time(world: World, name: str) -> None:
+    def noisy() -> Any:
+        made = CASES[name][0]()
+        made.noise_multiplier = 0.01
+        return made
+
+    first, second = (running(world, server_of(noisy, rounds=1), client_with(*CASES[name][1])) for _ in range(2))
+    assert [net.aggregator.state.value for net in (first, second)] == ["finished"] * 2
+    assert not np.array_equal(*(released_model(world, net, "site-1") for net in (first, second)))
+
+
 # --- trees ------------------------------------------------------------------------------------------------------------
 
 

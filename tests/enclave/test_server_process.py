@@ -8,6 +8,7 @@ import threading
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
+from importlib import metadata
 from pathlib import Path
 from typing import Any
 
@@ -53,6 +54,7 @@ import socket
 import subprocess
 import sys
 import time
+from importlib import metadata
 from pathlib import Path
 
 import numpy as np
@@ -284,3 +286,14 @@ def test_it_is_forked_before_there_are_threads(tmp_path: Path) -> None:
     finally:
         done.set()
         other.join()
+
+
+def test_an_image_without_flower_is_refused_before_the_fork(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def absent(name: str) -> str:
+        raise metadata.PackageNotFoundError(name)
+
+    spec = spec_of(tmp_path, "pass\n")
+    monkeypatch.setattr(metadata, "version", absent)
+    with pytest.raises(AppError) as caught:
+        ServerAppProcess.fork(spec)
+    assert caught.value.reason is Reason.APP_DEPENDENCY

@@ -2,21 +2,19 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
-from itertools import islice
 
 import numpy as np
 
+from coordinator.enclave.fold.source import PIECES_A_READ, in_reads, piece_room
 from coordinator.enclave.ports import HostStore, read_exactly
 from trusted.blob import BlobHeader, BlobOpener, ContentKey, Piece
 from trusted.encoding import Vector
 from trusted.errors import BlobError, Reason
 from trusted.floe import Buffer
 from trusted.wire import sha256
-
-PIECES_A_READ = 3  # within the 4 MiB that the door gives at once
 
 
 @dataclass(frozen=True, slots=True)
@@ -33,18 +31,6 @@ class Contribution:
     key: ContentKey
     verify_key: bytes
     prefix_sha256: bytes | None = None
-
-
-def in_reads(header: BlobHeader, at_once: int = PIECES_A_READ) -> Iterator[Sequence[Piece]]:
-    """The pieces of a blob, as many at a time as are read at once: asking the host costs as much as a piece."""
-    pieces = header.pieces()
-    while taken := tuple(islice(pieces, at_once)):
-        yield taken
-
-
-def piece_room(header: BlobHeader) -> int:
-    """How many elements the largest piece has."""
-    return min(header.elements, header.encoding.piece_elements)
 
 
 class ContributionLost(Exception):
@@ -100,6 +86,11 @@ class Opened:
                 open_into(piece, sealed[begin : begin + piece.sealed_bytes], opened)
                 yield piece, opened
 
+    def open_into(self, piece: Piece, out: Vector, *, bounded: bool = True) -> None:
+        """Read ``piece`` alone, and open it into the start of ``out``."""
+        for _ in self.open_each((piece,), out, bounded=bounded):
+            pass
+
     def _begin(self, prefix: Buffer) -> BlobOpener:
         given = self.contribution
         opener = BlobOpener.begin(prefix, expected=given.header, key=given.key, verify_key=given.verify_key)
@@ -113,6 +104,38 @@ class Opened:
             yield
         except BlobError as error:
             raise ContributionLost(self.contribution.member, error) from error
+
+
+@dataclass(frozen=True, slots=True)
+class Contributions:
+    """Sealed contributions in a host's store, in the order of member ids: what an aggregator folds."""
+
+    ordered: tuple[Contribution, ...]
+    store: HostStore
+
+    @classmethod
+    def of(cls, contributions: Iterable[Contribution], store: HostStore) -> Contributions:
+        """However they arrived."""
+        return cls(tuple(sorted(contributions, key=lambda contribution: contribution.member)), store)
+
+    @property
+    def members(self) -> Sequence[str]:
+        """Their senders."""
+        return [contribution.member for contribution in self.ordered]
+
+    @property
+    def weights(self) -> Sequence[int]:
+        """What each sender said, within the plan's bound."""
+        return [contribution.weight for contribution in self.ordered]
+
+    @property
+    def header(self) -> BlobHeader:
+        """Of the first."""
+        return self.ordered[0].header
+
+    def streams(self, at_once: int = PIECES_A_READ) -> Sequence[Opened]:
+        """Each with its header and signature found good, or found good when it is read."""
+        return [Opened(contribution, self.store, at_once) for contribution in self.ordered]
 
 
 def check(contribution: Contribution, store: HostStore, *, given_up: Callable[[], bool]) -> None:

@@ -6,10 +6,11 @@ from collections.abc import Sequence
 from functools import partial
 
 from coordinator.enclave.fold import sorting, weighing
-from coordinator.enclave.fold.contributions import Contribution
+from coordinator.enclave.fold.contributions import Contribution, Contributions
 from coordinator.enclave.fold.noisy import MemberNoise, noisy_mean
 from coordinator.enclave.fold.passes import Updates
 from coordinator.enclave.fold.server import Advance
+from coordinator.enclave.fold.source import Source
 from coordinator.enclave.jobs import Jobs
 from coordinator.enclave.ports import HostStore
 from trusted.documents.terms import Aggregation, Rule
@@ -26,13 +27,7 @@ def fold(
         ContributionLost: one of them does not open now, or is not finite; fold again without it.
         BlobError: the next model left the range of float32.
     """
-    updates = Updates.of(contributions, store, jobs)
-    if terms.rule is Rule.MEDIAN:
-        updates.by_place(sorting.median, advance.write)
-    elif terms.rule is Rule.TRIMMED_MEAN:
-        updates.by_place(partial(sorting.trimmed_mean, terms.trim), advance.write)
-    else:
-        updates.mean(_shares(updates, terms), advance.write)
+    fold_from(Contributions.of(contributions, store), terms=terms, advance=advance, jobs=jobs)
 
 
 def fold_noisily(
@@ -43,12 +38,34 @@ def fold_noisily(
     Raises:
         ContributionLost, BlobError: as :func:`fold`.
     """
-    noisy_mean(Updates.of(contributions, store, jobs), noise, advance.write)
+    fold_noisily_from(Contributions.of(contributions, store), noise=noise, advance=advance, jobs=jobs)
+
+
+def fold_from(source: Source, *, terms: Aggregation, advance: Advance, jobs: Jobs) -> None:
+    """As :func:`fold`, wherever the updates are read from.
+
+    Raises:
+        ValueError: under the rule SERVER_APP nothing is folded here.
+    """
+    if terms.rule is Rule.SERVER_APP:
+        raise ValueError("fold: the app's own server makes the model under this rule")
+    updates = Updates(source, jobs)
+    if terms.rule is Rule.MEDIAN:
+        updates.by_place(sorting.median, advance.write)
+    elif terms.rule is Rule.TRIMMED_MEAN:
+        updates.by_place(partial(sorting.trimmed_mean, terms.trim), advance.write)
+    else:
+        updates.mean(_shares(updates, terms), advance.write)
+
+
+def fold_noisily_from(source: Source, *, noise: MemberNoise, advance: Advance, jobs: Jobs) -> None:
+    """As :func:`fold_noisily`, wherever the updates are read from."""
+    noisy_mean(Updates(source, jobs), noise, advance.write)
 
 
 def _shares(updates: Updates, terms: Aggregation) -> weighing.Shares:
     """What each update counts for; rules that compare updates read them all once for it."""
-    weights = [contribution.weight for contribution in updates.ordered]
+    weights = updates.source.weights
     if terms.rule is Rule.WEIGHTED_MEAN:
         return weighing.by_weight(weights)
     gram = updates.inner_products()

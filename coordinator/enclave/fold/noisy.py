@@ -16,16 +16,10 @@ from dataclasses import dataclass, field
 
 import numpy as np
 
-from coordinator.enclave.fold.contributions import (
-    PIECES_A_READ,
-    Contribution,
-    ContributionLost,
-    Opened,
-    in_reads,
-    piece_room,
-)
+from coordinator.enclave.fold.contributions import ContributionLost
 from coordinator.enclave.fold.lanes import in_lanes
 from coordinator.enclave.fold.passes import Updates, Write
+from coordinator.enclave.fold.source import PIECES_A_READ, in_reads, piece_room
 from trusted.blob import BlobHeader, Piece
 from trusted.errors import BlobError, Reason
 from trusted.lattice import Lattice, squared_norm, squared_steps
@@ -48,10 +42,10 @@ def noisy_mean(updates: Updates, noise: MemberNoise, write: Write) -> None:
         ContributionLost: one of them does not open, is not finite, or is not what it was when it was measured.
         BlobError: from ``write``.
     """
-    header = updates.ordered[0].header
+    header = updates.source.header
     lattice = Lattice(noise.clip_norm, header.elements)
     factors = [lattice.factor(math.sqrt(square)) for square in _squared_norms(updates, header)]
-    streams = [Opened(contribution, updates.store) for contribution in updates.ordered]
+    streams = updates.source.streams()
     reads = list(enumerate(in_reads(header)))
     taken = [[0] * len(reads) for _ in streams]  # squared norms of what was summed, in squared steps
     step, deviation = piece_room(header), noise.noise_multiplier * noise.clip_norm / lattice.step
@@ -78,15 +72,15 @@ def noisy_mean(updates: Updates, noise: MemberNoise, write: Write) -> None:
         return do
 
     in_lanes(updates.jobs, reads, prepare)
-    for contribution, squares in zip(updates.ordered, taken, strict=True):
+    for member, squares in zip(updates.source.members, taken, strict=True):
         if sum(squares) > lattice.most_squared:
-            raise _two_faced(contribution)
+            raise _two_faced(member)
 
 
 def _squared_norms(updates: Updates, header: BlobHeader) -> list[float]:
     """The squared L2 norm of each update, in one order of additions."""
     reads = list(enumerate(in_reads(header)))
-    streams = [Opened(contribution, updates.store) for contribution in updates.ordered]
+    streams = updates.source.streams()
     squares = np.zeros((len(streams), len(reads)))
 
     def prepare() -> Callable[[tuple[int, Sequence[Piece]]], None]:
@@ -104,6 +98,6 @@ def _squared_norms(updates: Updates, header: BlobHeader) -> list[float]:
     return [math.fsum(row) for row in squares]
 
 
-def _two_faced(contribution: Contribution) -> ContributionLost:
+def _two_faced(member: str) -> ContributionLost:
     error = BlobError(Reason.UPDATE_NORM, "update: longer when it was folded than when it was measured")
-    return ContributionLost(contribution.member, error)
+    return ContributionLost(member, error)

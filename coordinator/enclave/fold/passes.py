@@ -12,18 +12,11 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
-from coordinator.enclave.fold.contributions import (
-    PIECES_A_READ,
-    Contribution,
-    ContributionLost,
-    Opened,
-    in_reads,
-    piece_room,
-)
+from coordinator.enclave.fold.contributions import ContributionLost
 from coordinator.enclave.fold.lanes import in_lanes
+from coordinator.enclave.fold.source import PIECES_A_READ, Source, Stream, in_reads, piece_room
 from coordinator.enclave.fold.weighing import InnerProducts
 from coordinator.enclave.jobs import Jobs
-from coordinator.enclave.ports import HostStore
 from trusted.blob import BlobHeader, Piece
 from trusted.encoding import Vector
 from trusted.errors import BlobError, Reason
@@ -42,24 +35,18 @@ _WINDOW_BYTES = 256 << 20  # of updates that lie side by side in all lanes toget
 
 @dataclass(frozen=True, slots=True)
 class Updates:
-    """The contributions that a round folds, in the order of member ids."""
+    """The updates that a round folds, and where that is done."""
 
-    ordered: tuple[Contribution, ...]
-    store: HostStore
+    source: Source
     jobs: Jobs
 
-    @classmethod
-    def of(cls, contributions: Sequence[Contribution], store: HostStore, jobs: Jobs) -> Updates:
-        """However they arrived."""
-        return cls(tuple(sorted(contributions, key=lambda contribution: contribution.member)), store, jobs)
-
     def mean(self, shares: NDArray[np.float64], write: Write) -> None:
-        """Σ share·update for each piece, the sum in float64; one share for each update, in their order.
+        """Σ share·update for each piece, the sum in float64; one share for each update, in the order of the source.
 
         Raises:
             ContributionLost: one of them does not open, or is not finite. BlobError: from ``write``.
         """
-        streams = [Opened(contribution, self.store) for contribution in self.ordered]
+        streams = self.source.streams()
         step = piece_room(self._header)
 
         def prepare() -> Callable[[Sequence[Piece]], None]:
@@ -86,10 +73,10 @@ class Updates:
         Raises:
             ContributionLost: one of them does not open, or is not finite.
         """
-        pieces, count = list(in_reads(self._header, 1)), len(self.ordered)
+        pieces, count = list(in_reads(self._header, 1)), len(self.source.members)
         groups = [(at, pieces[at::_GROUPS]) for at in range(min(_GROUPS, len(pieces)))]
         sums = np.zeros((len(groups), count, count))
-        streams = self._side_by_side()
+        streams = self.source.streams(1)
 
         def prepare() -> Callable[[tuple[int, Sequence[Sequence[Piece]]]], None]:
             window, products = np.empty((count, piece_room(self._header)), "f4"), InnerProducts(count)
@@ -108,10 +95,10 @@ class Updates:
         total = np.zeros((count, count))
         for partial in sums:
             total += partial
-        for contribution, square in zip(self.ordered, total.diagonal(), strict=True):
+        for member, square in zip(self.source.members, total.diagonal(), strict=True):
             if not np.isfinite(square):  # in float64 no square of a float32 overflows
                 error = BlobError(Reason.NON_FINITE, "blob: NaN or infinity")
-                raise ContributionLost(contribution.member, error)
+                raise ContributionLost(member, error)
         return total
 
     def by_place(self, combine: Combine, write: Write) -> None:
@@ -120,7 +107,7 @@ class Updates:
         Raises:
             ContributionLost: one of them does not open, or is not finite. BlobError: from ``write``.
         """
-        streams, step = self._side_by_side(), piece_room(self._header)
+        streams, step = self.source.streams(1), piece_room(self._header)
 
         def prepare() -> Callable[[Sequence[Piece]], None]:
             window, combined = np.empty((len(streams), step), "f4"), np.empty(step)
@@ -139,29 +126,25 @@ class Updates:
 
     @property
     def _header(self) -> BlobHeader:
-        return self.ordered[0].header
+        return self.source.header
 
     @property
     def _windows(self) -> int:
         """How many lanes may hold one piece of every update."""
-        return max(1, _WINDOW_BYTES // (4 * piece_room(self._header) * len(self.ordered)))
-
-    def _side_by_side(self) -> list[Opened]:
-        return [Opened(contribution, self.store, 1) for contribution in self.ordered]
+        return max(1, _WINDOW_BYTES // (4 * piece_room(self._header) * len(self.source.members)))
 
 
 def _opened_into(
-    window: NDArray[np.float32], streams: Sequence[Opened], read: Sequence[Piece], *, bounded: bool
+    window: NDArray[np.float32], streams: Sequence[Stream], read: Sequence[Piece], *, bounded: bool
 ) -> NDArray[np.float32]:
     """One piece of every update, float32[K, piece.elements]."""
     (piece,) = read
     for row, stream in zip(window, streams, strict=True):
-        for _ in stream.open_each(read, row, bounded=bounded):
-            pass
+        stream.open_into(piece, row, bounded=bounded)
     return window[:, : piece.elements]
 
 
-def _require_finite(streams: Sequence[Opened], pieces: Sequence[Piece], room: Vector) -> None:
+def _require_finite(streams: Sequence[Stream], pieces: Sequence[Piece], room: Vector) -> None:
     """Find whose ``pieces`` are not finite.
 
     In float64 a mean of finite float32 is finite, and of anything else it is not: so the fold looks at the result,

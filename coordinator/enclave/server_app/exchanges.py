@@ -125,7 +125,9 @@ class Exchanges:
     def proceed(self, now: datetime, *, paused: bool = False) -> None:
         """Do whatever can be done now; while ``paused`` no exchange opens, and the app's server is not hurried."""
         self._attendance.note_missing(now)
-        if self._busy or self._over:
+        if self._over:
+            return
+        if self._busy:
             self._tell_waiting()
             return
         if self.current is not None:
@@ -140,7 +142,7 @@ class Exchanges:
     def _tell_waiting(self) -> None:
         """An exchange that is closed waits for its witnesses."""
         missing = self._course.require_journal().waiting_for_witnesses
-        if self.current is not None and self.current.state is RoundState.CLOSED and missing and not self._over:
+        if self.current is not None and self.current.state is RoundState.CLOSED and missing:
             self._course.wait_for(missing, "witnesses")
 
     def _begin_when_gathered(self, now: datetime) -> None:

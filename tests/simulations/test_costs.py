@@ -9,10 +9,10 @@ import pytest
 
 from benchmarks.__main__ import main
 from benchmarks.command import BenchmarkError
-from benchmarks.grpc_limit import PIECE_BYTES, Traffic, _heard, _pieces, grpc_limit, move
-from benchmarks.rates import Rate
-from benchmarks.sockets import socket_rates
-from benchmarks.stages import stage_rates
+from simulations.costs.grpc_limit import PIECE_BYTES, Traffic, _heard, _pieces, grpc_limit, move
+from simulations.costs.rates import Rate
+from simulations.costs.sockets import socket_rates
+from simulations.costs.stages import stage_rates
 
 
 def test_a_rate_is_payload_over_time() -> None:

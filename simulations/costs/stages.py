@@ -13,11 +13,11 @@ import numpy as np
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 from cryptography.hazmat.primitives.ciphers.aead import AESGCM
 
-from benchmarks.held import Held
-from benchmarks.measured import measure
-from benchmarks.rates import Rate
 from coordinator.enclave.fold import Advance, State, check, fold
 from coordinator.enclave.jobs import Inline
+from simulations.costs.held import Held
+from simulations.costs.measured import measure
+from simulations.costs.rates import Rate
 from trusted.blob import ContentKey
 from trusted.documents.terms import Aggregation, Rule
 from trusted.floe import OVERHEAD_BYTES, Floe

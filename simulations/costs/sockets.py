@@ -11,8 +11,8 @@ import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 
-from benchmarks.command import BenchmarkError
-from benchmarks.rates import Rate
+from simulations.costs.not_measured import NotMeasured
+from simulations.costs.rates import Rate
 
 _PIECE_BYTES = 1 << 20
 _SOCKET_BUFFER_BYTES = 4 << 20
@@ -23,7 +23,7 @@ def socket_rates(*, megabytes: int, passes: int) -> list[Rate]:
     """A Unix socket with large buffers, and TCP on loopback: ``passes`` of ``megabytes`` MiB each, one before them.
 
     Raises:
-        BenchmarkError: the other process failed or was late.
+        NotMeasured: the other process failed or was late.
     """
     ours, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_STREAM)
     for end in (ours, theirs):
@@ -47,7 +47,7 @@ def _rate(what: str, ours: socket.socket, theirs: socket.socket, much: tuple[int
         try:
             taken = tuple(_pass(ours, megabytes) for _ in range(1 + passes))
         except OSError as error:
-            raise BenchmarkError(f"{what}: {error}", "Measure on a quieter machine.") from None
+            raise NotMeasured(f"{what}: {error}", "Measure on a quieter machine.") from None
     return Rate(what, megabytes * _PIECE_BYTES, taken[1:])
 
 

@@ -23,8 +23,8 @@ from typing import Any
 import grpc
 import grpc.aio
 
-from benchmarks.command import BenchmarkError
 from coordinator.host.tls import ServerIdentity, server_identity
+from simulations.costs.not_measured import NotMeasured
 from trusted.allocator import keep_chunk_memory
 
 PIECE_BYTES = 1 << 20
@@ -59,7 +59,7 @@ def grpc_limit(*, workers: int, megabytes: float, tls: bool = False, passes: int
     """Seconds in which bare gRPC moves a round: ``workers`` downloads and uploads of ``megabytes`` (decimal) each.
 
     Raises:
-        BenchmarkError: a process of the measurement failed or was late.
+        NotMeasured: a process of the measurement failed or was late.
     """
     size = round(megabytes * _MEGABYTE)
     return statistics.median(move(Traffic(workers, size, size, tls), passes=passes))
@@ -69,7 +69,7 @@ def move(traffic: Traffic, *, passes: int) -> tuple[float, ...]:
     """The seconds of each pass, from the word to start until the last worker is through; one pass before warms up.
 
     Raises:
-        BenchmarkError: a process of the measurement failed or was late.
+        NotMeasured: a process of the measurement failed or was late.
     """
     timeout_s = 60.0 + traffic.size_bytes / (20 * _MEGABYTE)  # a hundredth of what a quiet machine does
     with ExitStack() as stack:
@@ -98,8 +98,8 @@ def _heard(peer: Connection, timeout_s: float) -> Any:
         if peer.poll(timeout_s):
             return peer.recv()
     except (EOFError, OSError):
-        raise BenchmarkError("a process of the gRPC limit ended early", "Its traceback stands above.") from None
-    raise BenchmarkError(f"the gRPC limit took longer than {timeout_s:.0f} s", "Measure on a quieter machine.")
+        raise NotMeasured("a process of the gRPC limit ended early", "Its traceback stands above.") from None
+    raise NotMeasured(f"the gRPC limit took longer than {timeout_s:.0f} s", "Measure on a quieter machine.")
 
 
 @contextmanager
