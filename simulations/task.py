@@ -9,6 +9,7 @@ from typing import Protocol
 import numpy as np
 from numpy.typing import NDArray
 
+from simulations.site_data import SiteData
 from trusted.documents.layout import Layout
 from trusted.encoding import Vector
 from trusted.errors import Reason
@@ -51,3 +52,17 @@ class Task(Protocol):
 
     def evaluate(self, model: Vector) -> Mapping[str, float]:
         """Metrics of ``model`` on rows that no site has; empty where there are none."""
+
+
+class Recipe(Protocol):
+    """What a simulation is given: how sites train, before it is known which rows each has."""
+
+    def prepare(self, data: SiteData) -> Task:
+        """The task of these sites, in every process that shall train a copy of its own.
+
+        Raises:
+            ValueError: the rows have no such column, or there is nothing to train.
+        """
+
+    def to_json(self) -> Mapping[str, object]:
+        """For a result's settings: what kind of task it is, and its own settings."""
