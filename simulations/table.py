@@ -45,7 +45,8 @@ class Table:
         table = RichTable(box=None, title=self.title or None, padding=(0, 2, 0, 0), title_justify="left")
         table.caption, table.caption_justify = "\n".join(self.notes) or None, "left"
         for place, heading in enumerate(self.headings):
-            table.add_column(heading, justify="right" if self._numeric(place) else "left")
+            widest = max(map(len, heading.split()), default=1)
+            table.add_column(heading, justify="right" if self._numeric(place) else "left", min_width=widest)
         for row in self.rows:
             table.add_row(*(Text(show(cell)) for cell in row))  # as text: a name is never markup
         return table
