@@ -14,7 +14,7 @@ from trusted.encoding import Vector
 from trusted.errors import Reason
 
 if TYPE_CHECKING:
-    from rich.table import Table as RichTable
+    from rich.console import Group
 
     from simulations.drawing import Picture
     from simulations.table import Table
@@ -121,5 +121,5 @@ class Result:
     def _repr_html_(self) -> str:
         return self.table()._repr_html_()
 
-    def __rich__(self) -> RichTable:
+    def __rich__(self) -> Group:
         return self.table().__rich__()

@@ -46,7 +46,10 @@ def plot(swept: Swept, names: Sequence[str] = (), *, along: str = "") -> Picture
         axis.set_title(name)
     others = [name for other, name in enumerate(swept.varied) if other != place]
     if others and axes:
-        axes[0].legend(title=", ".join(others), frameon=False, fontsize=8)
+        handles, labels = axes[0].get_legend_handles_labels()
+        picture.figure.legend(
+            handles, labels, title=", ".join(others), loc="outside right upper", frameon=False, fontsize=8
+        )
     return picture
 
 

@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from rich.table import Table as RichTable
+    from rich.console import Group
 
 Cell = str | int | float | None
 _ABSENT = "–"
@@ -38,18 +38,18 @@ class Table:
         rows = [dict(zip(self.headings, map(_plain, row), strict=True)) for row in self.rows]
         return {"title": self.title, "rows": rows, "notes": list(self.notes)}
 
-    def __rich__(self) -> RichTable:
+    def __rich__(self) -> Group:
+        from rich.console import Group
         from rich.table import Table as RichTable
         from rich.text import Text
 
         table = RichTable(box=None, title=self.title or None, padding=(0, 2, 0, 0), title_justify="left")
-        table.caption, table.caption_justify = "\n".join(self.notes) or None, "left"
         for place, heading in enumerate(self.headings):
             widest = max(map(len, heading.split()), default=1)
             table.add_column(heading, justify="right" if self._numeric(place) else "left", min_width=widest)
         for row in self.rows:
             table.add_row(*(Text(show(cell)) for cell in row))  # as text: a name is never markup
-        return table
+        return Group(table, *(Text(note, style="dim") for note in self.notes))
 
     def __str__(self) -> str:
         lines = [self.headings, *(tuple(map(show, row)) for row in self.rows)]

@@ -168,9 +168,10 @@ def test_the_table_has_means_with_their_intervals_and_how_many(tmp_path: Path) -
 def test_the_figure_has_a_line_for_each_other_setting(tmp_path: Path) -> None:
     pytest.importorskip("matplotlib")
     swept = Sweep(squared, {"rule": ["mean", "median"], "x": [0.1, 1, 10]}, seeds=(0, 1)).run(tmp_path, processes=1)
-    (axis,) = plot(swept).figure.axes
+    figure = plot(swept).figure
+    (axis,), (legend,) = figure.axes, figure.legends
     assert axis.get_xlabel() == "x"
     assert axis.get_xscale() == "log"
-    assert [text.get_text() for text in axis.get_legend().get_texts()] == ["mean", "median"]
+    assert [text.get_text() for text in legend.get_texts()] == ["mean", "median"]
     with pytest.raises(ValueError, match="nothing was varied along z"):
         plot(swept, along="z")
