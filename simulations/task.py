@@ -40,6 +40,14 @@ class Task(Protocol):
     def layout(self) -> Layout:
         """The model's."""
 
+    @property
+    def keeps_state(self) -> bool:
+        """Whether a site remembers something between rounds: then all its jobs are done by one copy of the task."""
+
+    @property
+    def together(self) -> int:
+        """How many jobs are best done in one call of :meth:`train`; 1, where that makes no difference."""
+
     def initial(self) -> Vector:
         """The model before the first round, float32[elements]."""
 
