@@ -35,7 +35,7 @@ from simulations.task import Job, Task, Trained
 from simulations.terms import Terms
 from simulations.wire import Wire
 from trusted.encoding import Vector
-from trusted.errors import BlobError, Reason
+from trusted.errors import AppError, BlobError, Reason
 from trusted.ledger.sampling import drawn
 
 _MOST_ABANDONED_IN_A_ROW = 3  # as coordinator.enclave.run
@@ -179,6 +179,8 @@ class Rounds:
             seen = self._wire.down(self._model.vector)
         with stages.of("train"):
             answers = self._crew.train(seen, [Job(site, number) for site in sites])
+        if number == 1:
+            _require_any(answers.trained)
         with stages.of("exchange"):
             good = [at for at, trained in enumerate(answers.trained) if trained.failure is None]
             updates = self._wire.taken(answers.updates)
@@ -266,6 +268,17 @@ class Rounds:
             total = sum(report.rows for report in naming)
             means[name] = sum(report.rows / total * report.metrics[name] for report in naming)
         return means
+
+
+def _require_any(trained: Sequence[Trained]) -> None:
+    """Stop a simulation in which nobody can train: what is wrong is wrong at every site, and with the app.
+
+    Raises:
+        AppError: what the first one said.
+    """
+    first = next(iter(trained), None)
+    if first is not None and first.words and all(one.failure is first.failure for one in trained):
+        raise AppError(first.failure or Reason.APP_FAILED, f"every site failed in the first round: {first.words}")
 
 
 def _not_finite(round_: Round, work: _Work) -> dict[str, Reason]:

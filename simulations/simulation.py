@@ -26,7 +26,7 @@ from simulations.partition import Partition
 from simulations.result import Result, RoundRow
 from simulations.rounds import Rounds, Setting
 from simulations.site_data import SiteData
-from simulations.task import Recipe
+from simulations.task import Recipe, UnderTerms
 from simulations.terms import (
     Terms,
     cohort_of,
@@ -45,9 +45,10 @@ _ORDINARY = Pace()
 class Simulation:
     """One run of a plan's terms over virtual sites, the same to the bit for the same seed, whatever the engine.
 
-    ``trains`` is a recipe (:mod:`simulations.tasks`). ``cohort`` sites are drawn each round, all if it is None; with
-    fewer than ``minimum`` answers nothing is folded. ``aggregation``, ``privacy``, ``exchange`` and ``deadlines`` are
-    the plan's, as objects or as a plan spells them. ``evaluate_every`` 0: only after the last round.
+    ``trains`` is a recipe (:mod:`simulations.tasks`), or the folder of a Flower app. ``cohort`` sites are drawn each
+    round, all if it is None; with fewer than ``minimum`` answers nothing is folded. ``aggregation``, ``privacy``,
+    ``exchange`` and ``deadlines`` are the plan's, as objects or as a plan spells them. ``evaluate_every`` 0: only after
+    the last round.
 
     Raises:
         ValueError, ProtocolError: in one sentence, what does not fit.
@@ -55,7 +56,7 @@ class Simulation:
 
     def __init__(
         self,
-        trains: Recipe,
+        trains: Recipe | Path | str,
         dataset: Dataset,
         partition: Partition,
         *,
@@ -87,15 +88,26 @@ class Simulation:
             deadlines=read_deadlines(deadlines),
             metrics=tuple(metrics),
         )
-        self._begin(trains, SiteData.of(dataset, partition, held_out, seed, behaviours), terms, behaviours)
-        self._pace, self._engine, self._every = pace, chosen(engine), evaluate_every
-        self._cohorts = secret(seed, "cohorts")
+        data = SiteData.of(dataset, partition, held_out, seed, behaviours)
+        self._begin(trains, data, terms, behaviours, pace, engine)
+        self._every, self._cohorts = evaluate_every, secret(seed, "cohorts")
 
-    def _begin(self, trains: Recipe, data: SiteData, terms: Terms, behaviours: Sequence[Behaviour]) -> None:
-        self._trains, self._data, self._terms, self._behaviours = trains, data, terms, tuple(behaviours)
+    def _begin(
+        self,
+        trains: Recipe | Path | str,
+        data: SiteData,
+        terms: Terms,
+        behaviours: Sequence[Behaviour],
+        pace: Pace,
+        engine: Engine | str,
+    ) -> None:
+        """Prepare everything: what does not fit is told here, where it was written."""
+        self._data, self._terms, self._behaviours = data, terms, tuple(behaviours)
+        self._pace, self._engine = pace, chosen(engine)
         self._cast = Cast(behaviours, data.partition.names, data.seed)
-        self._task = trains.prepare(data)
-        terms.exchanged(self._task.layout)  # raises here, where it is written
+        self._trains = _under(trains, terms)
+        self._task = self._trains.prepare(data)
+        terms.exchanged(self._task.layout)
 
     @property
     def settings(self) -> dict[str, Any]:
@@ -166,3 +178,16 @@ def chosen(engine: Engine | str) -> Engine:
     if engine == "in-process":
         return InProcess()
     raise ValueError(f"engine: one of {', '.join(ENGINES)} expected, not {engine!r}")
+
+
+def _under(trains: Recipe | Path | str, terms: Terms) -> Recipe:
+    """The recipe, told what the plan tells sites."""
+    if isinstance(trains, Path | str):
+        from simulations.tasks.app import App  # brings flwr, and what that brings
+
+        trains = App(Path(trains))
+    if isinstance(trains, UnderTerms):
+        return trains.under(terms.privacy, terms.aggregation)
+    if terms.privacy.dp_sgd is not None:
+        raise ValueError("privacy: dp-sgd is for Flower apps, whose private steps are counted")
+    return trains

@@ -29,6 +29,7 @@ from simulations.engine import Answers, Crew
 from simulations.engines.in_process import torch_threads
 from simulations.task import Job, Task, Trained
 from trusted.encoding import Vector
+from trusted.errors import ProtocolError
 
 _FORK = multiprocessing.get_context("fork")
 _END_S = 2.0
@@ -156,8 +157,8 @@ class _Processes:
             answer = self._children[place].pipe.recv()
         except (EOFError, OSError):
             raise self._died(place, share) from None
-        if isinstance(answer, BaseException):
-            raise answer
+        if isinstance(answer, _Raised):
+            raise answer.error()
         trained: list[Trained] = answer
         return trained
 
@@ -187,7 +188,7 @@ def _serve(task: Task, room: _Room, pipe: Connection, inherited: Sequence[Connec
             except BrokenPipeError:
                 return
             except Exception as error:  # the shell around what people wrote: it is raised in the parent
-                pipe.send(_portable(error))
+                pipe.send(_Raised.of(error))
 
 
 def _trained(task: Task, room: _Room, rows: Sequence[int], jobs: Sequence[Job]) -> list[Trained]:
@@ -204,12 +205,26 @@ def _trained(task: Task, room: _Room, rows: Sequence[int], jobs: Sequence[Job]) 
     return trained
 
 
-def _portable(error: Exception) -> Exception:
-    """``error`` with where it happened, as something that can be sent."""
-    where = "".join(traceback.format_exception(error))
-    try:
-        sent: Exception = pickle.loads(pickle.dumps(error))  # noqa: S301  (made here)
-    except Exception:
-        sent = RuntimeError(f"{type(error).__name__}: {error}")
-    sent.add_note(f"In a process of the pool:\n{where}")
-    return sent
+@dataclass(frozen=True, slots=True)
+class _Raised:
+    """An exception as something that can be sent."""
+
+    kind: type[Exception]
+    arguments: tuple[Any, ...]
+    where: str
+
+    @classmethod
+    def of(cls, error: Exception) -> _Raised:
+        arguments = (error.reason, error.detail) if isinstance(error, ProtocolError) else error.args
+        raised = cls(type(error), arguments, "".join(traceback.format_exception(error)))
+        try:
+            pickle.loads(pickle.dumps(raised)).error()  # noqa: S301  (made here)
+        except Exception:  # of a class that people wrote, whatever that does
+            return cls(RuntimeError, (f"{type(error).__name__}: {error}",), raised.where)
+        return raised
+
+    def error(self) -> Exception:
+        """To be raised on the other side."""
+        error = self.kind(*self.arguments)
+        error.add_note(f"In a process of the pool:\n{self.where}")
+        return error

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 import numpy as np
@@ -15,7 +15,7 @@ from simulations.dice import Dice
 from simulations.site_data import SiteData
 from simulations.task import Job, Trained
 from trusted.documents.layout import Dtype, Layout, TensorSpec
-from trusted.documents.terms import Scalar
+from trusted.documents.terms import Aggregation, Privacy, Scalar
 from trusted.encoding import Vector
 from trusted.errors import Reason
 from worker.trainer import EXAMPLES, join_arrays, split_vector
@@ -53,6 +53,16 @@ class Function:
     evaluates: Evaluates | None = None
     config: Config = field(default_factory=dict)
 
+    def under(self, privacy: Privacy, aggregation: Aggregation) -> Function:
+        """The same, told what a plan with these terms tells sites.
+
+        Raises:
+            ValueError: under DP-SGD: nothing counts the steps of a function.
+        """
+        if privacy.dp_sgd is not None:
+            raise ValueError("privacy: dp-sgd is for Flower apps, whose private steps are counted")
+        return replace(self, config=dict(self.config) | aggregation.train_config)
+
     def prepare(self, data: SiteData) -> FunctionTask:
         """The task of these sites.
 
@@ -67,7 +77,7 @@ class Function:
     def to_json(self) -> dict[str, Any]:
         """For a result's settings."""
         name = getattr(self.trains, "__qualname__", type(self.trains).__name__)
-        return {"kind": "function", "function": name, "config": dict(self.config)}
+        return {"task": "function", "function": name, "config": dict(self.config)}
 
 
 @dataclass(slots=True)
