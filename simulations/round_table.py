@@ -17,7 +17,7 @@ Reads = Callable[[RoundRow], Cell]
 
 
 def table_of(result: Result, *, most_rows: int = _MOST_ROWS) -> Table:
-    """A row for each round; of a long simulation the first and the last ones."""
+    """A row for each round; of a long simulation the first and the last ones; MB counts both ways."""
     columns = _columns(result.rounds)
     rows = [tuple(read(row) for _, read in columns) for row in result.rounds]
     if len(rows) > most_rows:
@@ -40,13 +40,12 @@ def _columns(rounds: Sequence[RoundRow]) -> list[tuple[str, Reads]]:
     columns: list[tuple[str, Reads]] = [("round", lambda row: row.number)]
     evaluated = metrics_of(rounds)
     columns += [(name, _evaluated(name)) for name in evaluated]
-    columns += [(f"sites' {name}" if name in evaluated else name, _reported(name)) for name in reported_of(rounds)]
+    columns += [(name, _reported(name)) for name in reported_of(rounds) if name not in evaluated]
     if any(row.epsilon is not None for row in rounds):
         columns.append(("ε", lambda row: row.epsilon))
     columns += [
         ("counted", lambda row: f"{len(row.counted)}/{len(row.drawn)}"),
-        ("MB down", lambda row: row.bytes_down / _MEGABYTE),
-        ("MB up", lambda row: row.bytes_up / _MEGABYTE),
+        ("MB", lambda row: (row.bytes_down + row.bytes_up) / _MEGABYTE),
     ]
     if any(row.virtual_s for row in rounds):
         columns.append(("virtual s", lambda row: row.virtual_s))

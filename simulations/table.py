@@ -43,13 +43,14 @@ class Table:
         from rich.table import Table as RichTable
         from rich.text import Text
 
-        table = RichTable(box=None, title=self.title or None, padding=(0, 2, 0, 0), title_justify="left")
+        table = RichTable(box=None, padding=(0, 2, 0, 0))
         for place, heading in enumerate(self.headings):
             widest = max(map(len, heading.split()), default=1)
             table.add_column(heading, justify="right" if self._numeric(place) else "left", min_width=widest)
         for row in self.rows:
             table.add_row(*(Text(show(cell)) for cell in row))  # as text: a name is never markup
-        return Group(table, *(Text(note, style="dim") for note in self.notes))
+        title = [Text(self.title, style="bold")] if self.title else []
+        return Group(*title, table, *(Text(note, style="dim") for note in self.notes))
 
     def __str__(self) -> str:
         lines = [self.headings, *(tuple(map(show, row)) for row in self.rows)]

@@ -232,20 +232,15 @@ def _traffic(planned: Federation) -> dict[str, float]:
 
 def _notes(planned: Federation) -> list[str]:
     """What plan or host would refuse today, so that nobody takes a prediction for a promise."""
+    sites, most_gb = planned.sites, MAX_ELEMENTS * BYTES_PER_ELEMENT / 1e9
     notes = []
-    if planned.sites > MAX_COHORT:
-        notes.append(
-            f"A plan takes at most {MAX_COHORT:,} members: {planned.sites:,} sites are several federations today."
-        )
-    if planned.model_bytes > MAX_ELEMENTS * BYTES_PER_ELEMENT:
-        most = MAX_ELEMENTS * BYTES_PER_ELEMENT / 1e9
-        notes.append(
-            f"A plan's layout takes at most {most:.1f} GB in float32: exchange less (adapters) or raise the bound."
-        )
-    if planned.sites * planned.update_bytes > _LIMITS.spool_bytes:
-        notes.append(
-            f"The updates exceed the host's spool of {_LIMITS.spool_bytes >> 30} GiB: raise limits.spool_bytes."
-        )
-    if planned.rule in _COMPARES and planned.sites > MAX_COMPARED:
+    if sites > MAX_COHORT:
+        notes.append(f"A plan takes at most {MAX_COHORT:,} members: {sites:,} sites are several federations today.")
+    if planned.model_bytes > most_gb * 1e9:
+        notes.append(f"A plan takes at most {most_gb:.1f} GB in float32: exchange less (adapters), or raise the bound.")
+    if sites * planned.update_bytes > _LIMITS.spool_bytes:
+        held = _LIMITS.spool_bytes >> 30
+        notes.append(f"The updates exceed the {held} GiB that a host keeps on disk: raise limits.spool_bytes.")
+    if planned.rule in _COMPARES and sites > MAX_COMPARED:
         notes.append(f"The rule {planned.rule.value} compares at most {MAX_COMPARED} updates: draw a smaller cohort.")
     return notes

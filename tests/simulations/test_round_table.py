@@ -12,8 +12,9 @@ def test_every_round_has_a_row_and_every_metric_a_column() -> None:
     table = result(3).table()
     assert len(table.rows) == 5
     assert table.headings == (
-        *("round", "accuracy", "loss", "train-loss", "ε", "counted", "MB down", "MB up", "virtual s", "wall s"),
+        *("round", "accuracy", "loss", "train-loss", "ε", "counted", "MB", "virtual s", "wall s"),
     )
+    assert table.rows[0][6] == 5.0
     assert table.rows[0][5] == "2/3"
     assert table.rows[3][1] is None
     assert "Did not count: 5 ROUND_DEADLINE." in table.notes
@@ -23,7 +24,7 @@ def test_every_round_has_a_row_and_every_metric_a_column() -> None:
 def test_what_no_round_has_has_no_column() -> None:
     rounds = (row(1, epsilon=None, lost={}, virtual_s=0.0, reported={}),)
     bare = replace(result(1), rounds=rounds, ending=Ending.COMPLETE).table()
-    assert bare.headings == ("round", "accuracy", "loss", "counted", "MB down", "MB up", "wall s")
+    assert bare.headings == ("round", "accuracy", "loss", "counted", "MB", "wall s")
     assert bare.notes == ()
 
 
