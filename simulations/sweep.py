@@ -65,6 +65,7 @@ class Point:
             raise UserError(f"{path}: no point of a sweep", hint) from None
 
 
+_Todo = Sequence[tuple[dict[str, Any], Path]]
 Told = Callable[[int, int, Point | None], None]
 """How many points are there, of how many, and the newest; None: found there already."""
 
@@ -74,12 +75,14 @@ class Sweep:
     """``grid``: the settings to vary, each with its values; ``base``: what all points share; each with every seed.
 
     ``measure`` must be a function of a module where more than one process is used: each imports it by its name.
+    ``fresh``: each point in a process of its own, where memory is measured.
     """
 
     measure: Measure
     grid: Mapping[str, Sequence[Any]]
     seeds: Sequence[int] = (0,)
     base: Settings = field(default_factory=dict)
+    fresh: bool = False
 
     def __post_init__(self) -> None:
         empty = next((name for name, values in self.grid.items() if not len(values)), None)
@@ -115,7 +118,7 @@ class Sweep:
         total, failures = len(points) + len(todo), []
         if told is not None and points:
             told(len(points), total, None)
-        for measured, found in _measured(self.measure, todo, min(processes, len(todo))):
+        for measured, found in self._measured(todo, min(processes, len(todo))):
             if isinstance(found, Point):
                 points.append(found)
             else:
@@ -125,6 +128,32 @@ class Sweep:
         order = {_digest(self.measure, settings): place for place, settings in enumerate(self.points())}
         points.sort(key=lambda point: order[_digest(self.measure, point.settings)])
         return Swept(tuple(self.grid), tuple(points), tuple(failures))
+
+    def _measured(self, todo: _Todo, processes: int) -> Iterator[tuple[Settings, Point | str]]:
+        measure = self.measure
+        if not todo or (processes == 1 and not self.fresh):
+            for settings, path in todo:
+                yield settings, _point(measure, settings, path)
+            return
+        if "<" in measure.__qualname__ or measure.__module__ == "__main__":
+            raise ValueError(f"sweep: {measure.__qualname__} cannot be found from other processes; give processes=1")
+        before = set(multiprocessing.active_children())
+        spawn, tasks = multiprocessing.get_context("spawn"), 1 if self.fresh else None
+        pool = ProcessPoolExecutor(processes, spawn, initializer=_begin, max_tasks_per_child=tasks)
+        try:
+            waiting: dict[Future[Point | str], Settings] = {
+                pool.submit(_point, measure, settings, path): settings for settings, path in todo
+            }
+            while waiting:
+                done, _ = wait(waiting, return_when=FIRST_COMPLETED)
+                for future in done:
+                    yield waiting.pop(future), _outcome(future)
+            pool.shutdown()
+        except BaseException:  # Ctrl-C, or nobody listens any more: what is under way is given up
+            pool.shutdown(wait=False, cancel_futures=True)
+            for process in set(multiprocessing.active_children()) - before:
+                process.kill()
+            raise
 
     def _path(self, folder: Path, settings: Settings) -> Path:
         return folder / _POINTS / f"{_digest(self.measure, settings)[:32]}.json"
@@ -167,34 +196,6 @@ def _digest(measure: Measure, settings: Settings) -> str:
 
 def _name(measure: Measure) -> str:
     return f"{measure.__module__}:{measure.__qualname__}"
-
-
-_Todo = Sequence[tuple[dict[str, Any], Path]]
-
-
-def _measured(measure: Measure, todo: _Todo, processes: int) -> Iterator[tuple[Settings, Point | str]]:
-    if processes <= 1:
-        for settings, path in todo:
-            yield settings, _point(measure, settings, path)
-        return
-    if "<" in measure.__qualname__ or measure.__module__ == "__main__":
-        raise ValueError(f"sweep: {measure.__qualname__} cannot be found from other processes; give processes=1")
-    before = set(multiprocessing.active_children())
-    pool = ProcessPoolExecutor(processes, multiprocessing.get_context("spawn"), initializer=_begin)
-    try:
-        waiting: dict[Future[Point | str], Settings] = {
-            pool.submit(_point, measure, settings, path): settings for settings, path in todo
-        }
-        while waiting:
-            done, _ = wait(waiting, return_when=FIRST_COMPLETED)
-            for future in done:
-                yield waiting.pop(future), _outcome(future)
-        pool.shutdown()
-    except BaseException:  # Ctrl-C, or nobody listens any more: what is under way is given up
-        pool.shutdown(wait=False, cancel_futures=True)
-        for process in set(multiprocessing.active_children()) - before:
-            process.kill()
-        raise
 
 
 def _outcome(future: Future[Point | str]) -> Point | str:

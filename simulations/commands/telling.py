@@ -13,11 +13,16 @@ from simulations.table import Table
 
 
 def show_table(report: Report, table: Table) -> None:
-    """For people, on stdout, as wide as it is."""
-    if not report.json_output:
-        from rich.console import Console
+    """For people, on stdout. Where it is wider than the terminal, lines wrap; no digit is cut off."""
+    if report.json_output:
+        return
+    from rich.console import Console
 
-        Console().print(table)
+    console, plain = Console(), str(table)
+    if max(map(len, plain.splitlines())) > console.width:
+        print(plain)
+    else:
+        console.print(table)
 
 
 def keep(report: Report, out: Path, table: Table, picture: Picture | None, settings: dict[str, Any]) -> None:

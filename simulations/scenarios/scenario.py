@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from simulations.drawing import Picture
+from simulations.sweep import Point, Sweep, Swept
 from simulations.table import Table
 
 # One module for each; by their names they are found without importing any.
@@ -48,6 +49,23 @@ class Wishes:
     def all_seeds(self) -> tuple[int, ...]:
         """The seeds of all repetitions."""
         return tuple(range(self.seed, self.seed + self.seeds))
+
+    def sweep(self, sweep: Sweep, *, processes: int | None = None) -> Swept:
+        """Run it in the folder, finished points taken from there.
+
+        Raises:
+            ValueError: a point failed; the first one's reason.
+        """
+
+        def told(done: int, total: int, point: Point | None) -> None:
+            said = {} if point is None else {name: point.settings[name] for name in sweep.grid}
+            self.told(done, total, ", ".join(f"{name} {value}" for name, value in said.items()))
+
+        swept = sweep.run(self.folder, processes=processes or self.processes, told=told)
+        if swept.failures:
+            settings, why = swept.failures[0]
+            raise ValueError(f"scenario: {len(swept.failures)} point(s) failed; the first, {dict(settings)}: {why}")
+        return swept
 
 
 @dataclass(frozen=True, slots=True)
