@@ -100,10 +100,17 @@ def build_app() -> typer.Typer:
 
 
 def _mount_installed(app: typer.Typer, point: EntryPoint) -> None:
-    """Mount a typer application that an installed package offers; none takes the place of a command of ours."""
-    taken = point.name.replace("-", "_") in _COMMANDS
-    if not taken and importlib.util.find_spec(point.module.partition(".")[0]) is not None:
-        app.add_typer(point.load(), name=point.name)
+    """Mount a typer application that an installed package offers; none takes the place of a command of ours.
+
+    Its package may be told as installed and be left out all the same: then it is not offered, as with our own.
+    """
+    if point.name.replace("-", "_") in _COMMANDS:
+        return
+    try:
+        offered = point.load()
+    except ModuleNotFoundError:
+        return
+    app.add_typer(offered, name=point.name)
 
 
 def _mount(app: typer.Typer, name: str) -> None:

@@ -93,7 +93,7 @@ def _panel(axis: Axes, groups: dict[tuple[Any, ...], list[Point]], name: str, pl
     numeric = all(map(_number, values))
     if numeric and _spread(values):
         axis.set_xscale("log")
-        axis.set_xticks(values, [f"{value:g}" for value in values])
+        axis.set_xticks(values, [f"{value:g}" for value in values], fontsize=8)
         axis.minorticks_off()
     for number, (key, pairs) in enumerate(series.items()):
         if numeric:
@@ -109,6 +109,7 @@ def _panel(axis: Axes, groups: dict[tuple[Any, ...], list[Point]], name: str, pl
             capsize=2,
             label=", ".join(map(str, key)) or None,
         )
+    axis.ticklabel_format(axis="y", useOffset=False)
     if not numeric:
         axis.set_xticks(range(len(values)), [str(value) for value in values], rotation=20, ha="right", fontsize=8)
         axis.set_xlim(-0.5, len(values) - 0.5)

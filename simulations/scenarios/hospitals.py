@@ -97,7 +97,7 @@ def _picture(alone: dict[str, float], together: Result, pooled: Result) -> Pictu
     curves.axhline(float(np.mean(list(alone.values()))), color="black", linestyle=":", label="each site alone (mean)")
     curves.set_xlabel("round")
     curves.set_title("AUC on held-out persons")
-    curves.legend(frameon=False, loc="lower right", fontsize=8)
+    curves.legend(frameon=False, loc="center right", fontsize=8)
     names = [*alone, "federated", "pooled"]
     values = [*alone.values(), together.final[_AUC], pooled.final[_AUC]]
     bars.barh(range(len(names)), values, color=[*["#999999"] * len(alone), colour(0), colour(1)])

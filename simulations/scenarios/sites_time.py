@@ -58,7 +58,10 @@ def run(wishes: Wishes) -> Outcome:
     table = table_of(swept, title=f"{COHORT} sites drawn in each of {rounds} rounds, {ROWS_EACH} rows at each site")
 
     def picture() -> Picture:
-        return plot(swept, along="sites")
+        made = plot(swept, (_ROUND, _MEMORY), along="sites")
+        for axis in made.figure.axes:
+            axis.set_ylim(bottom=0)
+        return made
 
     says = ("Memory counts Python and libraries too; what a larger population adds is its rows and names.",)
     return Outcome(table, picture, says, {"cohort": COHORT, "rounds": rounds})
