@@ -38,6 +38,7 @@ from simulations.terms import (
 )
 from trusted.documents.plan import Plan
 from trusted.documents.terms import Aggregation, Deadlines, Exchange, MetricRule, Privacy
+from worker.trainer import split_vector
 
 if TYPE_CHECKING:
     from simulations.of_plan import Papers
@@ -143,8 +144,9 @@ class Simulation:
         self._data, self._terms, self._behaviours = data, terms, tuple(behaviours)
         self._pace, self._engine = pace, chosen(engine)
         self._cast = Cast(behaviours, data.partition.names, data.seed)
-        self._trains = _under(trains, terms)
-        self._task = self._trains.prepare(data)
+        recipe = _recipe(trains)
+        self._said = dict(recipe.to_json())
+        self._task = _under(recipe, terms).prepare(data)
         terms.exchanged(self._task.layout)
 
     @property
@@ -154,7 +156,7 @@ class Simulation:
             "format": FORMAT,
             "seed": self._data.seed,
             "terms": self._terms.to_json(),
-            "task": dict(self._trains.to_json()),
+            "task": self._said,
             "partition": {"sites": len(self._data.partition), "rows": len(self._data.partition.order)},
             "behaviours": [
                 {
@@ -171,6 +173,12 @@ class Simulation:
     def save_settings(self, path: Path | str) -> None:
         """Write :attr:`settings`, for ``cloister plan new --from-simulation``."""
         Path(path).write_text(json.dumps(self.settings, indent=2) + "\n", encoding="utf-8")
+
+    def save_initial(self, path: Path | str) -> None:
+        """Write the model that the simulation starts from, as ``cloister plan new --initial-model`` takes it."""
+        from safetensors.numpy import save_file
+
+        save_file(split_vector(self._task.layout, self._task.initial()), Path(path))
 
     def run(self, on_round: Callable[[RoundRow], object] | None = None) -> Result:
         """All rounds; ``on_round`` hears of each as it ends. Whatever ends it, no process stays behind.
@@ -218,14 +226,18 @@ def chosen(engine: Engine | str) -> Engine:
     raise ValueError(f"engine: one of {', '.join(ENGINES)} expected, not {engine!r}")
 
 
-def _under(trains: Recipe | Path | str, terms: Terms) -> Recipe:
-    """The recipe, told what the plan tells sites."""
-    if isinstance(trains, Path | str):
-        from simulations.tasks.app import App  # brings flwr, and what that brings
+def _recipe(trains: Recipe | Path | str) -> Recipe:
+    if not isinstance(trains, Path | str):
+        return trains
+    from simulations.tasks.app import App  # brings flwr, and what that brings
 
-        trains = App(Path(trains))
-    if isinstance(trains, UnderTerms):
-        return trains.under(terms.privacy, terms.aggregation)
+    return App(Path(trains))
+
+
+def _under(recipe: Recipe, terms: Terms) -> Recipe:
+    """The recipe, told what the plan tells sites."""
+    if isinstance(recipe, UnderTerms):
+        return recipe.under(terms.privacy, terms.aggregation)
     if terms.privacy.dp_sgd is not None:
         raise ValueError("privacy: dp-sgd is for Flower apps, whose private steps are counted")
-    return trains
+    return recipe
