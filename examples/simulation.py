@@ -5,30 +5,32 @@ The same lines work in a notebook, where the result and the figure show themselv
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+
 import numpy as np
 
 from simulations.behaviours import sign_flip
-from simulations.dataset import Dataset
+from simulations.dataset import Dataset, Rows
 from simulations.partitions import dirichlet
 from simulations.simulation import Simulation
-from simulations.tasks.function import Function
+from simulations.tasks.function import Arrays, Config, Function
 
 
-def train(model, rows, rng, config):
+def train(model: Arrays, rows: Rows, rng: np.random.Generator, config: Config) -> tuple[Arrays, Mapping[str, float]]:
     """One pass of softmax regression over a site's rows; ``rng`` is the site's own for this round."""
     weight = model["weight"].copy()
     for places in np.array_split(rng.permutation(len(rows["digit"])), 5):
         x, y = rows["pixels"][places], rows["digit"][places]
-        weight += config["learning-rate"] * x.T @ (np.eye(10, dtype="f4")[y] - chances(weight, x)) / len(y)
+        weight += float(config["learning-rate"]) * x.T @ (np.eye(10, dtype="f4")[y] - chances(weight, x)) / len(y)
     return {"weight": weight}, {}
 
 
-def evaluate(model, rows):
+def evaluate(model: Arrays, rows: Rows) -> Mapping[str, float]:
     """Accuracy on rows that no site has."""
     return {"accuracy": float((chances(model["weight"], rows["pixels"]).argmax(1) == rows["digit"]).mean())}
 
 
-def chances(weight, x):
+def chances(weight: np.ndarray, x: np.ndarray) -> np.ndarray:
     """Of each row and digit."""
     odds = np.exp(x @ weight - (x @ weight).max(1, keepdims=True))
     return odds / odds.sum(1, keepdims=True)

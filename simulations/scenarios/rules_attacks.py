@@ -141,14 +141,14 @@ def _picture(means: _Means) -> Picture:
         [1 - value if attack == _SUCCESS else value for value in row]
         for attack, row in zip(attacks, values, strict=True)
     ]
-    image = axis.imshow(good, cmap="RdYlGn", vmin=0, vmax=1, aspect="auto")
+    image = axis.imshow(good, cmap="RdYlBu", vmin=0, vmax=1, aspect="auto")
     for row, line in enumerate(values):
         for column, value in enumerate(line):
             axis.text(column, row, f"{value:.2f}", ha="center", va="center", fontsize=9)
     axis.set_xticks(range(len(rules)), rules, rotation=15, ha="right")
     axis.set_yticks(range(len(attacks)), attacks)
     axis.grid(visible=False)
-    axis.set_title(f"accuracy with {FALSE} of {SITES} sites false (green: good)")
+    axis.set_title(f"accuracy with {FALSE} of {SITES} sites false (blue: good)")
     picture.figure.colorbar(image, ax=axis).set_ticks([])
     return picture
 
