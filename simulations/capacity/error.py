@@ -25,9 +25,9 @@ class Error:
     def says(self) -> str:
         """One sentence for people."""
         return (
-            f"Error: against {self.measured} predictions were too short by a factor of {self.median:.1f} in the median and "
-            f"{self.worst:.1f} at worst (memory {self.memory_worst:.1f}, either way). Other sizes, several hosts and real "
-            "links were not measured."
+            f"Error: against {self.measured} predictions were too short by a factor of {self.median:.1f} in the median "
+            f"and {self.worst:.1f} at worst (memory {self.memory_worst:.1f}, either way). Other sizes, several hosts and "
+            "real links were not measured."
         )
 
     def to_json(self) -> dict[str, Any]:
