@@ -26,8 +26,8 @@ class Error:
         """One sentence for people."""
         return (
             f"Error: against {self.measured} predictions were too short by a factor of {self.median:.1f} in the median "
-            f"and {self.worst:.1f} at worst (memory {self.memory_worst:.1f}, either way). Other sizes, several hosts and "
-            "real links were not measured."
+            f"and {self.worst:.1f} at worst (memory {self.memory_worst:.1f}, either way). Other sizes, several hosts "
+            "and real links were not measured."
         )
 
     def to_json(self) -> dict[str, Any]:

@@ -85,6 +85,8 @@ def _picture(swept: Swept) -> Picture:
         without = next(accuracy for epsilon, accuracy in pairs if epsilon is None and accuracy is not None)
         axis.axhline(without.mean, color=colour(place), linestyle=":", linewidth=1)
     axis.set_xscale("log")
+    axis.set_xticks((1, 2, 5, 10, 20), ("1", "2", "5", "10", "20"))
+    axis.minorticks_off()
     axis.set_ylim(0, 1.02)
     axis.set_xlabel(f"ε of the whole run, δ = {DELTA:g}")
     axis.set_title("accuracy (dotted: without privacy)")
