@@ -146,7 +146,8 @@ class Simulation:
         self._cast = Cast(behaviours, data.partition.names, data.seed)
         recipe = _recipe(trains)
         self._said = dict(recipe.to_json())
-        self._task = _under(recipe, terms).prepare(data)
+        self._under_terms = _under(recipe, terms)
+        self._task, self._is_fresh = self._under_terms.prepare(data), True
         terms.exchanged(self._task.layout)
 
     @property
@@ -158,14 +159,7 @@ class Simulation:
             "terms": self._terms.to_json(),
             "task": self._said,
             "partition": {"sites": len(self._data.partition), "rows": len(self._data.partition.order)},
-            "behaviours": [
-                {
-                    "name": each.name,
-                    "says": each.says,
-                    "sites": each.sites if isinstance(each.sites, float) else list(each.sites),
-                }
-                for each in self._behaviours
-            ],
+            "behaviours": [_said_of(behaviour) for behaviour in self._behaviours],
             "pace": self._pace.to_json(),
             "engine": self._engine.name,
         }
@@ -187,6 +181,9 @@ class Simulation:
             RuntimeError: a process of the engine died. Whatever a function of the task or of a behaviour raises.
         """
         size = self._terms.cohort.size
+        if self._task.keeps_state and not self._is_fresh:  # sites remember nothing of an earlier run
+            self._task = self._under_terms.prepare(self._data)
+        self._is_fresh = False
         with Lanes() as lanes, self._engine.open(self._task, most_jobs=size) as crew:
             rounds = Rounds(self._setting(), crew, lanes)
             rows = []
@@ -224,6 +221,11 @@ def chosen(engine: Engine | str) -> Engine:
     if engine == "in-process":
         return InProcess()
     raise ValueError(f"engine: one of {', '.join(ENGINES)} expected, not {engine!r}")
+
+
+def _said_of(behaviour: Behaviour) -> dict[str, Any]:
+    sites = list(behaviour.sites) if isinstance(behaviour.sites, tuple) else behaviour.sites
+    return {"name": behaviour.name, "says": behaviour.says, "sites": sites}
 
 
 def _recipe(trains: Recipe | Path | str) -> Recipe:
