@@ -39,12 +39,12 @@ def first_model(app_dir: Path, config: Mapping[str, Scalar], *, seed: int, scrat
         UserError: it does not come to that, or its model fits no layout; the message says what the app said.
     """
     words = scratch / "words"
-    with words.open("wb") as said:
+    with words.open("wb") as heard:
         sys.stdout.flush()
         ours, theirs = socket.socketpair()
         pid = os.fork()
         if pid == 0:
-            _child(app_dir, dict(config), seed, scratch, theirs, said.fileno())
+            _child(app_dir, dict(config), seed, scratch, theirs, heard.fileno())
         theirs.close()
         try:
             with Fields(decode_json(read_frame(ours, time.monotonic() + START_TIMEOUT_S)), "app") as fields:

@@ -309,6 +309,8 @@ def first_arrays(app_dir: Path, config: Mapping[str, Scalar]) -> Arrays:
     """
 
     def nobody(ask: Ask) -> Answer:
+        if isinstance(ask, Nodes) and threading.current_thread() is not threading.main_thread():
+            return Here(())  # Flower's older servers look out for clients beside their work
         raise AppError(Reason.SERVER_APP_MODEL, "initial model: the app asks its nodes before a strategy starts")
 
     def started(self: Strategy, grid: Grid, initial_arrays: ArrayRecord, *rest: Any, **more: Any) -> Any:
