@@ -11,7 +11,7 @@ from pathlib import Path
 from console import app_checks
 from console.app_reading import AppSource, Strategy
 from console.app_trial import Given
-from console.diagnosis import Finding
+from console.finding import Finding
 from console.initial_model import read_initial_model
 from console.output import UserError
 from console.plans import read_bundle

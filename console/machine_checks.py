@@ -13,7 +13,7 @@ from datetime import UTC, datetime
 from importlib.metadata import distributions
 from pathlib import Path
 
-from console.diagnosis import Finding, ok, problem, warning
+from console.finding import Finding, ok, problem, warning
 from softtee.measure import LOCK
 
 _PYTHONS = ((3, 11), (3, 14))  # pyproject.toml: requires-python

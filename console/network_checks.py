@@ -7,7 +7,7 @@ import socket
 from collections.abc import Mapping
 from urllib.parse import urlsplit
 
-from console.diagnosis import Finding, ok, problem, warning
+from console.finding import Finding, ok, problem, warning
 from console.output import UserError
 
 # In the order in which gRPC looks; it reads no upper-case names.

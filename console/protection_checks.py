@@ -7,7 +7,7 @@ import subprocess
 import sys
 from pathlib import Path
 
-from console.diagnosis import Finding, ok, warning
+from console.finding import Finding, ok, warning
 from softtee import swtpm
 from softtee.program import REPOSITORY
 from softtee.surroundings import own_mounts_possible

@@ -13,8 +13,8 @@ from collections.abc import Iterator
 import grpc
 from cryptography import x509
 
-from console.diagnosis import Examined, Finding, ok, problem
 from console.files import MAX_CA_BYTES, read_bounded
+from console.finding import Examined, Finding, ok, problem
 from console.network_checks import split_address
 from console.tunnel import TIMEOUT_S, ProxyRefused, Way, open_way, proxy_for
 from trusted.errors import ProtocolError

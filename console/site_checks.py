@@ -8,7 +8,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 from console import keyfiles
-from console.diagnosis import Finding, ok, problem, warning
+from console.finding import Finding, ok, problem, warning
 from console.joining import SITE_POLICY
 
 _NEEDED = (keyfiles.WORKER_KEY, keyfiles.CREDENTIAL, SITE_POLICY)

@@ -11,7 +11,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from urllib.parse import urlsplit
 
-from console.diagnosis import Finding, ok, problem
+from console.finding import Finding, ok, problem
 from coordinator.host.config import HostConfig
 from coordinator.host.places import BlobPlace, Database
 from coordinator.host.storage import examine_database, open_objects

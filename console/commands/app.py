@@ -31,7 +31,7 @@ def check(
         from tempfile import TemporaryDirectory
 
         from console import app_checking
-        from console.diagnosis import Severity
+        from console.finding import Severity
 
         if (data is None) != (initial_model is None):
             raise UserError("one round needs data and a model", "Give --data and --initial-model, or neither.")

@@ -30,8 +30,9 @@ def command(
     Example: cloister doctor --site ./site-1 --coordinator coordinator.example:8443 --ca ca.pem
     """
     with reporting(json_output) as report:
-        from console.diagnosis import Examined, Severity, diagnose
+        from console.diagnosis import diagnose
         from console.files import read_bounded
+        from console.finding import Examined, Severity
 
         url = read_bounded(proxy_file, 4096).decode().strip() if proxy_file is not None else proxy
         findings = []

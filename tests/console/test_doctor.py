@@ -15,7 +15,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from console import machine_checks
-from console.diagnosis import Severity
+from console.finding import Severity
 from console.machine_checks import canonical, packages, read_lock
 from console.network_checks import proxies, split_address
 from console.output import UserError
