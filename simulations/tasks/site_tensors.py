@@ -47,7 +47,7 @@ class SiteTensors:
     poisoned: dict[int, tuple[Tensor, Tensor]]
 
     @classmethod
-    def of(cls, data: SiteData, columns: Columns, *, channels_last: bool) -> SiteTensors:
+    def of(cls, data: SiteData, columns: Columns) -> SiteTensors:
         """Copied into the order of the sites, unless they lie in it already.
 
         Raises:
@@ -60,10 +60,12 @@ class SiteTensors:
             given = {name: column[order] for name, column in given.items()}
         features, labels = columns.of(given)
         poisoned = {site: columns.of(data.rows(site)) for site in data.poisons}
-        if channels_last:
-            features = last(features)
-            poisoned = {site: (last(rows), marks) for site, (rows, marks) in poisoned.items()}
         return cls(features, labels, starts, poisoned)
+
+    def channels_last(self) -> SiteTensors:
+        """With the channels of images innermost in memory."""
+        poisoned = {site: (_channels_last(rows), marks) for site, (rows, marks) in self.poisoned.items()}
+        return SiteTensors(_channels_last(self.features), self.labels, self.starts, poisoned)
 
     def of_site(self, site: int) -> tuple[Tensor, Tensor]:
         """Features and labels of the site at this place; views."""
@@ -83,8 +85,7 @@ def _restore(features: Any, labels: Any, starts: Any, poisoned: Any) -> SiteTens
     return SiteTensors(_tensor(features), _tensor(labels), starts, tensors)
 
 
-def last(features: Tensor) -> Tensor:
-    """Images with their channels innermost in memory; anything else as it is."""
+def _channels_last(features: Tensor) -> Tensor:
     return features.contiguous(memory_format=torch.channels_last) if features.dim() == 4 else features
 
 

@@ -83,7 +83,7 @@ class TorchRecipe:
                 that ``together`` sites cannot be trained for at once.
         """
         columns = _columns(self, data)
-        rows = SiteTensors.of(data, columns, channels_last=self.channels_last)
+        rows = SiteTensors.of(data, columns)
         judged = {name: columns.of(probe) for name, probe in data.probed().items()}
         return TorchTask(self, rows, Judged(held_out(data.held_out, columns), judged), data.seed, None)
 
@@ -107,7 +107,8 @@ class TorchTask:
     """What :class:`TorchRecipe` makes of the sites' rows: a ``simulations.task.Task``."""
 
     def __init__(self, recipe: TorchRecipe, rows: SiteTensors, judged: Judged, seed: int, together: int | None) -> None:
-        self._recipe, self._rows, self._judged, self._seed = recipe, rows, judged, seed
+        self._recipe, self._judged, self._seed = recipe, judged, seed
+        self._rows = rows.channels_last() if recipe.channels_last else rows
         with torch.random.fork_rng(devices=[]):
             torch.manual_seed(seed)
             module = recipe.module()
@@ -156,14 +157,14 @@ class TorchTask:
         return [_trained(site, row, lesson) for site, row, lesson in zip(sites, rows, lessons, strict=True)]
 
     def evaluate(self, model: Vector) -> Mapping[str, float]:
-        """As :class:`Task`: what ``judge`` says of the held-out rows, and the success rate of each attack."""
+        """As :class:`Task`: what ``judge`` says of the held-out rows, and of those on which an attack shows."""
         if self._judged.held_out is None:
             return {}
         self._one.load(torch.from_numpy(model))
-        features, labels = self._judged.held_out
-        metrics = dict((self._recipe.judge or self._judge)(self._outputs(features), labels))
-        for name, (probed, wanted) in self._judged.probed.items():
-            metrics[f"{name}-success"] = _accuracy(self._outputs(probed), wanted)
+        judge = self._recipe.judge or self._judge
+        metrics = dict(judge(self._outputs(self._judged.held_out[0]), self._judged.held_out[1]))
+        for name, (features, labels) in self._judged.probed.items():
+            metrics |= {f"{name}-{key}": value for key, value in judge(self._outputs(features), labels).items()}
         return metrics
 
     def __reduce__(self) -> tuple[Any, ...]:
