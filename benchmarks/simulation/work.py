@@ -1,0 +1,145 @@
+"""What is simulated: an image classifier and a fraud detector, made from numbers alone. Trust zone: developer's machine.
+
+Runs in every tool's environment, so it needs numpy and PyTorch only. Every site's rows follow from its number.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from numpy.lib.format import open_memmap
+from numpy.typing import NDArray
+from torch import Tensor, nn
+from torch.nn import functional
+
+CLASSES = 10
+IMAGE = (3, 32, 32)
+COLUMNS = 30
+LEARNING_RATE = 0.1
+
+
+@dataclass(frozen=True, slots=True)
+class Work:
+    """A population of sites and the rounds that are simulated over it.
+
+    Attributes:
+        model: ``cnn`` or ``mlp``.
+        sites, cohort: in the population, and in each round.
+        rows: of each site; ``batch`` of them make a step, as they lie, once through.
+    """
+
+    model: str
+    sites: int
+    cohort: int
+    rounds: int
+    rows: int
+    batch: int
+
+    @property
+    def clients(self) -> int:
+        """Trainings in all."""
+        return self.cohort * self.rounds
+
+    def __str__(self) -> str:
+        return f"{self.model}, {self.sites} sites x {self.rows} rows, cohort {self.cohort}, {self.rounds} rounds"
+
+
+class FraudDetector(nn.Module):
+    """30 columns to one number, through 64 and 32."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.layers = nn.Sequential(
+            nn.Linear(COLUMNS, 64), nn.ReLU(), nn.Linear(64, 32), nn.ReLU(), nn.Linear(32, 1)
+        )  # fmt: skip
+
+    def forward(self, rows: Tensor) -> Tensor:
+        """A logit for each row."""
+        return self.layers(rows).squeeze(-1)
+
+
+def image_classifier() -> nn.Module:
+    """pfl-research's model for CIFAR-10 without its dropout: 1.63 million parameters."""
+    return nn.Sequential(
+        nn.Conv2d(3, 32, 3),
+        nn.ReLU(),
+        nn.Conv2d(32, 64, 3),
+        nn.ReLU(),
+        nn.MaxPool2d(2),
+        nn.Flatten(),
+        nn.Linear(64 * 14 * 14, 128),
+        nn.ReLU(),
+        nn.Linear(128, CLASSES),
+    )
+
+
+def module_of(model: str) -> nn.Module:
+    """The same weights each time."""
+    torch.manual_seed(0)
+    return image_classifier() if model == "cnn" else FraudDetector()
+
+
+def loss_of(model: str, outputs: Tensor, labels: Tensor, reduction: str = "mean") -> Tensor:
+    """Of a step; with ``reduction="none"`` of each row."""
+    if model == "cnn":
+        return functional.cross_entropy(outputs, labels, reduction=reduction)
+    return functional.binary_cross_entropy_with_logits(outputs, labels, reduction=reduction)
+
+
+def write_rows(folder: Path, work: Work) -> None:
+    """The rows of all sites as two files in ``folder``, unless they are there."""
+    features, labels = _paths(folder, work)
+    if labels.exists():
+        return
+    folder.mkdir(parents=True, exist_ok=True)
+    shape = IMAGE if work.model == "cnn" else (COLUMNS,)
+    count, kind = work.sites * work.rows, np.int64 if work.model == "cnn" else np.float32
+    unfinished = [path.with_suffix(".part") for path in (features, labels)]
+    rows = open_memmap(unfinished[0], "w+", np.float32, (count, *shape))
+    marks = open_memmap(unfinished[1], "w+", kind, (count,))
+    make = _images if work.model == "cnn" else _payments
+    for site in range(work.sites):
+        part = slice(site * work.rows, (site + 1) * work.rows)
+        rows[part], marks[part] = make(site, work.rows)
+    rows.flush()
+    marks.flush()
+    unfinished[0].rename(features)
+    unfinished[1].rename(labels)
+
+
+def read_rows(folder: Path, work: Work) -> tuple[NDArray[Any], NDArray[Any]]:
+    """Features and labels, [sites, rows, …], mapped: nothing is read before it is used, and processes share it."""
+    features, labels = (np.load(path, mmap_mode="c") for path in _paths(folder, work))
+    return features.reshape(work.sites, work.rows, *features.shape[1:]), labels.reshape(work.sites, work.rows)
+
+
+def norm(parameters: Any) -> float:
+    """The L2 norm of a model: by it two tools are seen to have computed the same."""
+    return float(np.sqrt(sum(float((np.asarray(part, np.float64) ** 2).sum()) for part in parameters)))
+
+
+def _paths(folder: Path, work: Work) -> tuple[Path, Path]:
+    name = f"{work.model}-{work.sites}x{work.rows}"
+    return folder / f"{name}-features.npy", folder / f"{name}-labels.npy"
+
+
+def _images(site: int, rows: int) -> tuple[NDArray[Any], NDArray[Any]]:
+    """A pattern for each class, under noise that is twice as loud."""
+    patterns = np.random.default_rng(12345).standard_normal((CLASSES, *IMAGE), dtype=np.float32) * 0.5
+    rng = np.random.default_rng(1000 + site)
+    labels = rng.integers(0, CLASSES, rows)
+    return rng.standard_normal((rows, *IMAGE), dtype=np.float32) + patterns[labels], labels
+
+
+def _payments(site: int, rows: int) -> tuple[NDArray[Any], NDArray[Any]]:
+    """A few in a hundred are fraud, by a rule with products of columns in it and some noise."""
+    slope = np.random.default_rng(777).standard_normal(COLUMNS).astype(np.float32)
+    rng = np.random.default_rng(5000 + site)
+    columns = rng.standard_normal((rows, COLUMNS), dtype=np.float32)
+    curved = 0.7 * (columns[:, 0] * columns[:, 1] - columns[:, 2] ** 2) * 2
+    score = columns @ slope + curved + rng.standard_normal(rows).astype(np.float32) * 2
+    return columns, (score > 9.0).astype(np.float32)
