@@ -10,11 +10,14 @@ S3_SERVER := $(VENV)/s3/.locked
 demo: $(LOCKED)
 	$(BIN)/cloister demo $(ARGS)
 
+# A process for each core. A file stays in one of them: its tests may share a server.
+PYTEST := $(BIN)/python -m pytest --numprocesses auto --dist loadfile --no-loadscope-reorder
+
 test: $(LOCKED) $(S3_SERVER)
-	$(BIN)/python -m pytest $(ARGS)
+	$(PYTEST) $(ARGS)
 
 test-fast: $(LOCKED) $(S3_SERVER)
-	$(BIN)/python -m pytest -m "not slow" $(ARGS)
+	$(PYTEST) -m "not slow" $(ARGS)
 
 lint: $(LOCKED)
 	$(BIN)/ruff check .

@@ -20,6 +20,7 @@ from trusted.documents.terms import Scalar
 from worker.bundle import bundle_digest, unpack_bundle
 
 _KEY = re.compile(r"[A-Za-z0-9_.-]{1,128}")  # of plan.app.config
+_MAX_DIGITS = 6  # of a round's number
 _MAX_TEXT = 1024
 _OUR_OWN = ("server-round", "server_round")
 _ROUNDS = ("num-server-rounds", "num_rounds")
@@ -61,6 +62,21 @@ def read_settings(texts: Sequence[str]) -> dict[str, Any]:
         UserError: no ``=``.
     """
     return dict(map(_setting, texts))
+
+
+def read_messages(texts: Sequence[str]) -> dict[int, dict[str, Any]]:
+    """The settings by the round from which they hold: ``key=value`` from the first, ``5:key=value`` from the fifth.
+
+    Raises:
+        UserError: as :func:`read_settings`.
+    """
+    found: dict[int, dict[str, Any]] = {}
+    for text in texts:
+        first, colon, rest = text.partition(":")
+        later = colon and first.isdecimal() and len(first) < _MAX_DIGITS
+        key, value = _setting(rest if later else text)
+        found.setdefault(int(first) if later else 1, {})[key] = value
+    return found
 
 
 def read_terms(bundle: bytes, overrides: Mapping[str, Scalar]) -> AppTerms:

@@ -10,7 +10,7 @@ from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any
 
-from console.app_terms import NOTHING, AppTerms, read_settings
+from console.app_terms import NOTHING, AppTerms, read_messages, read_settings
 from console.documents import present
 from console.exchanging import IN_FULL, Travel
 from console.files import read_bounded
@@ -159,10 +159,17 @@ def _dataset(sites: Sites) -> dict[str, Any]:
 
 def _settings(training: Training) -> dict[str, Any]:
     """``config`` and what goes with each message: the app's own, and over it what was given here."""
-    given = {"config": training.config, "train_config": training.train_config}
-    given["evaluate_config"] = training.evaluate_config
-    whole = {key: {**getattr(training.app, key), **read_settings(texts)} for key, texts in given.items()}
-    return {key: settings for key, settings in whole.items() if settings or key == "config"}
+    given = {"config": {1: read_settings(training.config)}}
+    given |= {"train_config": read_messages(training.train_config)}
+    given |= {"evaluate_config": read_messages(training.evaluate_config)}
+    whole = {key: {**getattr(training.app, key), **by_round.get(1, {})} for key, by_round in given.items()}
+    later = sorted({number for by_round in given.values() for number in by_round if number != 1})
+    changes = [
+        {"from_round": number, **{key: by_round[number] for key, by_round in given.items() if number in by_round}}
+        for number in later
+    ]
+    settings = {key: settings for key, settings in whole.items() if settings or key == "config"}
+    return settings | ({"changes": changes} if changes else {})
 
 
 def _metric(text: str) -> dict[str, Any]:

@@ -17,6 +17,8 @@ from numpy.typing import NDArray
 from simulations.dataset import Rows
 from trusted.encoding import Vector
 
+Sites = float | tuple[str, ...]
+"""A share of all sites, drawn from the seed, or their names."""
 Attends = Callable[[int, Generator], bool]
 """From the round's number to whether the site is there when the round opens."""
 Answers = Callable[[int, Generator], bool]
@@ -63,7 +65,7 @@ class Behaviour:
 
     name: str
     says: str
-    sites: float | tuple[str, ...]
+    sites: Sites
     attends: Attends | None = None
     answers: Answers | None = None
     slows: Slows | None = None

@@ -55,7 +55,10 @@ class SiteData:
 
     def rows(self, site: int) -> Rows:
         """What the site at this place trains on, the same in every round: copied, so keep it."""
-        rows = self.dataset.take(self.partition.rows(site))
+        return self.poisoned(site, self.dataset.take(self.partition.rows(site)))
+
+    def poisoned(self, site: int, rows: Rows) -> Rows:
+        """What the site's behaviours make of ``rows``."""
         for name, poison in self.poisons.get(site, ()):
             rows = poison(rows, Dice(self.seed, f"behaviour {name}: poisons").at(0, site))
         return rows

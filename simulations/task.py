@@ -4,13 +4,14 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import Protocol
+from typing import Protocol, runtime_checkable
 
 import numpy as np
 from numpy.typing import NDArray
 
 from simulations.site_data import SiteData
 from trusted.documents.layout import Layout
+from trusted.documents.terms import Aggregation, Privacy
 from trusted.encoding import Vector
 from trusted.errors import Reason
 
@@ -25,12 +26,16 @@ class Job:
 
 @dataclass(frozen=True, slots=True)
 class Trained:
-    """What a site answered, besides its update: as ``worker.trainer.TrainResult``, or why it failed."""
+    """What a site answered, besides its update: as ``worker.trainer.TrainResult``, or why it failed, in ``words`` too.
+
+    Production has no such words: what an app says stays at its site.
+    """
 
     num_examples: int
     metrics: Mapping[str, float]
     seconds: float
     failure: Reason | None = None
+    words: str = ""
 
 
 class Task(Protocol):
@@ -39,6 +44,14 @@ class Task(Protocol):
     @property
     def layout(self) -> Layout:
         """The model's."""
+
+    @property
+    def keeps_state(self) -> bool:
+        """Whether a site remembers something between rounds: then all its jobs are done by one copy of the task."""
+
+    @property
+    def together(self) -> int:
+        """How many jobs are best done in one call of :meth:`train`; 1, where that makes no difference."""
 
     def initial(self) -> Vector:
         """The model before the first round, float32[elements]."""
@@ -66,3 +79,15 @@ class Recipe(Protocol):
 
     def to_json(self) -> Mapping[str, object]:
         """For a result's settings: what kind of task it is, and its own settings."""
+
+
+@runtime_checkable
+class UnderTerms(Protocol):
+    """A recipe that heeds what a plan tells sites: DP-SGD, FedProx's term in the messages to train."""
+
+    def under(self, privacy: Privacy, aggregation: Aggregation) -> Recipe:
+        """The same under these terms.
+
+        Raises:
+            ValueError: it cannot train so.
+        """

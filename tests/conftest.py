@@ -19,8 +19,12 @@ def pytest_addoption(parser: pytest.Parser) -> None:
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """Tests that fork come first: a worker forks before it has threads, and other tests may leave some behind."""
-    items.sort(key=lambda item: item.path.name not in _FORK)
+    """Tests that fork come first: a worker forks before it has threads, and other tests may leave some behind.
+
+    Then what takes longest, so that at the end no process of the test run is left alone with it.
+    """
+    slow = {item.path for item in items if item.get_closest_marker("slow") or item.get_closest_marker("faults")}
+    items.sort(key=lambda item: (item.path.name not in _FORK, item.path not in slow))
 
 
 @pytest.fixture(scope="session")

@@ -207,7 +207,7 @@ class Contributor:
         if result.delta.shape != model.shape:
             raise AppError(Reason.APP_REPLY, "update: not a vector of the plan's layout")
         marks.append(time.monotonic())
-        key, delta = ContentKey.generate(), self._clipped(self.exchanged.taken_from(result.delta))
+        key, delta = ContentKey.generate(), clipped(self.exchanged.taken_from(result.delta), self.privacy)
         sealed = SealedVector(task.upload_header, delta, key=key, signing_key=self.signing_key)
         spent = [later - earlier for earlier, later in pairwise(marks)]
         seconds = dict(zip(("download", "train"), spent, strict=True))
@@ -217,14 +217,6 @@ class Contributor:
         weight = result.num_examples if self.privacy.terms is None else 1  # how many rows there are would be told
         steps = None if self.privacy.dp_sgd is None else result.private_steps
         return SealedUpdate(task.round, task.upload, sealed, key, weight, metrics, seconds, steps)
-
-    def _clipped(self, delta: Vector) -> Vector:
-        """``delta``, no longer than the plan allows a member's update to be; the aggregator believes nobody this."""
-        terms = self.privacy.member_clipping
-        norm = 0.0 if terms is None else math.sqrt(squared_norm(delta))
-        if terms is None or norm <= terms.clip_norm:
-            return delta
-        return (delta * (terms.clip_norm / norm)).astype("<f4")
 
     def _fetch(self, task: Train | Evaluate) -> Vector:
         """The whole model that the app sees: what is exchanged, over what stays as it was where the plan says so."""
@@ -263,6 +255,15 @@ class Contributor:
                 raise
             self._last = None  # of no use to anybody
             raise AppError(Reason.APP_REPLY, "update: finite numbers expected") from None
+
+
+def clipped(delta: Vector, privacy: Privacy) -> Vector:
+    """``delta``, no longer than the plan allows a member's update to be; the aggregator believes nobody this."""
+    terms = privacy.member_clipping
+    norm = 0.0 if terms is None else math.sqrt(squared_norm(delta))
+    if terms is None or norm <= terms.clip_norm:
+        return delta
+    return (delta * (terms.clip_norm / norm)).astype("<f4")
 
 
 def _counted(stored: Iterator[memoryview], size_bytes: int, progress: Progress) -> Iterator[memoryview]:

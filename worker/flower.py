@@ -11,11 +11,12 @@ from __future__ import annotations
 import os
 import sys
 import traceback
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+from trusted.documents.terms import Change
 from trusted.errors import AppError, Reason
 from worker.rows import ROWS
 from worker.trainer import Arrays, Call, Log, Reply
@@ -51,12 +52,14 @@ class FlowerApp:
         log: Log,
         *,
         messages: Mapping[Call, Mapping[str, Scalar]] | None = None,
+        changes: Sequence[tuple[int, Mapping[Call, Mapping[str, Scalar]]]] = (),
     ) -> None:
         TaskIdentity.run_id, TaskIdentity.node_id, TaskIdentity.task_id = _RUN, _NODE, _TASK
         self._client = client
         self._context = context
         self._log = log
         self._messages = messages or {}
+        self._changes = changes
 
     @classmethod
     def load(
@@ -67,10 +70,12 @@ class FlowerApp:
         node_config: Mapping[str, Scalar],
         log: Log,
         messages: Mapping[Call, Mapping[str, Scalar]] | None = None,
+        changes: Sequence[Change] = (),
     ) -> FlowerApp:
         """Import the app in ``app_dir`` (from ``unpack_bundle``), with the plan's ``config`` over its own defaults.
 
-        ``messages`` is what the plan says with every message of a kind: ``app.train_config``, ``app.evaluate_config``.
+        ``messages`` is what the plan says with every message of a kind: ``app.train_config``, ``app.evaluate_config``;
+        ``changes`` what it says otherwise from later rounds on.
 
         Raises:
             AppError: BUNDLE_MALFORMED: no such ClientApp, or a config key that the app does not have.
@@ -87,11 +92,21 @@ class FlowerApp:
             ) from None
         run_config = fuse_config(defaults, config)
         settings = {call: as_defaults(defaults, given) for call, given in (messages or {}).items()}
+        later = [
+            (
+                change.from_round,
+                {
+                    Call.TRAIN: as_defaults(defaults, dict(change.train_config)),
+                    Call.EVALUATE: as_defaults(defaults, dict(change.evaluate_config)),
+                },
+            )
+            for change in changes
+        ]
         client = _import_client(reference, app_dir.absolute(), log)
         context = Context(
             run_id=_RUN, node_id=_NODE, node_config=dict(node_config), state=RecordDict(), run_config=run_config
         )
-        return cls(client, context, log, messages=settings)
+        return cls(client, context, log, messages=settings, changes=later)
 
     def offers(self, call: Call) -> bool:
         """Whether the app registered ``@app.train()`` or ``@app.evaluate()``, or is of the older kind with both."""
@@ -104,7 +119,7 @@ class FlowerApp:
         """The same app with a fresh Context, as it would find itself on the data in ``data``."""
         context, nodes = self._context, dict(self._context.node_config) | {"data-path": str(data)}
         fresh = Context(_RUN, _NODE, nodes, RecordDict(), context.run_config)
-        return FlowerApp(self._client, fresh, self._log)
+        return FlowerApp(self._client, fresh, self._log, messages=self._messages, changes=self._changes)
 
     def ask(self, call: Call, arrays: Arrays, *, round_number: int, rows: bool = False) -> Reply:
         """Send the app one message, as FedAvg's ``configure_train`` or ``configure_evaluate`` makes it.
@@ -117,7 +132,7 @@ class FlowerApp:
         if not self.offers(call):
             raise AppError(Reason.BUNDLE_MALFORMED, f"app: a function with @app.{call.value}() expected")
         content = legacy_request if self._is_legacy() else _request
-        message = Message(content(call, arrays, round_number, self._messages.get(call, {})), _NODE, call.value)
+        message = Message(content(call, arrays, round_number, self._said(call, round_number)), _NODE, call.value)
         if rows and not self._is_legacy():
             message.content.config_records["config"][ROWS] = True
         message.metadata.__dict__["_message_id"] = f"{call.value}-{round_number}"  # nor has Flower a public setter
@@ -127,6 +142,14 @@ class FlowerApp:
             self._log(traceback.format_exc())
             raise AppError(_why(error), f"app: its {call.value} function raised; see the site's log") from None
         return self._read(call, reply, list(arrays))
+
+    def _said(self, call: Call, round_number: int) -> dict[str, Scalar]:
+        """What the plan says with a message of this kind in this round."""
+        said = dict(self._messages.get(call, {}))
+        for from_round, settings in self._changes:
+            if from_round <= round_number:
+                said |= settings[call]
+        return said
 
     def _read(self, call: Call, reply: object, names: list[str]) -> Reply:
         if not isinstance(reply, Message):

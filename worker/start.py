@@ -166,6 +166,7 @@ def prepare(boot: Boot, options: Options, note: Note) -> Prepared:
         config=dict(plan.app.config),
         train_config=dict(plan.app.train_config) | plan.aggregation.train_config,
         evaluate_config=dict(plan.app.evaluate_config),
+        changes=plan.app.changes,
         log_file=Path(options.app_log),
         scratch=scratch,
         private=plan.privacy.dp_sgd,

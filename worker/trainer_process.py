@@ -34,7 +34,7 @@ import numpy as np
 
 from trusted.confinement import Confinement, Feature, confine
 from trusted.documents.layout import Layout
-from trusted.documents.terms import DpSgd
+from trusted.documents.terms import Change, DpSgd
 from trusted.documents.terms.privacy import MAX_STEPS
 from trusted.errors import AppError, ProtocolError, Reason
 from trusted.wire import Fields, decode_json, encode_json
@@ -78,7 +78,7 @@ class TrainerSpec:
         data: a folder that ``admit_dataset`` fills with CSV files before ``load``; the app finds it as
             ``context.node_config["data-path"]``.
         layout: the plan's.
-        config, train_config, evaluate_config: the plan's, of ``app``.
+        config, train_config, evaluate_config, changes: the plan's, of ``app``.
         log_file: where the app's own words go, sealed for ``log_reader``: they may hold the member's data.
         scratch: an existing folder that the app may write to; its working directory.
         threads: how many cores the app may use.
@@ -98,6 +98,7 @@ class TrainerSpec:
     private: DpSgd | None = None
     train_config: Mapping[str, Scalar] = field(default_factory=dict)
     evaluate_config: Mapping[str, Scalar] = field(default_factory=dict)
+    changes: tuple[Change, ...] = ()
     log_reader: Reader | None = None
     memory_bytes: int = 0
     rows: int = 0
@@ -500,7 +501,9 @@ def _load(spec: TrainerSpec) -> Trainer:
     # A site is the one partition of its own data: apps that were simulated ask for a partition.
     node: dict[str, Scalar] = {"data-path": str(spec.data), "partition-id": 0, "num-partitions": 1}
     messages = {Call.TRAIN: spec.train_config, Call.EVALUATE: spec.evaluate_config}
-    app = FlowerApp.load(spec.app_dir, config=spec.config, node_config=node, messages=messages, log=_say)
+    app = FlowerApp.load(
+        spec.app_dir, config=spec.config, node_config=node, messages=messages, changes=spec.changes, log=_say
+    )
     torch = sys.modules.get("torch")
     if torch is not None:
         torch.set_num_threads(spec.threads)

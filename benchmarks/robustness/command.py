@@ -52,7 +52,8 @@ class Federation:
         made = []
         for place, rows in enumerate(self.task.sites):
             is_false, rng = place >= SITES - FALSE, np.random.default_rng((self.seed, number, place))
-            made.append(trained(model, rows.turned() if is_false and self.attack.turned else rows, rng) - model)
+            mine = self.attack.poison(rows, rng) if is_false else rows
+            made.append(trained(model, mine, rng) - model)
         honest, own = made[:-FALSE], made[-FALSE:]
         weights = [min(len(rows), MAX_WEIGHT) for rows in self.task.sites]
         if self.attack is not ATTACKS[0]:

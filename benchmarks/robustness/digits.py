@@ -30,10 +30,6 @@ class Rows:
     def __len__(self) -> int:
         return len(self.digits)
 
-    def turned(self) -> Rows:
-        """The same with every label false: 0 for 9, 1 for 8 and so on."""
-        return Rows(self.pixels, CLASSES - 1 - self.digits)
-
 
 @dataclass(frozen=True, slots=True)
 class Task:

@@ -59,7 +59,9 @@ def new(  # one parameter for each field of the document
         Texts, typer.Option(help="A tensor to train and exchange, or a pattern like 'lora_*'; repeat. Default: all.")
     ] = [],  # noqa: B006
     config: Annotated[Texts, typer.Option(help="key=value over the app's run config; repeat.")] = [],  # noqa: B006
-    train_config: Annotated[Texts, typer.Option(help="key=value in every message to train; repeat.")] = [],  # noqa: B006
+    train_config: Annotated[
+        Texts, typer.Option(help="key=value in every message to train; 5:key=value from round 5 on; repeat.")
+    ] = [],  # noqa: B006
     evaluate_config: Annotated[Texts, typer.Option(help="The same in every message to evaluate.")] = [],  # noqa: B006
     metric: Annotated[Texts, typer.Option(help="name[:min_sites[:digits[:min_rows]]] that may leave; repeat.")] = [],  # noqa: B006
     evaluate_label: Annotated[
@@ -98,7 +100,7 @@ def new(  # one parameter for each field of the document
     """
     with reporting(json_output) as report:
         from console import plans
-        from console.app_terms import read_settings, read_terms
+        from console.app_terms import read_messages, read_settings, read_terms
         from console.documents import load_charter, write_unsigned
         from console.exchanging import Travel
         from console.files import refuse_existing, write_file
@@ -133,8 +135,8 @@ def new(  # one parameter for each field of the document
         timing = plans.Timing(round_s, lease_s, reattest_s, valid_days)
         given = {"rounds"} if rounds else set()
         given |= {"size"} if size else set()
-        given |= {f"train_config.{key}" for key in read_settings(train_config)}
-        given |= {f"evaluate_config.{key}" for key in read_settings(evaluate_config)}
+        given |= {f"train_config.{key}" for key in read_messages(train_config).get(1, {})}
+        given |= {f"evaluate_config.{key}" for key in read_messages(evaluate_config).get(1, {})}
         taken = app_says.taken_besides(given)
         rounds = rounds or app_says.rounds or 3
         mechanism = read_mechanism(privacy, no_privacy_because)

@@ -172,11 +172,17 @@ def test_what_a_person_says_goes_before_what_the_app_says(chartered: Consortium,
     given = 'train_config=ConfigRecord({"lr": config["lr"]})'
     app = write_app(chartered / "mine-app", client=CLIENT, server=server(given=given), config=CONFIG)
     options = [*chartered.plan_options, "--app", app, "--out", chartered / "p.dsse.json", "--size", "3"]
-    made = cloister("plan", "new", *options, "--train-config", "lr=1.0", "--evaluate-config", "full=true")
+    told = {"train": ("lr=1.0", "2:lr=0.5", "3:lr=0.1"), "evaluate": ("full=true", "3:full=false")}
+    options += [part for kind, texts in told.items() for text in texts for part in (f"--{kind}-config", text)]
+    made = cloister("plan", "new", *options)
     plan = made.data["plan"]
     assert (plan["rounds"], plan["cohort"]["size"]) == (5, 3)
     assert made.data["taken"] == ["5 setting(s) of the run config, from [tool.flwr.app.config]"]
     assert (plan["app"]["train_config"], plan["app"]["evaluate_config"]) == ({"lr": 1.0}, {"full": True})
+    assert plan["app"]["changes"] == [
+        {"from_round": 2, "train_config": {"lr": 0.5}},
+        {"from_round": 3, "train_config": {"lr": 0.1}, "evaluate_config": {"full": False}},
+    ]
 
 
 def test_an_app_that_says_nothing_leaves_a_plan_as_it_was(chartered: Consortium, cloister: Cloister) -> None:

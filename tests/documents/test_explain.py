@@ -78,6 +78,14 @@ def test_what_an_app_is_told_and_what_a_double_loses_is_said() -> None:
     assert "nothing is rounded" not in text
 
 
+def test_what_an_app_is_told_otherwise_later_is_said() -> None:
+    document = c.changed(c.plan_json(CHARTER), "app.train_config", {"lr": 0.5})
+    document = c.changed(document, "app.changes", [{"from_round": 2, "train_config": {"lr": 0.1}}])
+    text = "\n".join(explain_plan(c.plan(CHARTER, document).document, CHARTER.document))
+    assert "From round 1 on, every message to train says lr = 0.5." in text
+    assert "From round 2 on, messages to train say lr = 0.1." in text
+
+
 def test_an_encoding_is_told_with_its_size_and_its_error() -> None:
     text = exchanging(model="bfloat16", update="int8")
     elements = PLAN.document.layout.elements

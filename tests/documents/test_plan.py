@@ -14,6 +14,7 @@ from hypothesis import strategies as st
 from tests.documents import consortium as c
 from trusted.documents.charter import VerifiedCharter
 from trusted.documents.plan import PAYLOAD_TYPE, Plan, verify_plan
+from trusted.documents.terms import Change
 from trusted.errors import DocumentError, ProtocolError, Reason
 from trusted.wire import decode_json, encode_json
 
@@ -131,6 +132,13 @@ OUT_OF_BOUNDS = [
     ("app.train_config", {"lr": [0.1]}),
     ("app.train_config", {"server-round": 7}),  # an app would take it for the round's number
     ("app.evaluate_config", {"server_round": 7}),
+    ("app.changes", []),
+    ("app.changes", [{"from_round": 2}]),
+    ("app.changes", [{"from_round": 1, "train_config": {"lr": 0.1}}]),  # that is app.train_config
+    ("app.changes", [{"from_round": 10_001, "train_config": {"lr": 0.1}}]),
+    ("app.changes", [{"from_round": 2, "train_config": {"server-round": 7}}]),
+    ("app.changes", [{"from_round": 2, "train_config": {"lr": 0.1}}] * 2),
+    ("app.changes", [{"from_round": number, "train_config": {"lr": number}} for number in (3, 2)]),
     ("app.evaluate_config", {f"k{place}": 1 for place in range(257)}),
     ("model.initial_sha256", "00"),
     ("model.layout", []),
@@ -217,6 +225,27 @@ def test_what_every_message_says_survives_encoding_and_its_absence_changes_no_by
     assert (dict(plan.app.train_config), dict(plan.app.evaluate_config)) == (said, {"full": True})
     assert plan.encode() == encode_json(document)
     assert Plan.parse(encode_json(VALID)).encode() == encode_json(VALID)
+
+
+def test_messages_may_change_with_a_round_of_the_plan_and_no_later() -> None:
+    rounds = VALID["rounds"]
+    changes = [{"from_round": rounds, "evaluate_config": {"full": True}, "train_config": {"lr": 0.25}}]
+    document = c.changed(VALID, "app.changes", changes)
+    plan = Plan.parse(encode_json(document))
+    assert plan.app.changes == (Change(rounds, (("lr", 0.25),), (("full", True),)),)
+    assert plan.encode() == encode_json(document)
+    late = c.changed(document, "app.changes.0.from_round", rounds + 1)
+    with pytest.raises(DocumentError) as caught:
+        Plan.parse(encode_json(late))
+    assert caught.value.reason is Reason.DOCUMENT_RULE
+
+
+def test_a_change_may_not_say_otherwise_what_the_aggregation_says() -> None:
+    document = c.changed(VALID, "aggregation.proximal_mu", 0.1)
+    document = c.changed(document, "app.changes", [{"from_round": 2, "train_config": {"proximal-mu": 0.2}}])
+    with pytest.raises(DocumentError) as caught:
+        Plan.parse(encode_json(document))
+    assert caught.value.reason is Reason.DOCUMENT_RULE
 
 
 def test_an_uncanonical_plan_is_refused() -> None:

@@ -97,11 +97,9 @@ def test_a_shell_that_is_asked_to_go_ends_every_session_tells_it_and_goes(served
     with dialer.attach() as frames:
         frames.send(served.world.worker_channel("site-1").begin())
         assert frames.receive(10) is not None  # the offer
-        begun = time.monotonic()
         served.leaving.set()
         assert served.thread is not None
         served.thread.join(10)
-        assert time.monotonic() - begun < 4.5
         assert not served.thread.is_alive()
         rest = [frames.receive(5) for _ in range(2)]
         assert rest[-1] is None

@@ -6,7 +6,7 @@ import ast
 import importlib
 import importlib.metadata
 import sys
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import replace
 from pathlib import Path
 
@@ -16,7 +16,7 @@ from flwr.app import ArrayRecord, ConfigRecord
 from flwr.serverapp.strategy import FedProx
 
 from tests.worker.flower_apps import LAYOUT, unpacked, write_app
-from trusted.documents.terms import Aggregation, Rule
+from trusted.documents.terms import Aggregation, Change, Rule
 from trusted.errors import AppError, Reason
 from worker.flower import OFF, FlowerApp, as_defaults, fuse_config
 from worker.trainer import Call, Trainer, join_arrays, split_vector
@@ -40,10 +40,12 @@ def load(
     app_dir: Path,
     said: list[str] | None = None,
     messages: dict[Call, dict[str, bool | int | float | str]] | None = None,
+    changes: Sequence[Change] = (),
     **config: bool | int | float | str,
 ) -> FlowerApp:
     log = (said if said is not None else []).append
-    return FlowerApp.load(app_dir, config=config, node_config={"data-path": "/data"}, messages=messages, log=log)
+    node = {"data-path": "/data"}
+    return FlowerApp.load(app_dir, config=config, node_config=node, messages=messages, changes=changes, log=log)
 
 
 def test_the_installed_flower_is_one_that_these_tests_speak_for() -> None:
@@ -104,6 +106,21 @@ return answered(message, arrays, {{"num-examples": 10}})
     assert as_defaults({"a": 1.0, "b": 2, "c": True}, {"a": 3, "b": 3, "c": True, "d": 3}) == {
         "a": 3.0, "b": 3, "c": True, "d": 3,
     }  # fmt: skip
+
+
+def test_messages_change_with_the_round_and_so_they_do_for_the_shadows_of_an_audit(tmp_path: Path) -> None:
+    body = """\
+config = dict(message.content["config"])
+return answered(message, arrays, {"num-examples": 1, **{key: value for key, value in config.items()}})
+"""
+    messages = {Call.TRAIN: {"lr": 0.5, "epochs": 1}}
+    changes = [Change(3, (("lr", 0.1), ("step", 1))), Change(5, (("epochs", 2),), (("never", "seen"),))]
+    app = load(unpacked(tmp_path, train=body), messages=messages, changes=changes)
+    for asked in (app, app.elsewhere(tmp_path)):
+        told = {n: asked.ask(Call.TRAIN, split_vector(LAYOUT, MODEL), round_number=n).metrics for n in range(1, 7)}
+        at_first, later = {"lr": 0.5, "epochs": 1}, {"lr": 0.1, "epochs": 1, "step": 1.0}
+        expected = {1: at_first, 2: at_first, 3: later, 4: later, 5: later | {"epochs": 2}, 6: later | {"epochs": 2}}
+        assert told == {n: {"num-examples": 1, "server-round": n} | said for n, said in expected.items()}
 
 
 def test_context_state_lives_on_from_round_to_round(tmp_path: Path) -> None:

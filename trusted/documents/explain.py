@@ -133,8 +133,13 @@ def _plan(plan: Plan, charter: Charter) -> Iterator[str]:
     yield f"Under the charter {plan.charter.hex()}."
     yield f"App: {plan.app.kind.value} bundle {plan.app.bundle_sha256.hex()}."
     yield from (f"App setting {key} = {value!r}." for key, value in plan.app.config)
-    yield from (f"Every message to train says {key} = {value!r}." for key, value in plan.app.train_config)
-    yield from (f"Every message to evaluate says {key} = {value!r}." for key, value in plan.app.evaluate_config)
+    first = "Every message" if not plan.app.changes else "From round 1 on, every message"
+    yield from (f"{first} to train says {key} = {value!r}." for key, value in plan.app.train_config)
+    yield from (f"{first} to evaluate says {key} = {value!r}." for key, value in plan.app.evaluate_config)
+    for change in plan.app.changes:
+        said = (("train", change.train_config), ("evaluate", change.evaluate_config))
+        for kind, key, value in ((kind, *entry) for kind, settings in said for entry in settings):
+            yield f"From round {change.from_round} on, messages to {kind} say {key} = {value!r}."
     yield f"Model: {len(plan.layout.tensors)} tensors, {plan.layout.elements} numbers."
     yield f"It starts as {plan.initial_sha256.hex()}."
     yield from explain_exchange(plan.exchange, plan.layout)

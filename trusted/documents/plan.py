@@ -121,6 +121,7 @@ class Plan:
         known = in_order == list(plan.exchange.tensors)
         rule(known, "plan.exchange.tensors", "different names of plan.model.layout, in its order, expected")
         plan.aggregation.check(plan.cohort)
+        _require_changes(plan)
         unique([metric.name for metric in plan.metrics], "plan.metrics", low=0)
         reachable = all(metric.min_sites <= plan.cohort.size for metric in plan.metrics)
         rule(reachable, "plan.metrics.min_sites", "at most plan.cohort.size expected")
@@ -192,6 +193,15 @@ def check_against(plan: Plan, charter: VerifiedCharter) -> None:
         charter.document.member(member)
     minimum = MIN_COHORT[charter.document.profile]
     rule(plan.cohort.minimum >= minimum, "plan.cohort.minimum", f"at least {minimum} expected under this charter")
+
+
+def _require_changes(plan: Plan) -> None:
+    """Refuse a change of messages after the last round, or of what plan.aggregation says in them."""
+    path = "plan.app.changes"
+    for change in plan.app.changes:
+        rule(change.from_round <= plan.rounds, path, "from_round: at most plan.rounds expected")
+        ours = plan.aggregation.train_config.keys() & dict(change.train_config).keys()
+        rule(not ours, path, "train_config: nothing expected that plan.aggregation says")
 
 
 def _require_private(plan: Plan) -> None:

@@ -4,7 +4,7 @@ Each ``read`` refuses what is out of bounds, whoever signed it; the bounds stop 
 """
 
 from trusted.documents.terms.aggregation import MAX_COMPARED, MAX_WEIGHT, Aggregation, Rule
-from trusted.documents.terms.app import App, AppKind, Scalar
+from trusted.documents.terms.app import App, AppKind, Change, Scalar
 from trusted.documents.terms.cohort import MAX_COHORT, MAX_DEADLINE_S, Cohort, Deadlines
 from trusted.documents.terms.columns import ColumnRule, ColumnType, Missing
 from trusted.documents.terms.dataset import MAX_ROWS, Consent, DatasetContract, read_columns
@@ -25,6 +25,7 @@ __all__ = [
     "AppKind",
     "Audit",
     "Budget",
+    "Change",
     "Cohort",
     "ColumnRule",
     "ColumnType",

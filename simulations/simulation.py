@@ -1,0 +1,193 @@
+"""A federation on this machine, in a few lines. Trust zone: the developer's machine.
+
+::
+
+    simulation = Simulation(Function(train, initial), dataset, partition, rounds=20, cohort=10, aggregation="median")
+    result = simulation.run()
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from simulations.behaviour import Behaviour
+from simulations.cast import Cast
+from simulations.dataset import Dataset
+from simulations.dice import secret
+from simulations.engine import Engine
+from simulations.engines.in_process import InProcess
+from simulations.engines.pool import Pool
+from simulations.lanes import Lanes
+from simulations.pace import Pace
+from simulations.partition import Partition
+from simulations.result import Result, RoundRow
+from simulations.rounds import Rounds, Setting
+from simulations.site_data import SiteData
+from simulations.task import Recipe, UnderTerms
+from simulations.terms import (
+    Terms,
+    cohort_of,
+    read_aggregation,
+    read_deadlines,
+    read_exchange,
+    read_privacy,
+)
+from trusted.documents.terms import Aggregation, Deadlines, Exchange, MetricRule, Privacy
+
+ENGINES = ("pool", "in-process", "ray")
+FORMAT = "cloister-simulation/v1"
+_ORDINARY = Pace()
+
+
+class Simulation:
+    """One run of a plan's terms over virtual sites, the same to the bit for the same seed, whatever the engine.
+
+    ``trains`` is a recipe (:mod:`simulations.tasks`), or the folder of a Flower app. ``cohort`` sites are drawn each
+    round, all if it is None; with fewer than ``minimum`` answers nothing is folded. ``aggregation``, ``privacy``,
+    ``exchange`` and ``deadlines`` are the plan's, as objects or as a plan spells them. ``evaluate_every`` 0: only after
+    the last round.
+
+    Raises:
+        ValueError, ProtocolError: in one sentence, what does not fit.
+    """
+
+    def __init__(
+        self,
+        trains: Recipe | Path | str,
+        dataset: Dataset,
+        partition: Partition,
+        *,
+        rounds: int = 10,
+        cohort: int | None = None,
+        minimum: int | None = None,
+        aggregation: Aggregation | Mapping[str, Any] | str = "weighted-mean",
+        privacy: Privacy | Mapping[str, Any] | None = None,
+        exchange: Exchange | Mapping[str, Any] | None = None,
+        deadlines: Deadlines | Mapping[str, Any] | None = None,
+        metrics: Sequence[MetricRule] = (),
+        held_out: Dataset | None = None,
+        behaviours: Sequence[Behaviour] = (),
+        pace: Pace = _ORDINARY,
+        engine: Engine | str = "pool",
+        seed: int = 0,
+        evaluate_every: int = 1,
+    ) -> None:
+        if not isinstance(partition, Partition):
+            raise ValueError(f"partition: which site has which rows expected, not a {type(partition).__name__}")
+        private = read_privacy(privacy)
+        rule = read_aggregation(aggregation, private)
+        terms = Terms(
+            rounds=rounds,
+            cohort=cohort_of(partition.names, cohort, minimum, rule.least),
+            aggregation=rule,
+            privacy=private,
+            exchange=read_exchange(exchange),
+            deadlines=read_deadlines(deadlines),
+            metrics=tuple(metrics),
+        )
+        data = SiteData.of(dataset, partition, held_out, seed, behaviours)
+        self._begin(trains, data, terms, behaviours, pace, engine)
+        self._every, self._cohorts = evaluate_every, secret(seed, "cohorts")
+
+    def _begin(
+        self,
+        trains: Recipe | Path | str,
+        data: SiteData,
+        terms: Terms,
+        behaviours: Sequence[Behaviour],
+        pace: Pace,
+        engine: Engine | str,
+    ) -> None:
+        """Prepare everything: what does not fit is told here, where it was written."""
+        self._data, self._terms, self._behaviours = data, terms, tuple(behaviours)
+        self._pace, self._engine = pace, chosen(engine)
+        self._cast = Cast(behaviours, data.partition.names, data.seed)
+        self._trains = _under(trains, terms)
+        self._task = self._trains.prepare(data)
+        terms.exchanged(self._task.layout)
+
+    @property
+    def settings(self) -> dict[str, Any]:
+        """Plain JSON: what was simulated, of which ``cloister plan new --from-simulation`` takes what is a plan's."""
+        return {
+            "format": FORMAT,
+            "seed": self._data.seed,
+            "terms": self._terms.to_json(),
+            "task": dict(self._trains.to_json()),
+            "partition": {"sites": len(self._data.partition), "rows": len(self._data.partition.order)},
+            "behaviours": [
+                {
+                    "name": each.name,
+                    "says": each.says,
+                    "sites": each.sites if isinstance(each.sites, float) else list(each.sites),
+                }
+                for each in self._behaviours
+            ],
+            "pace": self._pace.to_json(),
+            "engine": self._engine.name,
+        }
+
+    def save_settings(self, path: Path | str) -> None:
+        """Write :attr:`settings`, for ``cloister plan new --from-simulation``."""
+        Path(path).write_text(json.dumps(self.settings, indent=2) + "\n", encoding="utf-8")
+
+    def run(self, on_round: Callable[[RoundRow], object] | None = None) -> Result:
+        """All rounds; ``on_round`` hears of each as it ends. Whatever ends it, no process stays behind.
+
+        Raises:
+            RuntimeError: a process of the engine died. Whatever a function of the task or of a behaviour raises.
+        """
+        size = self._terms.cohort.size
+        with Lanes() as lanes, self._engine.open(self._task, most_jobs=size) as crew:
+            rounds = Rounds(self._setting(), crew, lanes)
+            rows = []
+            for row in rounds.run():
+                rows.append(row)
+                if on_round is not None:
+                    on_round(row)
+        return Result(self.settings, tuple(rows), rounds.ending, self._task.layout, rounds.model)
+
+    def _setting(self) -> Setting:
+        partition = self._data.partition
+        return Setting(
+            terms=self._terms,
+            task=self._task,
+            names=partition.names,
+            sizes=partition.sizes.tolist(),
+            cast=self._cast,
+            pace=self._pace,
+            seed=self._data.seed,
+            cohorts=self._cohorts,
+            evaluate_every=self._every,
+        )
+
+
+def chosen(engine: Engine | str) -> Engine:
+    """The engine of this name, with its usual settings.
+
+    Raises:
+        ValueError: there is none.
+    """
+    if not isinstance(engine, str):
+        return engine
+    if engine == "pool":
+        return Pool()
+    if engine == "in-process":
+        return InProcess()
+    raise ValueError(f"engine: one of {', '.join(ENGINES)} expected, not {engine!r}")
+
+
+def _under(trains: Recipe | Path | str, terms: Terms) -> Recipe:
+    """The recipe, told what the plan tells sites."""
+    if isinstance(trains, Path | str):
+        from simulations.tasks.app import App  # brings flwr, and what that brings
+
+        trains = App(Path(trains))
+    if isinstance(trains, UnderTerms):
+        return trains.under(terms.privacy, terms.aggregation)
+    if terms.privacy.dp_sgd is not None:
+        raise ValueError("privacy: dp-sgd is for Flower apps, whose private steps are counted")
+    return trains

@@ -1,0 +1,79 @@
+"""What the wire does to models and updates, without the sealing. Trust zone: the developer's machine.
+
+A model and an update arrive as the plan's encodings and its exchanged tensors leave them, clipped by an honest worker
+where the plan clips. Sealing changes no number and is left out; how many bytes it makes is counted.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+
+import numpy as np
+
+from trusted.blob import BlobHeader, BlobKind
+from trusted.documents.layout import Layout
+from trusted.documents.terms import Privacy
+from trusted.encoding import Encoding, Vector
+from trusted.exchange import AGGREGATOR, Exchanged
+from worker.contribution import clipped
+
+
+@dataclass(slots=True)
+class Wire:
+    """The road between aggregator and sites, with room that is used again."""
+
+    exchanged: Exchanged
+    privacy: Privacy
+    whole: Vector = field(repr=False)
+    _seen: Vector = field(init=False, repr=False)
+    _spelled: dict[Encoding, np.ndarray] = field(init=False, default_factory=dict, repr=False)
+
+    def __post_init__(self) -> None:
+        self.whole = self.whole.copy()
+        self._seen = np.empty(self.part.elements, np.float32)
+
+    @property
+    def part(self) -> Layout:
+        """The tensors that travel each round."""
+        return self.exchanged.part
+
+    def down(self, model: Vector) -> Vector:
+        """The whole model as a site has it when the aggregator's is ``model``, float32[part.elements]."""
+        encoding = self.exchanged.terms.model
+        if encoding is not Encoding.FLOAT32:
+            self._seen[:] = model
+            self._respell(self._seen, encoding)
+            model = self._seen
+        if not self.exchanged.is_partial:
+            return model
+        self.exchanged.put_into(self.whole, model)
+        return self.whole
+
+    def taken(self, updates: np.ndarray) -> Sequence[Vector]:
+        """What of ``updates``, float32[n, elements], travels: rows that may be written to."""
+        return [self.exchanged.taken_from(update) for update in updates]
+
+    def up(self, update: Vector, *, honest: bool) -> None:
+        """Make of ``update``, float32[part.elements], what arrives of it; a false site clips nothing."""
+        if honest:
+            shorter = clipped(update, self.privacy)
+            if shorter is not update:
+                update[:] = shorter
+        self._respell(update, self.exchanged.terms.update)
+
+    def header(self, number: int, member: str) -> BlobHeader:
+        """Of the update of ``member``."""
+        return self.exchanged.header(BlobKind.UPDATE, number, member)
+
+    def down_bytes(self, number: int) -> int:
+        """Of a round's model, sealed."""
+        return self.exchanged.header(BlobKind.MODEL, number, AGGREGATOR).sealed_bytes
+
+    def _respell(self, vector: Vector, encoding: Encoding) -> None:
+        if encoding is Encoding.FLOAT32:
+            return
+        if encoding not in self._spelled:
+            self._spelled[encoding] = np.empty(encoding.size_bytes(len(vector)), np.uint8)
+        encoding.encode_into(vector, self._spelled[encoding])
+        encoding.decode_into(self._spelled[encoding], vector)
