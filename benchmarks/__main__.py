@@ -20,6 +20,7 @@ from benchmarks import attestation, limits, privacy, recovery, rounds, scale
 from benchmarks.command import Benchmark, BenchmarkError, Outcome
 from benchmarks.peers import command as peers
 from benchmarks.robustness import command as robustness
+from benchmarks.simulation import command as simulation
 
 _SCHEMA_VERSION = "1"
 BENCHMARKS: tuple[Benchmark, ...] = (
@@ -32,6 +33,7 @@ BENCHMARKS: tuple[Benchmark, ...] = (
     scale.MEMORY,
     peers.BENCHMARK,
     robustness.BENCHMARK,
+    simulation.BENCHMARK,
 )
 
 

@@ -1,4 +1,6 @@
-"""What a tool is asked and what it answers, as files: the tools run in environments of their own. Trust zone: developer.
+"""What a tool is asked and what it answers, as files: tools run in environments of their own.
+
+Trust zone: the developer's machine.
 """
 
 from __future__ import annotations
@@ -7,6 +9,7 @@ import json
 import time
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, field
+from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
@@ -88,4 +91,4 @@ class Laps:
 
 def seconds_between(marks: Sequence[float]) -> tuple[float, ...]:
     """Between neighbouring ``marks``."""
-    return tuple(round(later - earlier, 6) for earlier, later in zip(marks, marks[1:], strict=False))
+    return tuple(round(later - earlier, 6) for earlier, later in pairwise(marks))

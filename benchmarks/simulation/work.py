@@ -1,6 +1,6 @@
-"""What is simulated: an image classifier and a fraud detector, made from numbers alone. Trust zone: developer's machine.
+"""What is simulated: pictures and payments made from numbers alone. Trust zone: the developer's machine.
 
-Runs in every tool's environment, so it needs numpy and PyTorch only. Every site's rows follow from its number.
+Runs in every tool's environment: it needs numpy only. Every site's rows follow from its number.
 """
 
 from __future__ import annotations
@@ -10,16 +10,12 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-import torch
 from numpy.lib.format import open_memmap
 from numpy.typing import NDArray
-from torch import Tensor, nn
-from torch.nn import functional
 
 CLASSES = 10
 IMAGE = (3, 32, 32)
 COLUMNS = 30
-LEARNING_RATE = 0.1
 
 
 @dataclass(frozen=True, slots=True)
@@ -46,48 +42,6 @@ class Work:
 
     def __str__(self) -> str:
         return f"{self.model}, {self.sites} sites x {self.rows} rows, cohort {self.cohort}, {self.rounds} rounds"
-
-
-class FraudDetector(nn.Module):
-    """30 columns to one number, through 64 and 32."""
-
-    def __init__(self) -> None:
-        super().__init__()
-        self.layers = nn.Sequential(
-            nn.Linear(COLUMNS, 64), nn.ReLU(), nn.Linear(64, 32), nn.ReLU(), nn.Linear(32, 1)
-        )  # fmt: skip
-
-    def forward(self, rows: Tensor) -> Tensor:
-        """A logit for each row."""
-        return self.layers(rows).squeeze(-1)
-
-
-def image_classifier() -> nn.Module:
-    """pfl-research's model for CIFAR-10 without its dropout: 1.63 million parameters."""
-    return nn.Sequential(
-        nn.Conv2d(3, 32, 3),
-        nn.ReLU(),
-        nn.Conv2d(32, 64, 3),
-        nn.ReLU(),
-        nn.MaxPool2d(2),
-        nn.Flatten(),
-        nn.Linear(64 * 14 * 14, 128),
-        nn.ReLU(),
-        nn.Linear(128, CLASSES),
-    )
-
-
-def module_of(model: str) -> nn.Module:
-    """The same weights each time."""
-    torch.manual_seed(0)
-    return image_classifier() if model == "cnn" else FraudDetector()
-
-
-def loss_of(model: str, outputs: Tensor, labels: Tensor, reduction: str = "mean") -> Tensor:
-    """Of a step; with ``reduction="none"`` of each row."""
-    if model == "cnn":
-        return functional.cross_entropy(outputs, labels, reduction=reduction)
-    return functional.binary_cross_entropy_with_logits(outputs, labels, reduction=reduction)
 
 
 def write_rows(folder: Path, work: Work) -> None:

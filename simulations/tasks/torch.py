@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from typing import Any
 
 import numpy as np
@@ -26,6 +26,7 @@ from simulations.tasks.site_tensors import Columns, SiteBatch, SiteTensors, held
 from simulations.tasks.stacked import NotStackable, Stacked, Together
 from simulations.tasks.stacking import fastest
 from trusted.documents.layout import Layout
+from trusted.documents.terms import Aggregation, Privacy
 from trusted.encoding import Vector
 from trusted.errors import Reason
 
@@ -87,10 +88,22 @@ class TorchRecipe:
         judged = {name: columns.of(probe) for name, probe in data.probed().items()}
         return TorchTask(self, rows, Judged(held_out(data.held_out, columns), judged), data.seed, None)
 
+    def under(self, privacy: Privacy, aggregation: Aggregation) -> TorchRecipe:
+        """The same with the proximal term that a plan with these terms tells sites.
+
+        Raises:
+            ValueError: under DP-SGD: nothing here counts private steps.
+        """
+        if privacy.dp_sgd is not None:
+            raise ValueError("privacy: dp-sgd is for Flower apps, whose private steps are counted")
+        if not aggregation.proximal_mu:
+            return self
+        return replace(self, descent=replace(self.descent, proximal=float(aggregation.proximal_mu)))
+
     def to_json(self) -> Mapping[str, object]:
         """The settings; functions by their names."""
         return {
-            "task": "torch",
+            "kind": "torch",
             "module": _name(self.module),
             "loss": _name(self.loss),
             "batch": self.batch,

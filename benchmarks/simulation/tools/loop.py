@@ -13,7 +13,8 @@ import torch
 from torch import Tensor
 
 from benchmarks.simulation.asked import Asked, Laps
-from benchmarks.simulation.work import LEARNING_RATE, loss_of, module_of, norm, read_rows
+from benchmarks.simulation.model import LEARNING_RATE, loss_of, module_of
+from benchmarks.simulation.work import norm, read_rows
 
 
 def split(flat: Tensor, shapes: list[torch.Size]) -> list[Tensor]:

@@ -8,7 +8,8 @@ from functools import partial
 import numpy as np
 
 from benchmarks.simulation.asked import Asked, Laps
-from benchmarks.simulation.work import LEARNING_RATE, loss_of, module_of, norm, read_rows
+from benchmarks.simulation.model import LEARNING_RATE, loss_of, module_of
+from benchmarks.simulation.work import norm, read_rows
 from simulations.dataset import Dataset
 from simulations.engine import Engine
 from simulations.engines.in_process import InProcess
@@ -38,10 +39,11 @@ def main(path: str) -> None:
         bfloat16=settings.get("bfloat16", False),
     )
     engine: Engine = Pool(asked.processes) if settings["engine"] == "pool" else InProcess()
+    partition = Partition.of(np.split(np.arange(work.sites * work.rows), work.sites))
     simulation = Simulation(
         recipe,
         Dataset(columns, "y"),
-        Partition.of(np.split(np.arange(work.sites * work.rows), work.sites)),
+        partition,
         rounds=work.rounds,
         cohort=work.cohort,
         seed=SEED,
@@ -49,7 +51,7 @@ def main(path: str) -> None:
     )
     laps = Laps()
     result = simulation.run(on_round=lambda _: laps.mark())
-    places = {name: place for place, name in enumerate(simulation.names)}
+    places = {name: place for place, name in enumerate(partition.names)}
     drawn = tuple(tuple(places[name] for name in row.drawn) for row in result.rounds)
     if drawn != asked.cohorts:
         raise RuntimeError("other cohorts than the other tools have")
