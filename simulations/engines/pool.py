@@ -27,6 +27,7 @@ from numpy.typing import NDArray
 
 from simulations.engine import Answers, Crew
 from simulations.engines.in_process import torch_threads
+from simulations.engines.sharing import share_size
 from simulations.task import Job, Task, Trained
 from trusted.encoding import Vector
 from trusted.errors import ProtocolError
@@ -130,7 +131,7 @@ class _Processes:
         """For each process what only it may do; or one list of shares for all, each as many jobs as belong together."""
         numbered = list(enumerate(jobs))
         if not self._task.keeps_state:
-            size = max(1, min(self._task.together, -(-len(jobs) // max(1, len(self._children)))))
+            size = share_size(len(jobs), len(self._children), self._task.together)
             return [[numbered[start : start + size] for start in range(0, len(jobs), size)]]
         shares: list[list[tuple[int, Job]]] = [[] for _ in self._children]
         for row, job in numbered:
