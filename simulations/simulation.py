@@ -11,7 +11,7 @@ from __future__ import annotations
 import json
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from simulations.behaviour import Behaviour
 from simulations.cast import Cast
@@ -26,6 +26,7 @@ from simulations.partition import Partition
 from simulations.result import Result, RoundRow
 from simulations.rounds import Rounds, Setting
 from simulations.site_data import SiteData
+from simulations.site_files import Scratch
 from simulations.task import Recipe, UnderTerms
 from simulations.terms import (
     Terms,
@@ -35,7 +36,11 @@ from simulations.terms import (
     read_exchange,
     read_privacy,
 )
+from trusted.documents.plan import Plan
 from trusted.documents.terms import Aggregation, Deadlines, Exchange, MetricRule, Privacy
+
+if TYPE_CHECKING:
+    from simulations.of_plan import Papers
 
 ENGINES = ("pool", "in-process", "ray")
 FORMAT = "cloister-simulation/v1"
@@ -53,6 +58,8 @@ class Simulation:
     Raises:
         ValueError, ProtocolError: in one sentence, what does not fit.
     """
+
+    _scratch: Scratch  # of a plan's app, for as long as the simulation
 
     def __init__(
         self,
@@ -91,6 +98,37 @@ class Simulation:
         data = SiteData.of(dataset, partition, held_out, seed, behaviours)
         self._begin(trains, data, terms, behaviours, pace, engine)
         self._every, self._cohorts = evaluate_every, secret(seed, "cohorts")
+
+    @classmethod
+    def from_plan(
+        cls,
+        plan: Plan,
+        papers: Papers,
+        *,
+        cohorts: bytes | None = None,
+        held_out: Dataset | None = None,
+        behaviours: Sequence[Behaviour] = (),
+        pace: Pace = _ORDINARY,
+        engine: Engine | str = "pool",
+        seed: int = 0,
+        evaluate_every: int = 1,
+    ) -> Simulation:
+        """What a deployed run of ``plan`` does: the same bits where it adds no noise, with one thread for each site.
+
+        ``cohorts``: the run's own seed of cohorts (32 bytes), which its log tells at the end.
+
+        Raises:
+            ValueError, ProtocolError: in one sentence, what does not fit: not the app, the model or the data of it.
+        """
+        from simulations.of_plan import app_of, sites_of  # brings flwr, and what that brings
+
+        made = cls.__new__(cls)
+        made._scratch = Scratch()
+        app = app_of(plan, papers, made._scratch)
+        data = sites_of(app.require_admitted(), seed, held_out, behaviours)
+        made._begin(app, data, Terms.of_plan(plan), behaviours, pace, engine)
+        made._every, made._cohorts = evaluate_every, cohorts or secret(seed, "cohorts")
+        return made
 
     def _begin(
         self,

@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from trusted.documents.layout import Layout
-from trusted.documents.plan import VerifiedPlan
+from trusted.documents.plan import Plan
 from trusted.documents.terms import (
     MAX_WEIGHT,
     Aggregation,
@@ -67,18 +67,17 @@ class Terms:
             raise ValueError(f"aggregation: {self.aggregation.rule.value} is no mean, and noise is for a sum")
 
     @classmethod
-    def of_plan(cls, plan: VerifiedPlan) -> Terms:
+    def of_plan(cls, plan: Plan) -> Terms:
         """As ``plan`` says."""
-        said = plan.document
         return cls(
-            said.rounds,
-            said.cohort,
-            said.aggregation,
-            said.privacy,
-            said.exchange,
-            said.deadlines,
-            said.metrics,
-            plan.digest,
+            rounds=plan.rounds,
+            cohort=plan.cohort,
+            aggregation=plan.aggregation,
+            privacy=plan.privacy,
+            exchange=plan.exchange,
+            deadlines=plan.deadlines,
+            metrics=plan.metrics,
+            plan=sha256(plan.encode()),
         )
 
     def exchanged(self, layout: Layout) -> Exchanged:

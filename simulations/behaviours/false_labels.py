@@ -21,9 +21,13 @@ def label_flip(sites: Sites, *, label: str, values: Sequence[Any], name: str = "
 
 
 def mislabel(sites: Sites, *, label: str, of: Any, to: Any, name: str = "mislabel") -> Behaviour:
-    """Rows labelled ``of`` are trained on as ``to``; the others are as they are."""
+    """Rows labelled ``of`` are trained on as ``to``; the others are as they are.
+
+    Its probe is all rows of ``of``, labelled ``to``: the accuracy on them is the share that the model takes for ``to``.
+    """
     says = f"they train on {of} as {to}"
-    return Behaviour(name, says, sites, poisons=partial(_relabelled, label, {of: to}))
+    poison = partial(_relabelled, label, {of: to})
+    return Behaviour(name, says, sites, poisons=poison, probes=partial(_probed, label, of, to))
 
 
 def _relabelled(label: str, turned: Mapping[Any, Any], rows: Rows, rng: Generator) -> Rows:
@@ -32,3 +36,8 @@ def _relabelled(label: str, turned: Mapping[Any, Any], rows: Rows, rng: Generato
     for old, new in turned.items():
         after[before == old] = new
     return {**rows, label: np.asarray(after)}
+
+
+def _probed(label: str, of: Any, to: Any, rows: Rows) -> Rows:
+    mine = rows[label] == of
+    return {**{name: column[mine] for name, column in rows.items()}, label: np.full_like(rows[label][mine], to)}

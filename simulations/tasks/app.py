@@ -61,6 +61,16 @@ class App:
     private: DpSgd | None = None
     admitted: AdmittedData | None = None
 
+    def require_admitted(self) -> AdmittedData:
+        """Members' own data.
+
+        Raises:
+            RuntimeError: this app trains on a simulation's dataset.
+        """
+        if self.admitted is None:
+            raise RuntimeError("app: no member's data was admitted")
+        return self.admitted
+
     def under(self, privacy: Privacy, aggregation: Aggregation) -> App:
         """The same as a worker is told under a plan with these terms."""
         told = dict(self.train_config) | aggregation.train_config
@@ -76,6 +86,7 @@ class App:
         if not (self.folder / "pyproject.toml").is_file():
             raise ValueError(f"app: no pyproject.toml in {self.folder}; the folder of a Flower app expected")
         words: list[str] = []
+        _forget_another(self.folder)
         dp_sgd.set_terms(self.private)
         try:
             app = self._load(words)
@@ -201,6 +212,29 @@ class AppTask:
         torch = sys.modules.get("torch")
         if torch is not None:
             torch.manual_seed(seed)
+
+
+def _forget_another(folder: Path) -> None:
+    """Let the app in ``folder`` be imported where one of the same package, from another folder, was before.
+
+    A deployed worker has one app in its process; here somebody tries one after the other.
+    """
+    for package in [path.name for path in folder.iterdir() if path.is_dir() and path.name in sys.modules]:
+        places = [Path(place).resolve() for place in getattr(sys.modules[package], "__path__", ())]
+        others = [place.parent for place in places if place.parent != folder.resolve() and _is_app(place.parent)]
+        if not others:
+            continue  # an installed one: loading the app tells so
+        for name in [name for name in sys.modules if name.partition(".")[0] == package]:
+            del sys.modules[name]
+        sys.path[:] = [entry for entry in sys.path if not entry or Path(entry).resolve() not in others]
+
+
+def _is_app(folder: Path) -> bool:
+    """Or was one, that was unpacked for an earlier simulation."""
+    described = folder / "pyproject.toml"
+    if not described.is_file():
+        return not folder.exists()
+    return "[tool.flwr.app" in described.read_text(encoding="utf-8", errors="replace")
 
 
 def _only(dataset: Dataset, columns: Sequence[str]) -> Dataset:

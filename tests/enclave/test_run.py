@@ -412,9 +412,7 @@ def test_a_paused_run_can_be_stopped(world):
 def test_initial_model_other_than_the_plans_is_refused(world, monkeypatch):
     net = Net(world)
     net.start()
-    import tests.world
-
-    monkeypatch.setattr(tests.world, "INITIAL", INITIAL + np.float32(1))
+    monkeypatch.setattr(world, "initial", INITIAL + np.float32(1))
     for index, member in enumerate(world.members):
         net.join(SimpleSite(world, member, has_initial=index == 0))
     assert net.closed == {1: Reason.INITIAL_MODEL}

@@ -88,23 +88,17 @@ def canaries() -> np.random.Generator:
 @pytest.fixture(scope="module")
 def run(software_root: SoftwareRoot, chip: Chip, canaries: np.random.Generator) -> Watched:
     """A finished run: initial model, updates, weights and metrics are patterns that occur nowhere else."""
-    import tests.world
-
     initial = canaries.standard_normal(LAYOUT.elements).astype("<f4")
     changes = {
         "initial_sha256": initial_digest(LAYOUT, initial.tobytes()),
         "aggregation": Aggregation.read({"rule": "weighted-mean", "max_weight": 10**9}),
     }
-    world = World(software_root, chip, plan_changes=changes)
+    world = World(software_root, chip, plan_changes=changes, initial=initial)
     host = Watched(world, initial)
-    honest, tests.world.INITIAL = tests.world.INITIAL, initial
-    try:
-        host.start()
-        for index in range(len(world.members)):
-            host.join(watched_site(host, index, canaries))
-        host.vectors.append(open_release(host, finished(host)))
-    finally:
-        tests.world.INITIAL = honest
+    host.start()
+    for index in range(len(world.members)):
+        host.join(watched_site(host, index, canaries))
+    host.vectors.append(open_release(host, finished(host)))
     return host
 
 

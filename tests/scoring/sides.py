@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, field
+from datetime import timedelta
 from typing import Any
 
 import numpy as np
@@ -72,7 +73,7 @@ class Service:
     lines: list[dict[str, Any]] = field(default_factory=list)
 
     def __post_init__(self) -> None:
-        until = NOW + worlds.timedelta(hours=1)
+        until = NOW + timedelta(hours=1)
         tenure = Tenure(until, renew_s=self.renew_s, grace_s=10.0, confirmed_s=self.counted_s)
         self.desk = Desk(self.formula, Quota(self.limits), tenure, self._note, 5.0)
 
