@@ -12,6 +12,7 @@ from simulations.engines.in_process import InProcess
 from simulations.engines.ray import Ray
 from simulations.engines.sharing import share_size
 from simulations.partition import Partition
+from simulations.simulation import Simulation
 from simulations.site_data import SiteData
 from simulations.task import Job, Trained
 from simulations.tasks.descent import Descent
@@ -54,7 +55,8 @@ class Failing(Counting):
         raise ValueError("the rows are not as expected")
 
 
-def torch_task(together: int):
+def torch_parts(together: int):
+    """Dataset, partition and recipe."""
     from torch import nn
     from torch.nn import functional
 
@@ -68,7 +70,12 @@ def torch_task(together: int):
     columns = {"x": rng.standard_normal((120, 8), dtype=np.float32), "y": rng.integers(0, 3, 120)}
     partition = Partition.of(np.split(rng.permutation(120), SITES))
     recipe = TorchRecipe(module, loss, batch=8, descent=Descent(0.1), together=together)
-    return recipe.prepare(SiteData(Dataset(columns, "y"), partition, seed=1))
+    return Dataset(columns, "y"), partition, recipe
+
+
+def torch_task(together: int):
+    dataset, partition, recipe = torch_parts(together)
+    return recipe.prepare(SiteData(dataset, partition, seed=1))
 
 
 def rounds(engine, task, count=3):
@@ -107,6 +114,18 @@ def test_two_nodes_give_the_bits_of_one_process(cluster, together):
     if together == 1:
         np.testing.assert_array_equal(spread, alone)
     np.testing.assert_allclose(spread, alone, rtol=1e-4, atol=1e-6)
+
+
+@pytest.mark.slow
+def test_a_whole_simulation_is_the_same_on_ray(cluster):
+    dataset, partition, recipe = torch_parts(1)
+    results = [
+        Simulation(recipe, dataset, partition, rounds=3, cohort=4, seed=1, engine=engine).run()
+        for engine in ("in-process", "pool", Ray(cluster))
+    ]
+    for result in results[1:]:
+        np.testing.assert_array_equal(result.model, results[0].model)
+        assert [row.drawn for row in result.rounds] == [row.drawn for row in results[0].rounds]
 
 
 @pytest.mark.slow
