@@ -172,7 +172,8 @@ def _run(options: argparse.Namespace) -> Outcome:
     finally:  # what an hour has measured outlives Ctrl-C
         data = to_json(journal, asked, skipped) | {"benchmark": BENCHMARK.name, "machine": found_on, "out": str(out)}
         journal.write(data)
-    shutil.rmtree(journal.work, ignore_errors=not journal.failures)
+    if not journal.failures:
+        shutil.rmtree(journal.work)
     missing = tuple(dict.fromkeys(str(failure) for failure in journal.failures))
     return Outcome(data, in_words(data, journal), missing)
 

@@ -14,6 +14,11 @@ from benchmarks.simulation.work import Work
 
 LOOP, POOL = "loop", "cloister-pool"
 _TORCH = ("torch==2.13.0",)  # its exact version first: nothing asks for another build then
+# What its workflow API imports, in the versions that its tutorials name, and what those call of setuptools and numpy.
+_OPENFL_BESIDE = (
+    "numpy<2.1", "dill==0.3.6", "metaflow==2.7.15", "nbformat==5.10.4", "ray==2.43.0", "tabulate==0.9.0", "matplotlib",
+    "setuptools<81",
+)  # fmt: skip
 _NVFLARE_SITES, _OPENFL_SITES, _FEW_ROUNDS = 8, 10, 4
 
 
@@ -62,7 +67,7 @@ def _everyone(sites: int) -> Callable[[Work], Work]:
 
 def _peers() -> tuple[Tool, ...]:
     flower = Requirement("flwr[simulation]", ("1.42.*", "1.41.*"), first=_TORCH)
-    openfl = Requirement("openfl", ("1.9.*",), ("numpy<2.1",), _TORCH)
+    openfl = Requirement("openfl", ("1.9.*",), _OPENFL_BESIDE, _TORCH)
     return (
         Tool(
             "pfl",

@@ -29,6 +29,7 @@ from simulations.engine import Answers, Crew
 from simulations.engines.in_process import torch_threads
 from simulations.engines.sharing import share_size
 from simulations.task import Job, Task, Trained
+from trusted.allocator import keep_chunk_memory
 from trusted.encoding import Vector
 from trusted.errors import ProtocolError
 
@@ -177,6 +178,7 @@ def _serve(task: Task, room: _Room, pipe: Connection, inherited: Sequence[Connec
     signal.signal(signal.SIGTERM, signal.SIG_DFL)
     for other in inherited:
         other.close()
+    keep_chunk_memory()  # or the pages of a step are given back, and faulted in anew for the next
     with torch_threads(1):
         while True:
             try:

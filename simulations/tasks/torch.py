@@ -48,12 +48,12 @@ class TorchRecipe:
         features, label: columns; by default the one that is not the dataset's label, and the label.
         shuffle: a new order of a site's rows for each epoch; without it they are taken as they lie.
         together: how many sites' models to train in one batched product: 1, one after the other; None, whatever is
-            faster here, by a measurement at the start. The results differ in the last bits: relative to the update
-            at most 1e-4 in the tests. Write the number out where runs must agree to the bit.
-        channels_last: images with their channels innermost. Same precision, another order of sums: at most 1e-4 of
-            the update in the tests.
-        bfloat16: products in bfloat16 (``torch.autocast``). Its error is about 1 % of the update's norm, at most 5 % in
-            the tests. Faster only where the processor has it (AVX-512-BF16, AMX, GPUs): seven times slower elsewhere.
+            faster here, by a measurement at the start. The results differ in the last bits: 1e-7 of an update's norm
+            measured, 1e-4 at most in the tests. Write the number out where runs must agree to the bit.
+        channels_last: images with their channels innermost. Same precision, another order of sums: 5e-4 of an
+            update's norm measured, 1e-3 at most in the tests.
+        bfloat16: products in bfloat16 (``torch.autocast``): 8 % of an update's norm measured, 10 % at most in the
+            tests. Pays where the processor has it (AVX-512-BF16, AMX, GPUs); seven times slower where it has not.
         judge: metrics from outputs and labels; by default the mean loss and the accuracy.
     """
 
