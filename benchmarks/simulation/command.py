@@ -18,12 +18,11 @@ from datetime import UTC, datetime
 from pathlib import Path
 
 from benchmarks.command import Benchmark, BenchmarkError, Outcome
-from benchmarks.peers.comparison import Failure
 from benchmarks.peers.environments import Environment, prepare
 from benchmarks.peers.load import PeerFailed
 from benchmarks.peers.processes import Family
 from benchmarks.simulation.asked import Asked, Found
-from benchmarks.simulation.standing import POPULATION, Journal, Measured, in_words, to_json
+from benchmarks.simulation.standing import POPULATION, Journal, Measured, Missed, in_words, to_json
 from benchmarks.simulation.tool import POOL, TOOLS, Tool, cores, has_bfloat16
 from benchmarks.simulation.work import Work, write_rows
 from simulations.costs.machine import machine
@@ -58,7 +57,7 @@ class Comparison:
                 self._environments[tool.name] = self._environment(tool)
                 ready.append(tool)
             except PeerFailed as failure:
-                self._fail(Failure(tool.name, None, failure.message, failure.log))
+                self._fail(Missed(tool.name, "installation", failure.message, failure.log))
         return ready
 
     def measure(self, tool: Tool, work: Work, repeat: int) -> None:
@@ -73,7 +72,7 @@ class Comparison:
             measured = self._run(tool, work, repeat, folder)
         except PeerFailed as failure:
             self._given_up.add((tool.name, str(work)))
-            self._fail(Failure(f"{tool.name}, {work}", None, failure.message, failure.log))
+            self._fail(Missed(tool.name, str(work), failure.message, failure.log))
             return
         self.journal.add(measured)
         _say(f"  {measured.clients_per_s:.2f} clients/s, {measured.total_s:.1f} s, {measured.peak_mb:.0f} MB")
@@ -115,7 +114,7 @@ class Comparison:
             return _HERE
         return prepare(self._cache, f"simulation-{tool.name}", tool.requirement, _say)
 
-    def _fail(self, failure: Failure) -> None:
+    def _fail(self, failure: Missed) -> None:
         self.journal.failures.append(failure)
         _say(f"  FAILED {failure}")
 

@@ -10,7 +10,6 @@ from pathlib import Path
 from typing import Any
 
 from benchmarks.command import table
-from benchmarks.peers.comparison import Failure
 from benchmarks.simulation.asked import Found
 from benchmarks.simulation.tool import LOOP, POOL, TOOLS, Tool
 from benchmarks.simulation.work import Work
@@ -52,6 +51,19 @@ class Measured:
         return self.work.clients / self.total_s
 
 
+@dataclass(frozen=True, slots=True)
+class Missed:
+    """What a tool did not do. ``what``: its installation, or a work. ``log``: its last lines."""
+
+    tool: str
+    what: str
+    reason: str
+    log: str = ""
+
+    def __str__(self) -> str:
+        return f"{self.tool}, {self.what}: {self.reason}"
+
+
 class Journal:
     """What was measured, kept in a folder line by line."""
 
@@ -59,7 +71,7 @@ class Journal:
         self.folder = folder
         self.work = folder / "work"
         self.runs: list[Measured] = []
-        self.failures: list[Failure] = []
+        self.failures: list[Missed] = []
         self._lines = folder / "runs.jsonl"
 
     @classmethod
@@ -143,7 +155,7 @@ def to_json(journal: Journal, asked: Sequence[Tool], skipped: Sequence[str]) -> 
         "norms_differ": _norms_differ(speed),
         "skipped_for_want_of_bfloat16": list(skipped),
         "runs": [asdict(run) for run in journal.runs],
-        "failures": [failure.to_json() for failure in journal.failures],
+        "failures": [asdict(missed) for missed in journal.failures],
     }
 
 

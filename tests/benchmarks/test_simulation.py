@@ -71,7 +71,7 @@ def test_a_peer_that_does_not_install_is_named_and_the_command_fails(tmp_path, m
     printed = json.loads(capsys.readouterr().out)
     assert printed["status"] == "error"
     assert "No matching distribution" in printed["error"]["message"]
-    assert printed["data"]["failures"][0]["peer"] == "pfl"
+    assert printed["data"]["failures"][0]["tool"] == "pfl"
 
 
 def test_every_peer_brings_its_own_version_of_torch_first():
