@@ -16,7 +16,7 @@ from collections.abc import Mapping, Sequence
 from types import FrameType
 from typing import Any
 
-from benchmarks import attestation, limits, privacy, recovery, rounds, scale
+from benchmarks import attestation, capacity, limits, privacy, recovery, rounds, scale
 from benchmarks.command import Benchmark, BenchmarkError, Outcome
 from benchmarks.peers import command as peers
 from benchmarks.robustness import command as robustness
@@ -26,6 +26,7 @@ _SCHEMA_VERSION = "1"
 BENCHMARKS: tuple[Benchmark, ...] = (
     attestation.BENCHMARK,
     limits.BENCHMARK,
+    capacity.BENCHMARK,
     rounds.BENCHMARK,
     privacy.BENCHMARK,
     recovery.BENCHMARK,

@@ -10,6 +10,7 @@ import importlib.util
 import os
 import sys
 from collections.abc import Sequence
+from importlib.metadata import EntryPoint, entry_points
 from typing import Any
 
 import click
@@ -40,6 +41,8 @@ _COMMANDS = (
     "tee",
     "doctor",
 )
+# Rooms above the console add commands of their own under this group of entry points: "simulate" is one.
+_GROUP = "cloister.commands"
 
 
 _TYPER_STOPPED = 130  # what typer makes of Ctrl-C when it is not in standalone mode
@@ -91,7 +94,23 @@ def build_app() -> typer.Typer:
     )
     for name in _COMMANDS:
         _mount(app, name)
+    for point in sorted(entry_points(group=_GROUP), key=lambda point: point.name):
+        _mount_installed(app, point)
     return app
+
+
+def _mount_installed(app: typer.Typer, point: EntryPoint) -> None:
+    """Mount a typer application that an installed package offers; none takes the place of a command of ours.
+
+    Its package may be told as installed and be left out all the same: then it is not offered, as with our own.
+    """
+    if point.name.replace("-", "_") in _COMMANDS:
+        return
+    try:
+        offered = point.load()
+    except ModuleNotFoundError:
+        return
+    app.add_typer(offered, name=point.name)
 
 
 def _mount(app: typer.Typer, name: str) -> None:

@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Annotated
 
 import typer
+from click.core import ParameterSource
 
 PassphraseFile = Annotated[
     Path | None, typer.Option(help="Read the key's passphrase from the first line of this file.")
@@ -44,3 +45,9 @@ class UpdateEncoding(StrEnum):
     FLOAT32 = "float32"
     BFLOAT16 = "bfloat16"
     INT8 = "int8"
+
+
+def given_options(context: typer.Context) -> frozenset[str]:
+    """The names of those parameters of a command that a person gave."""
+    given = (name for name in context.params if context.get_parameter_source(name) is ParameterSource.COMMANDLINE)
+    return frozenset(given)

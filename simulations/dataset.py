@@ -100,6 +100,16 @@ class Dataset:
         """These rows, copied."""
         return {name: column[rows] for name, column in self.columns.items()}
 
+    def only(self, which: NDArray[np.bool_]) -> Dataset:
+        """The rows for which ``which``, bool[rows], is true.
+
+        Raises:
+            ValueError: another length, or no row is left.
+        """
+        if len(which) != len(self) or not which.any():
+            raise ValueError(f"dataset: a choice of at least one of {len(self)} rows expected")
+        return replace(self, columns={name: column[which] for name, column in self.columns.items()})
+
     def held_out(self, share: float, *, seed: int = 0) -> tuple[Dataset, Dataset]:
         """Rows for the sites, and a ``share`` of all, drawn at random, that no site gets.
 
@@ -120,4 +130,4 @@ def require_values(column: str, found: NDArray[Any]) -> None:
         ValueError: one of them is not-a-number or empty text.
     """
     if (found.dtype.kind == "f" and np.isnan(found).any()) or (found.dtype.kind in "US" and (found == "").any()):
-        raise ValueError(f"dataset: rows without a value in {column!r}: drop them, or fill them in, first")
+        raise ValueError(f"dataset: rows without a value in {column!r}: leave them out with only(), or fill them in")

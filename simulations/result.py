@@ -6,11 +6,18 @@ from collections import Counter
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from enum import Enum
-from typing import Any
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
 
 from trusted.documents.layout import Layout
 from trusted.encoding import Vector
 from trusted.errors import Reason
+
+if TYPE_CHECKING:
+    from rich.console import Group
+
+    from simulations.drawing import Picture
+    from simulations.table import Table
 
 
 class Ending(Enum):
@@ -68,3 +75,51 @@ class Result:
     ending: Ending
     layout: Layout
     model: Vector = field(repr=False)
+
+    @property
+    def final(self) -> Mapping[str, float]:
+        """What was said of the model after the last round that was evaluated; empty where none was."""
+        return next((row.evaluated for row in reversed(self.rounds) if row.evaluated), {})
+
+    def table(self) -> Table:
+        """A row for each round, for notebooks and terminals."""
+        from simulations.round_table import table_of
+
+        return table_of(self)
+
+    def plot(self) -> Picture:
+        """Metrics, ε, bytes, cohort and time by round; ``.save(path)`` writes the figure.
+
+        Raises:
+            UserError: matplotlib is not installed.
+        """
+        from simulations.plots import plot
+
+        return plot(self)
+
+    def save(self, path: str | Path) -> Path:
+        """Write the rounds (``.parquet`` or ``.json``), and the model as safetensors beside them.
+
+        Raises:
+            UserError: another suffix. OSError: it cannot be written.
+        """
+        from simulations.result_files import save
+
+        return save(self, path)
+
+    @classmethod
+    def read(cls, path: str | Path) -> Result:
+        """What :meth:`save` wrote.
+
+        Raises:
+            UserError: it is something else, or the model is not beside it. OSError: it cannot be read.
+        """
+        from simulations.result_files import read
+
+        return read(path)
+
+    def _repr_html_(self) -> str:
+        return self.table()._repr_html_()
+
+    def __rich__(self) -> Group:
+        return self.table().__rich__()

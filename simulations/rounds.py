@@ -185,8 +185,7 @@ class Rounds:
             good = [at for at, trained in enumerate(answers.trained) if trained.failure is None]
             updates = self._wire.taken(answers.updates)
             forged = cast.forge(number, [sites[at] for at in good], [updates[at] for at in good], self._step)
-            for place, at in enumerate(good):
-                self._wire.up(updates[at], honest=place not in forged)
+            self._wire.up([updates[at] for at in good], self._jobs, forged=forged)
             arrivals = [
                 self._arrival(number, site, trained, update)
                 for site, trained, update in zip(sites, answers.trained, updates, strict=True)

@@ -39,6 +39,7 @@ from simulations.terms import (
 )
 from trusted.documents.plan import Plan
 from trusted.documents.terms import Aggregation, Deadlines, Exchange, MetricRule, Privacy
+from worker.trainer import split_vector
 
 if TYPE_CHECKING:
     from simulations.of_plan import Papers
@@ -144,8 +145,10 @@ class Simulation:
         self._data, self._terms, self._behaviours = data, terms, tuple(behaviours)
         self._pace, self._engine = pace, chosen(engine)
         self._cast = Cast(behaviours, data.partition.names, data.seed)
-        self._trains = _under(trains, terms)
-        self._task = self._trains.prepare(data)
+        recipe = _recipe(trains)
+        self._said = dict(recipe.to_json())
+        self._under_terms = _under(recipe, terms)
+        self._task, self._is_fresh = self._under_terms.prepare(data), True
         terms.exchanged(self._task.layout)
 
     @property
@@ -155,16 +158,9 @@ class Simulation:
             "format": FORMAT,
             "seed": self._data.seed,
             "terms": self._terms.to_json(),
-            "task": dict(self._trains.to_json()),
+            "task": self._said,
             "partition": {"sites": len(self._data.partition), "rows": len(self._data.partition.order)},
-            "behaviours": [
-                {
-                    "name": each.name,
-                    "says": each.says,
-                    "sites": each.sites if isinstance(each.sites, float) else list(each.sites),
-                }
-                for each in self._behaviours
-            ],
+            "behaviours": [_said_of(behaviour) for behaviour in self._behaviours],
             "pace": self._pace.to_json(),
             "engine": self._engine.name,
         }
@@ -173,6 +169,12 @@ class Simulation:
         """Write :attr:`settings`, for ``cloister plan new --from-simulation``."""
         Path(path).write_text(json.dumps(self.settings, indent=2) + "\n", encoding="utf-8")
 
+    def save_initial(self, path: Path | str) -> None:
+        """Write the model that the simulation starts from, as ``cloister plan new --initial-model`` takes it."""
+        from safetensors.numpy import save_file
+
+        save_file(split_vector(self._task.layout, self._task.initial()), Path(path))
+
     def run(self, on_round: Callable[[RoundRow], object] | None = None) -> Result:
         """All rounds; ``on_round`` hears of each as it ends. Whatever ends it, no process stays behind.
 
@@ -180,6 +182,9 @@ class Simulation:
             RuntimeError: a process of the engine died. Whatever a function of the task or of a behaviour raises.
         """
         size = self._terms.cohort.size
+        if self._task.keeps_state and not self._is_fresh:  # sites remember nothing of an earlier run
+            self._task = self._under_terms.prepare(self._data)
+        self._is_fresh = False
         with Lanes() as lanes, self._engine.open(self._task, most_jobs=size) as crew:
             rounds = Rounds(self._setting(), crew, lanes)
             rows = []
@@ -221,14 +226,23 @@ def chosen(engine: Engine | str) -> Engine:
     raise ValueError(f"engine: one of {', '.join(ENGINES)} expected, not {engine!r}")
 
 
-def _under(trains: Recipe | Path | str, terms: Terms) -> Recipe:
-    """The recipe, told what the plan tells sites."""
-    if isinstance(trains, Path | str):
-        from simulations.tasks.app import App  # brings flwr, and what that brings
+def _said_of(behaviour: Behaviour) -> dict[str, Any]:
+    sites = list(behaviour.sites) if isinstance(behaviour.sites, tuple) else behaviour.sites
+    return {"name": behaviour.name, "says": behaviour.says, "sites": sites}
 
-        trains = App(Path(trains))
-    if isinstance(trains, UnderTerms):
-        return trains.under(terms.privacy, terms.aggregation)
+
+def _recipe(trains: Recipe | Path | str) -> Recipe:
+    if not isinstance(trains, Path | str):
+        return trains
+    from simulations.tasks.app import App  # brings flwr, and what that brings
+
+    return App(Path(trains))
+
+
+def _under(recipe: Recipe, terms: Terms) -> Recipe:
+    """The recipe, told what the plan tells sites."""
+    if isinstance(recipe, UnderTerms):
+        return recipe.under(terms.privacy, terms.aggregation)
     if terms.privacy.dp_sgd is not None:
         raise ValueError("privacy: dp-sgd is for Flower apps, whose private steps are counted")
-    return trains
+    return recipe

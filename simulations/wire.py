@@ -6,17 +6,20 @@ where the plan clips. Sealing changes no number and is left out; how many bytes 
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from dataclasses import dataclass, field
 
 import numpy as np
 
+from coordinator.enclave.jobs import Jobs
 from trusted.blob import BlobHeader, BlobKind
 from trusted.documents.layout import Layout
 from trusted.documents.terms import Privacy
 from trusted.encoding import Encoding, Vector
 from trusted.exchange import AGGREGATOR, Exchanged
 from worker.contribution import clipped
+
+_BLOCK = 1 << 15  # elements: whole blocks of every encoding, and what is made of them stays in the cache
 
 
 @dataclass(slots=True)
@@ -27,7 +30,6 @@ class Wire:
     privacy: Privacy
     whole: Vector = field(repr=False)
     _seen: Vector = field(init=False, repr=False)
-    _spelled: dict[Encoding, np.ndarray] = field(init=False, default_factory=dict, repr=False)
 
     def __post_init__(self) -> None:
         self.whole = self.whole.copy()
@@ -43,7 +45,7 @@ class Wire:
         encoding = self.exchanged.terms.model
         if encoding is not Encoding.FLOAT32:
             self._seen[:] = model
-            self._respell(self._seen, encoding)
+            _respell(self._seen, encoding)
             model = self._seen
         if not self.exchanged.is_partial:
             return model
@@ -54,13 +56,23 @@ class Wire:
         """What of ``updates``, float32[n, elements], travels: rows that may be written to."""
         return [self.exchanged.taken_from(update) for update in updates]
 
-    def up(self, update: Vector, *, honest: bool) -> None:
-        """Make of ``update``, float32[part.elements], what arrives of it; a false site clips nothing."""
-        if honest:
-            shorter = clipped(update, self.privacy)
-            if shorter is not update:
-                update[:] = shorter
-        self._respell(update, self.exchanged.terms.update)
+    def up(self, updates: Sequence[Vector], jobs: Jobs, *, forged: Collection[int]) -> None:
+        """Make of ``updates``, float32[part.elements] each, what arrives of them; false sites clip nothing.
+
+        ``forged`` are the places of theirs.
+        """
+        if self.privacy.member_clipping is None and self.exchanged.terms.update is Encoding.FLOAT32:
+            return
+
+        def carry(lane: int, lanes: int) -> None:
+            for place in range(lane, len(updates), lanes):
+                update = updates[place]
+                shorter = update if place in forged else clipped(update, self.privacy)
+                if shorter is not update:
+                    update[:] = shorter
+                _respell(update, self.exchanged.terms.update)
+
+        jobs.each_lane(carry)
 
     def header(self, number: int, member: str) -> BlobHeader:
         """Of the update of ``member``."""
@@ -70,10 +82,14 @@ class Wire:
         """Of a round's model, sealed."""
         return self.exchanged.header(BlobKind.MODEL, number, AGGREGATOR).sealed_bytes
 
-    def _respell(self, vector: Vector, encoding: Encoding) -> None:
-        if encoding is Encoding.FLOAT32:
-            return
-        if encoding not in self._spelled:
-            self._spelled[encoding] = np.empty(encoding.size_bytes(len(vector)), np.uint8)
-        encoding.encode_into(vector, self._spelled[encoding])
-        encoding.decode_into(self._spelled[encoding], vector)
+
+def _respell(vector: Vector, encoding: Encoding) -> None:
+    """Write ``vector`` in ``encoding``, and read it again."""
+    if encoding is Encoding.FLOAT32:
+        return
+    room = np.empty(encoding.size_bytes(_BLOCK), np.uint8)
+    for start in range(0, len(vector), _BLOCK):
+        block = vector[start : start + _BLOCK]
+        spelled = room[: encoding.size_bytes(len(block))]
+        encoding.encode_into(block, spelled)
+        encoding.decode_into(spelled, block)

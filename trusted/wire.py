@@ -30,7 +30,7 @@ def sha256(data: bytes | memoryview) -> bytes:
 
 def length_prefixed(*fields: bytes) -> bytes:
     """Each field after its length as four big-endian bytes, so that no two lists of fields encode alike."""
-    return b"".join(len(field).to_bytes(4, "big") + field for field in fields)
+    return b"".join([len(field).to_bytes(4, "big") + field for field in fields])
 
 
 def pack(label: str, *fields: bytes) -> bytes:

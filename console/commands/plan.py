@@ -18,6 +18,7 @@ from console.options import (
     UpdateEncoding,
     ValidDays,
     Yes,
+    given_options,
 )
 from console.output import JsonOption, reporting
 
@@ -33,12 +34,18 @@ Texts = list[str]
     "--no-privacy-because 'all recipients are members'"
 )
 def new(  # one parameter for each field of the document
+    context: typer.Context,
     charter: CharterFile,
-    app_path: Annotated[Path, typer.Option("--app", help="A Flower app's folder, or its bundle.", show_default=False)],
     initial_model: Annotated[Path, typer.Option(help="The model to start from, safetensors.", show_default=False)],
     name: Annotated[str, typer.Option(help="A short name.", show_default=False)],
     purpose: Annotated[str, typer.Option(help="What the model is for; every signer reads it.", show_default=False)],
     recipient: Annotated[Texts, typer.Option(help="A member who gets the model; repeat.", show_default=False)],
+    app_path: Annotated[
+        Path | None, typer.Option("--app", help="A Flower app's folder, or its bundle.", show_default=False)
+    ] = None,
+    from_simulation: Annotated[
+        Path | None, typer.Option(help="A simulation's settings or result: what is not given here is as it was there.")
+    ] = None,
     no_privacy_because: Annotated[str, typer.Option(help="Why no privacy mechanism is needed.")] = "",
     privacy: Annotated[
         str, typer.Option(help="Or a mechanism: 'member-clipping,clip_norm=1,…' or 'dp-sgd,…' (docs/privacy.md).")
@@ -96,7 +103,8 @@ def new(  # one parameter for each field of the document
 ) -> None:
     """Write a plan that nobody has signed yet, and the app's bundle next to it.
 
-    What is not given is taken from the app where it says so plainly: its run config, rounds, what goes with messages.
+    What is not given is as it was simulated (--from-simulation), and what that does not say is taken from the app where
+    it says so plainly: its run config, rounds, what goes with messages.
     """
     with reporting(json_output) as report:
         from console import plans
@@ -107,14 +115,21 @@ def new(  # one parameter for each field of the document
         from console.folding import Folding
         from console.judging import Judged
         from console.privacy import forecast, read_mechanism
+        from console.simulated import Carried
         from trusted.documents.explain import explain_plan
         from trusted.documents.plan import PAYLOAD_TYPE
 
         bundle_path = out.with_name(f"{out.name.split('.')[0]}.fab")
         refuse_existing(out, bundle_path, force=force)
         rules = load_charter(charter)
-        bundle = plans.read_bundle(app_path)
-        travel = Travel(model_encoding.value, update_encoding.value, exchange_tensor)
+        carried = Carried.read(from_simulation, given_options(context))
+        config = carried.messages("config", config)
+        train_config = carried.messages("train_config", train_config)
+        evaluate_config = carried.messages("evaluate_config", evaluate_config)
+        rounds, minimum = carried.over("rounds", rounds), carried.over("minimum", minimum)
+        size = carried.over("size", size)
+        bundle = plans.read_bundle(carried.app(app_path))
+        travel = carried.travel(Travel(model_encoding.value, update_encoding.value, exchange_tensor))
         app_says = read_terms(bundle, read_settings(config))
         training = plans.Training(
             bundle, config, initial_model, layout, travel, app_says, train_config, evaluate_config
@@ -130,22 +145,37 @@ def new(  # one parameter for each field of the document
         )
         share = app_says.fraction_train
         sites = plans.Sites(
-            member, minimum, size, min_rows, column, metric, recipient, share, judged.to_json(), contract
+            member,
+            minimum,
+            size,
+            min_rows,
+            carried.columns(column, contract),
+            carried.metrics(metric),
+            recipient,
+            share if from_simulation is None else None,
+            judged.to_json(),
+            contract,
         )
-        timing = plans.Timing(round_s, lease_s, reattest_s, valid_days)
+        timing = plans.Timing(
+            carried.over("round_s", round_s),
+            carried.over("lease_s", lease_s),
+            carried.over("reattest_s", reattest_s),
+            valid_days,
+        )
         given = {"rounds"} if rounds else set()
         given |= {"size"} if size else set()
         given |= {f"train_config.{key}" for key in read_messages(train_config).get(1, {})}
         given |= {f"evaluate_config.{key}" for key in read_messages(evaluate_config).get(1, {})}
         taken = app_says.taken_besides(given)
         rounds = rounds or app_says.rounds or 3
-        mechanism = read_mechanism(privacy, no_privacy_because)
+        mechanism = carried.mechanism() or read_mechanism(privacy, no_privacy_because)
         weight = max_weight if mechanism["mechanism"] == "none" else 1  # all count alike under privacy
-        folding = Folding(rule.value, false_sites, kept, server, proximal_mu)
+        folding = carried.folding(Folding(rule.value, false_sites, kept, server, proximal_mu))
         terms = plans.Terms(name, purpose, rounds, weight, mechanism, timing, folding)
         plan = plans.make_plan(rules, training, sites, terms)
         write_file(bundle_path, bundle, force=force)
         envelope = write_unsigned(out, plan.encode(), PAYLOAD_TYPE, force=force)
+        report.say(*(f"Taken from the simulation: {said}." for said in carried.taken))
         report.say(*(f"Taken from the app: {said}." for said in taken), *app_says.left)
         report.say(*explain_plan(plan, rules.document), *forecast(plan))
         report.say(
@@ -154,7 +184,7 @@ def new(  # one parameter for each field of the document
         )
         digest = envelope.digest.hex()
         report.data |= {"file": str(out), "bundle": str(bundle_path), "digest": digest, "plan": plan.to_json()}
-        report.data |= {"taken": taken, "left": list(app_says.left)}
+        report.data |= {"taken": taken, "left": list(app_says.left), "simulated": carried.taken}
 
 
 @app.command(epilog="Example: cloister plan show plan.dsse.json --charter charter.dsse.json")

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from functools import partial
+from functools import lru_cache, partial
 
 from numpy.random import Generator
 
@@ -42,4 +42,9 @@ def _answers(chance: float, number: int, rng: Generator) -> bool:
 
 
 def _answers_as_one(chance: float, seed: int, group: str, number: int, rng: Generator) -> bool:
+    return _is_up(chance, seed, group, number)
+
+
+@lru_cache(maxsize=1 << 14)  # every site of the group asks
+def _is_up(chance: float, seed: int, group: str, number: int) -> bool:
     return _answers(chance, number, Dice(seed, f"outage of {group}").at(number))

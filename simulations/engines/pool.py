@@ -56,10 +56,15 @@ class Pool:
         """A crew of processes, which end with the context."""
         crew = _Processes(task, most_jobs)
         try:
-            crew.start(min(most_jobs, self.processes or len(os.sched_getaffinity(0))))
+            crew.start(min(most_jobs, self.processes or _cores()))
             yield crew
         finally:
             crew.end()
+
+
+def _cores() -> int:
+    """How many this process may use, where the system tells."""
+    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 
 @dataclass(slots=True)

@@ -6,6 +6,7 @@ Secrets of all members lie side by side here, as they never do outside of a simu
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable
+from copy import copy
 from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime, timedelta
 from typing import Any
@@ -107,6 +108,13 @@ class Consortium:
         now = datetime.now(UTC).replace(microsecond=0)
         root = SoftwareRoot.create(now=now)
         return cls(root, root.issue_chip(now=now), plan_changes=plan_changes)
+
+    def agreeing(self, **changes: Any) -> Consortium:
+        """The same members, keys and charter with another plan, which differs by ``changes``."""
+        other = copy(self)
+        other.plan = self.make_plan(**changes)
+        other.federation = Federation(self.charter, other.plan)
+        return other
 
     def __post_init__(self) -> None:
         self.signing = {member: Ed25519PrivateKey.generate() for member in self.members}

@@ -55,6 +55,7 @@ class Host(Net):
         self.serve: Serve = lambda site, sealed: sealed
         self.keep: Keep = lambda connection, sealed: sealed
         self.failures: dict[int, list[Reason]] = {}
+        self.contributed: set[bytes] = set()  # uploads of tasks that were done
 
     def to_aggregator(self, connection: int, frame: bytes) -> list[bytes]:
         """Recorded, and attacked."""
@@ -98,6 +99,7 @@ class Host(Net):
 
     def contribute(self, connection: int, task: Train, **changes: Any) -> dict[str, Any]:
         """As ``worker.session_loop`` does: work that fails is said, by its reason."""
+        self.contributed.add(task.upload)
         try:
             return super().contribute(connection, task, **changes)
         except ProtocolError as error:
@@ -143,6 +145,18 @@ class Host(Net):
                 back.participant, back.automatic = site.participant, False
                 second.join(back)
         return second
+
+    def come_back(self, connection: int) -> int:
+        """The living worker whose session at ``connection`` is over connects again; its new connection."""
+        old = self.sites.pop(connection)
+        back = Site(self.world, old.member)
+        back.participant, back.automatic = old.participant, old.automatic
+        back.included, back.receipts = old.included, old.receipts
+        new = 1 + max((*self.sites, *self.closed, connection))
+        self.sites[new] = back
+        self.perform(self.aggregator.attach(new, self.now))
+        self.up(new, back.channel.begin())
+        return new
 
     def contribute_all(self, connections: tuple[int, ...] | None = None) -> None:
         """Every site (of ``connections``) that was given a task trains the newest."""

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from io import BytesIO
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -67,6 +68,16 @@ class Holdings:
         from simulations.partitions.plot import drawn
 
         return drawn(self)
+
+    def _repr_png_(self) -> bytes | None:
+        """For notebooks; None, and so the plain text, without matplotlib."""
+        try:
+            drawn = self.figure()
+        except RuntimeError:
+            return None
+        file = BytesIO()
+        drawn.savefig(file, format="png")
+        return file.getvalue()
 
     def save(self, path: Path | str) -> None:
         """:meth:`figure` as a file; its ending says which format (png, svg, pdf)."""

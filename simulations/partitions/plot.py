@@ -42,6 +42,10 @@ def drawn(held: Holdings) -> Figure:
         left.set_yticks([])
     left.set_xlabel("label")
     left.set_ylabel(f"{len(held.names):,} sites, the largest first")
-    right.barh(range(len(order)), sizes, height=1.0 if len(order) > _NAMED else 0.8)
+    if len(order) <= _NAMED:
+        right.barh(range(len(order)), sizes)
+    else:
+        right.fill_betweenx(range(len(order)), sizes, step="mid")
+    right.set_xlim(left=0)
     right.set_xlabel("rows")
     return figure

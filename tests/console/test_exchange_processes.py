@@ -17,11 +17,14 @@ import pytest
 from safetensors.numpy import load_file
 
 from console.documents import load_charter
-from tests.console.processes import RECIPIENT, Consortium, allow, cloister, establish, until
+from simulations.of_plan import Papers
+from simulations.simulation import Simulation
+from tests.console.processes import RECIPIENT, ROOT, Consortium, allow, cloister, establish, until
 from trusted.blob import BlobKind
 from trusted.documents.plan import verify_plan
 from trusted.encoding import Encoding
 from trusted.exchange import AGGREGATOR, Exchanged
+from worker.trainer import split_vector
 
 pytestmark = pytest.mark.slow
 
@@ -152,3 +155,15 @@ def test_a_pattern_of_no_tensor_is_refused_with_the_names_that_there_are(ran: Ra
     assert "lora_*" in refused.error["message"]
     assert "out.weight" in refused.stderr + refused.stdout
     assert not (tmp_path / "plan.json").exists()
+
+
+@pytest.mark.parametrize("plan", _PLANS)
+def test_a_simulation_of_the_plan_gives_the_same_bits(ran: Ran, plan: str) -> None:
+    """No process, no sealing, no host: the papers of the run alone (docs/simulation.md)."""
+    charter = load_charter(ran.consortium / "charter.dsse.json")
+    signed = verify_plan((ran.consortium / f"{plan}.dsse.json").read_bytes(), charter, datetime.now(UTC)).document
+    data = {site: ROOT / "data" / "rand_hie" / f"{site}.csv" for site in COHORT}
+    papers = Papers(ran.consortium / f"{plan}.fab", ran.consortium / "initial.safetensors", data)
+    model = Simulation.from_plan(signed, papers, engine="in-process").run()
+    for name, tensor in split_vector(model.layout, model.model).items():
+        assert tensor.tobytes() == ran.released[plan][name].tobytes()

@@ -113,19 +113,24 @@ def success(attack: Attack, rule: str) -> float:
     return ended(rule, attack.behaviours, attack.rounds)[f"{attack.aims}-accuracy"]
 
 
+def cell(attack: Attack, rule: str) -> str:
+    """Of the table; bold where the attack succeeds."""
+    quiet, attacked = accuracy(attack, rule)
+    aimed = success(attack, rule) if attack.aims else 0.0
+    told = f"{attacked:.3f} ({aimed:.0%})" if attack.aims else f"{attacked:.3f}"
+    return f"**{told}**" if aimed > RARELY or (not attack.aims and attacked < quiet - TOLERANCE) else told
+
+
 def main() -> int:
     """Print the table of docs/simulation-adversaries.md."""
     columns = (NOTHING, *RULES)
-    print("| attack | rounds |", " | ".join(columns), "|\n|---|---|", "---|" * len(columns), sep="")
-    quiet = [f"{ended(rule, (), ROUNDS)['accuracy']:.3f}" for rule in columns]
-    print(f"| none | {ROUNDS} |", " | ".join(quiet), "|")
-    print("| none | 4 |", " | ".join(f"{ended(rule, (), 4)['accuracy']:.3f}" for rule in columns), "|")
+    print("| attack | rounds |", " | ".join(columns), "|")
+    print("|---|---|" + "---|" * len(columns))
+    for rounds in (ROUNDS, 4):
+        print(f"| none | {rounds} |", " | ".join(f"{ended(rule, (), rounds)['accuracy']:.3f}" for rule in columns), "|")
     for attack in ATTACKS:
-        cells = []
-        for rule in columns:
-            cell = f"{accuracy(attack, rule)[1]:.3f}"
-            cells.append(f"{cell} ({success(attack, rule):.0%})" if attack.aims else cell)
-        print(f"| {attack.name} | {attack.rounds} |", " | ".join(cells), "|", flush=True)
+        row = [cell(attack, rule) for rule in columns]
+        print(f"| {attack.name} | {attack.rounds} |", " | ".join(row), "|", flush=True)
     return 0
 
 

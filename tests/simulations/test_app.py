@@ -85,6 +85,11 @@ def test_a_context_lasts_from_round_to_round_and_is_its_sites_own(tmp_path, engi
     assert last > 1
 
 
+def test_sites_remember_nothing_of_an_earlier_run(tmp_path):
+    made = simulation(app_of(tmp_path, COUNTS))
+    assert first(made.run().model) == first(made.run().model) == 2
+
+
 def test_what_an_app_draws_from_global_generators_is_the_same_twice_and_in_every_engine(tmp_path):
     app = app_of(tmp_path, DRAWS)
     one, again, pool = (simulation(app, engine=name).run().model for name in ("in-process", "in-process", "pool"))

@@ -162,8 +162,7 @@ def test_churn_brings_every_site_once_and_for_as_long_as_was_asked_on_average() 
     there = np.ones((200, len(NAMES)), dtype=bool)
     for part in parts:
         assert part.attends is not None
-        for at in range(1, 201):
-            there[at - 1, sites_of(part, NAMES, 0)] &= part.attends(at, rng)
+        there[:, sites_of(part, NAMES, 0)] &= np.array([[part.attends(at, rng)] for at in range(1, 201)])
     assert there.sum(axis=0).min() >= 1
     assert there.sum(axis=0).mean() == pytest.approx(6, rel=0.1)
     assert set(there.argmax(axis=0)) == set(range(10))

@@ -129,6 +129,14 @@ def test_a_label_with_gaps_or_of_measurements_is_refused() -> None:
         Dataset({"a": np.arange(1001)}, "a").labels()
 
 
+def test_only_some_rows_are_kept() -> None:
+    data = Dataset({"a": np.array([1.0, np.nan, 3.0])}, "a")
+    assert data.only(~np.isnan(data.column("a"))).labels()[0].tolist() == [1.0, 3.0]
+    for which in (np.ones(2, bool), np.zeros(3, bool)):
+        with pytest.raises(ValueError, match="at least one of 3 rows"):
+            data.only(which)
+
+
 def test_rows_held_out_are_nobodys_else() -> None:
     data = Dataset({"a": np.arange(100)})
     train, test = data.held_out(0.2, seed=3)

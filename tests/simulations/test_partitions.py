@@ -227,12 +227,16 @@ def test_the_picture_is_drawn(data: Dataset, tmp_path) -> None:
         path = tmp_path / f"{sites}.png"
         holdings(iid(data, sites), data).save(path)
         assert path.read_bytes().startswith(b"\x89PNG")
+    shown = holdings(iid(data, 4), data)._repr_png_()
+    assert shown is not None
+    assert shown.startswith(b"\x89PNG")
 
 
 def test_without_matplotlib_one_sentence_says_what_to_install(data: Dataset, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(__import__("sys").modules, "matplotlib.figure", None)
     with pytest.raises(RuntimeError, match=r"pip install 'cloister\[simulate\]'"):
         holdings(iid(data, 3), data).figure()
+    assert holdings(iid(data, 3), data)._repr_png_() is None
 
 
 def test_every_partition_that_the_room_offers_is_tried_here() -> None:

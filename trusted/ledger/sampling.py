@@ -7,11 +7,11 @@ cohort again.
 
 from __future__ import annotations
 
+import heapq
 import hmac
 from collections.abc import Iterable
-from hashlib import sha256 as _sha256
 
-from trusted.wire import pack, sha256
+from trusted.wire import length_prefixed, pack, sha256
 
 
 def commitment(seed: bytes) -> bytes:
@@ -21,10 +21,15 @@ def commitment(seed: bytes) -> bytes:
 
 def drawn(seed: bytes, number: int, present: Iterable[str], size: int) -> tuple[str, ...]:
     """``size`` of the members that are ``present`` when round ``number`` opens, or all, by id: the lowest lots win."""
-    lots = sorted((lot(seed, "cloister/cohort/v1", number, member.encode()), member) for member in present)
-    return tuple(sorted(member for _, member in lots[:size]))
+    prefix = pack("cloister/cohort/v1", number.to_bytes(4, "big"))  # of thousands of members it is made once
+    lots = ((_lot(seed, prefix, member.encode()), member) for member in present)
+    return tuple(sorted(member for _, member in heapq.nsmallest(size, lots)))
 
 
 def lot(seed: bytes, label: str, number: int, *fields: bytes) -> bytes:
     """What the seed says of ``fields`` in round ``number``, 32 bytes."""
-    return hmac.digest(seed, pack(label, number.to_bytes(4, "big"), *fields), _sha256)
+    return _lot(seed, pack(label, number.to_bytes(4, "big")), *fields)
+
+
+def _lot(seed: bytes, prefix: bytes, *fields: bytes) -> bytes:
+    return hmac.digest(seed, prefix + length_prefixed(*fields), "sha256")
