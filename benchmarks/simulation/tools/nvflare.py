@@ -40,11 +40,12 @@ def main(path: str) -> None:
 def rounds_of(folder: Path, rounds: int) -> tuple[float, ...]:
     """From the server's log, which tells when each round starts and when the last is over."""
     for log in sorted(folder.rglob("log.txt")):
-        marks = []
+        marks, latest = [], ""
         for line in log.read_text(encoding="utf-8", errors="replace").splitlines():
-            stamp = STAMP.match(line)
-            if stamp and MARK.search(line):
-                marks.append(datetime.strptime(stamp.group(), "%Y-%m-%d %H:%M:%S,%f").timestamp())
+            if stamp := STAMP.match(line):  # a message may stand some lines below its time
+                latest = stamp.group()
+            if latest and MARK.search(line):
+                marks.append(datetime.strptime(latest, "%Y-%m-%d %H:%M:%S,%f").timestamp())
         if len(marks) == rounds + 1:
             return seconds_between(marks)
     raise RuntimeError("no log tells of every round")
