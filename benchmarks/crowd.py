@@ -30,7 +30,7 @@ from trusted.encoding import Vector
 from trusted.evidence.boot import Role
 from trusted.wire import sha256
 from worker.memory import Included, Memory
-from worker.participant import Action, Answer, Closed, Evaluate, Participant, Receipt, SendInitial, Train
+from worker.participant import Action, Answer, Closed, Evaluate, Participant, Receipt, Respond, SendInitial, Train
 
 _OPTIONS = (
     ("grpc.max_receive_message_length", 8 << 20),
@@ -124,7 +124,7 @@ class _Worker:
         return grpc.aio.secure_channel(plain, credentials, options=_OPTIONS)
 
     async def _act(self, channel: grpc.aio.Channel, action: Action) -> list[bytes]:
-        if isinstance(action, Receipt | Included | Closed | Evaluate):  # its plan has nothing evaluated
+        if isinstance(action, Receipt | Included | Closed | Evaluate | Respond):  # its plan has neither of the last two
             return []
         if isinstance(action, Answer):
             return [self._session.session.send(action.message)]

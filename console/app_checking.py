@@ -15,8 +15,8 @@ from console.diagnosis import Finding
 from console.initial_model import read_initial_model
 from console.output import UserError
 from console.plans import read_bundle
+from trusted.apps.bundle import bundle_digest, unpack_bundle
 from trusted.documents.terms import Scalar
-from worker.bundle import bundle_digest, unpack_bundle
 from worker.trainer import Call
 
 

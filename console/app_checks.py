@@ -11,7 +11,7 @@ from pathlib import Path
 from console.app_reading import RULES, AppSource, Strategy
 from console.app_trial import Given, Trial, try_app
 from console.diagnosis import Finding, ok, problem, warning
-from worker.bundle import bundle_digest
+from trusted.apps.bundle import bundle_digest
 from worker.dependencies import Standing, read_dependencies
 from worker.trainer import Call
 

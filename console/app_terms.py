@@ -16,8 +16,8 @@ from typing import Any
 
 from console.app_reading import RULES, AppSource, Strategy
 from console.output import UserError
+from trusted.apps.bundle import bundle_digest, unpack_bundle
 from trusted.documents.terms import Scalar
-from worker.bundle import bundle_digest, unpack_bundle
 
 _KEY = re.compile(r"[A-Za-z0-9_.-]{1,128}")  # of plan.app.config
 _MAX_DIGITS = 6  # of a round's number

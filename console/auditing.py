@@ -20,10 +20,11 @@ from trusted.documents.charter import VerifiedCharter
 from trusted.documents.credential import PAYLOAD_TYPE, Credential, VerifiedCredential, verify_credential
 from trusted.documents.dsse import open_envelope
 from trusted.documents.plan import VerifiedPlan
+from trusted.documents.terms import Rule
 from trusted.errors import LedgerError, ProtocolError, Reason
 from trusted.ledger import leaves
 from trusted.ledger.checkpoint import Checkpoint, Diverged, TreeHead, origin_of, witness_key
-from trusted.ledger.leaves import Leaf
+from trusted.ledger.leaves import Leaf, ServerApp
 from trusted.ledger.merkle import Tree
 from trusted.ledger.notes import Note
 from trusted.ledger.sampling import commitment, drawn
@@ -49,12 +50,17 @@ class Cosigners:
 
 @dataclass(frozen=True, slots=True)
 class AuditedLog:
-    """A log that holds. ``cohorts``: how many were drawn again from the seed; None: the run has not ended."""
+    """A log that holds. ``cohorts``: how many were drawn again from the seed; None: the run has not ended.
+
+    ``server_app``: what of the members' own code ran in the aggregator beside ours; None: nothing. Then that code chose
+    the cohorts, and there is nothing to draw.
+    """
 
     head: TreeHead
     leaves: tuple[Leaf, ...]
     cosigners: Cosigners
     cohorts: int | None
+    server_app: ServerApp | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -103,7 +109,8 @@ class Auditor:
         self._require_genesis(typed)
         _require_rounds(typed, self.plan)
         _require_spend(typed, self.plan)
-        return AuditedLog(head, typed, cosigners, _cohorts_drawn(typed, self.plan))
+        server_app = _require_server_app(typed, self.plan)
+        return AuditedLog(head, typed, cosigners, _cohorts_drawn(typed, self.plan), server_app)
 
     def _require_certificates(self, log: StoredLog, tree: Tree, head: TreeHead) -> None:
         """What earlier quorums cosigned stands in the segments, and must be of this very log."""
@@ -201,11 +208,13 @@ def _require_prefix(tree: Tree, head: TreeHead, older: TreeHead) -> None:
 def _require_rounds(typed: Sequence[Leaf], plan: VerifiedPlan) -> None:
     """Each cohort is as large as it can be and of those present; nobody else counts."""
     members, size = frozenset(plan.document.cohort.members), plan.document.cohort.size
+    is_drawn = plan.document.aggregation.rule is not Rule.SERVER_APP
     cohorts: dict[int, frozenset[str]] = {}
     for leaf in typed:
         if isinstance(leaf, leaves.Opened):
             cohort = cohorts[leaf.round] = frozenset(leaf.cohort)
-            if not cohort <= set(leaf.present) <= members or len(cohort) != min(size, len(leaf.present)):
+            is_full = len(cohort) == min(size, len(leaf.present)) or not is_drawn
+            if not cohort <= set(leaf.present) <= members or not is_full:
                 _refuse(f"opened: round {leaf.round} has a cohort that the plan does not allow")
         elif isinstance(leaf, leaves.Closed) and not set(leaf.counted) <= cohorts.get(leaf.round, frozenset()):
             _refuse(f"closed: round {leaf.round} counts somebody who is not in its cohort")
@@ -226,6 +235,21 @@ def _require_spend(typed: Sequence[Leaf], plan: VerifiedPlan) -> None:
             _refuse("closed: a round that was not paid for from the privacy budget")
 
 
+def _require_server_app(typed: Sequence[Leaf], plan: VerifiedPlan) -> leaves.ServerApp | None:
+    """Before anything is asked of a site the log says by which app's server; where the plan has none, of none."""
+    said = [leaf for leaf in typed if isinstance(leaf, (leaves.ServerApp, leaves.Opened))]
+    servers = [leaf for leaf in said if isinstance(leaf, leaves.ServerApp)]
+    if plan.document.aggregation.rule is not Rule.SERVER_APP:
+        if servers:
+            _refuse("server-app: code of an app ran in the aggregator, and the plan does not say so")
+        return None
+    if said and not isinstance(said[0], leaves.ServerApp):
+        _refuse("server-app: sites were asked before the log says by whom")
+    if any(leaf.bundle_sha256 != plan.document.app.bundle_sha256 for leaf in servers):
+        _refuse("server-app: of another bundle than the plan's")
+    return servers[0] if servers else None
+
+
 def _cohorts_drawn(typed: Sequence[Leaf], plan: VerifiedPlan) -> int | None:
     """How many cohorts the seed draws just so; None while it is secret."""
     ended = next((leaf for leaf in reversed(typed) if isinstance(leaf, leaves.Ended)), None)
@@ -234,6 +258,8 @@ def _cohorts_drawn(typed: Sequence[Leaf], plan: VerifiedPlan) -> int | None:
     first = typed[0]
     if isinstance(first, leaves.Genesis) and commitment(ended.seed) != first.seed_commitment:
         _refuse("ended: not the seed that the first leaf commits to")
+    if plan.document.aggregation.rule is Rule.SERVER_APP:
+        return 0
     opened = [leaf for leaf in typed if isinstance(leaf, leaves.Opened)]
     for leaf in opened:
         if drawn(ended.seed, leaf.round, leaf.present, plan.document.cohort.size) != leaf.cohort:

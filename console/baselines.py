@@ -13,9 +13,11 @@ from dataclasses import dataclass
 from pathlib import Path
 from types import TracebackType
 
+from trusted.apps.arrays import split_vector
+from trusted.apps.config import Scalar
 from trusted.documents.layout import Layout
-from worker.flower import FlowerApp, Scalar
-from worker.trainer import Call, Trainer, Vector, join_arrays, split_vector
+from worker.flower import FlowerApp
+from worker.trainer import Call, Trainer, Vector, join_arrays
 
 
 @dataclass(frozen=True, slots=True)

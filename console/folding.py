@@ -28,7 +28,8 @@ _SERVERS: Mapping[str, Mapping[str, float]] = {
 class Folding:
     """A rule by name, how many false sites it shall stand, how many updates it keeps, and what comes after it.
 
-    ``server`` is the name of an optimiser, perhaps with numbers: ``adam:learning_rate=0.01,tau=0.1``.
+    ``server`` is the name of an optimiser, perhaps with numbers: ``adam:learning_rate=0.01,tau=0.1``. ``server_app``:
+    of the app's own server, how many exchanges, the MiB of a message, and the seconds of a turn.
     """
 
     rule: str = Rule.WEIGHTED_MEAN.value
@@ -36,6 +37,7 @@ class Folding:
     kept: int | None = None
     server: str | None = None
     proximal_mu: float | None = None
+    server_app: tuple[int, int, int] = (0, 0, 0)
 
     def to_json(self, max_weight: float, minimum: int) -> dict[str, Any]:
         """``plan.aggregation`` for a cohort of at least ``minimum``.
@@ -63,6 +65,8 @@ class Folding:
             raise UserError(f"--rule {rule.value}: {wrong}", hint)
         if self.kept is not None and rule is not Rule.MULTI_KRUM:
             raise UserError(f"--rule {rule.value}: it keeps no number of updates", "Leave --kept out.")
+        if rule is Rule.SERVER_APP:
+            return dict(zip(("max_exchanges", "max_message_mib", "turn_s"), self.server_app, strict=True))
         if rule is Rule.GEOMETRIC_MEDIAN:
             return {"iterations": _ITERATIONS, "smoothing": _SMOOTHING}
         if named is None or self.false_sites is None:

@@ -24,10 +24,10 @@ from console.initial_model import read_initial_model
 from console.output import Report, UserError
 from console.running import NO_HARDWARE_PROTECTION, run_to_end
 from console.tee_options import Tee
+from trusted.apps.bundle import MAX_BUNDLE_BYTES
 from trusted.documents.dsse import MAX_ENVELOPE_BYTES
 from trusted.evidence.boot import Role
 from trusted.wire import Json
-from worker.bundle import MAX_BUNDLE_BYTES
 from worker.dataset import sealed_header
 
 SITE_POLICY = "site-policy.dsse.json"

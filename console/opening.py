@@ -14,6 +14,7 @@ from console.files import PRIVATE, write_file
 from console.ordering import Desk
 from console.output import UserError
 from console.running import protection_in_words
+from trusted.apps.arrays import split_vector
 from trusted.attestation.result import AttestationResult
 from trusted.blob import open_blob
 from trusted.card import MAX_CARD_BYTES, VerifiedCard, card_name, verify_card
@@ -22,7 +23,6 @@ from trusted.documents.layout import Layout, initial_digest
 from trusted.errors import BlobError, Reason, RunError
 from trusted.hpke import SealingKey
 from trusted.release import MAX_RELEASE_BYTES, Release, VerifiedRelease, release_name, verify_release
-from worker.trainer import split_vector
 
 
 @dataclass(frozen=True, slots=True)

@@ -30,6 +30,7 @@ class FoldingRule(StrEnum):
     KRUM = "krum"
     MULTI_KRUM = "multi-krum"
     GEOMETRIC_MEDIAN = "geometric-median"
+    SERVER_APP = "server-app"
 
 
 class ModelEncoding(StrEnum):

@@ -17,10 +17,10 @@ from console.files import read_bounded
 from console.folding import MEAN, Folding
 from console.initial_model import read_initial_model
 from console.output import UserError
+from trusted.apps.bundle import MAX_BUNDLE_BYTES, build_bundle, bundle_digest, unpack_bundle
 from trusted.documents.charter import VerifiedCharter
 from trusted.documents.plan import MIN_COHORT, Plan, check_against
 from trusted.documents.schema import Validity
-from worker.bundle import MAX_BUNDLE_BYTES, build_bundle, bundle_digest, unpack_bundle
 
 _MIN_METRIC_SITES = 2
 _METRIC_DIGITS = 3

@@ -13,6 +13,7 @@ from console.output import Report, UserError
 from trusted.documents.credential import MAX_ENVELOPE_BYTES
 from trusted.errors import LedgerError, Reason, RunError
 from trusted.ledger.checkpoint import TreeHead
+from trusted.ledger.leaves import ServerApp
 from trusted.ledger.notes import MAX_NOTE_BYTES
 from trusted.ledger.segments import MAX_SEGMENT_BYTES, certificate_name
 
@@ -74,8 +75,11 @@ def show_log(report: Report, log: AuditedLog) -> None:
         rows.append(("NOT checked", f"{', '.join(cosigners.unchecked)}: no credential of these workers was given"))
     if cosigners.absent:
         rows.append(("did not cosign", ", ".join(cosigners.absent)))
+    if log.server_app is not None:
+        rows += _server_app(log.server_app)
     drawn = "the seed is secret until the run has ended" if log.cohorts is None else f"all {log.cohorts}, from the seed"
-    rows.append(("cohorts drawn again", drawn))
+    if log.server_app is None:
+        rows.append(("cohorts drawn again", drawn))
     report.rows(rows)
     report.data |= {
         "size": log.head.size,
@@ -84,7 +88,17 @@ def show_log(report: Report, log: AuditedLog) -> None:
         "cosigned": {"checked": cosigners.checked, "unchecked": cosigners.unchecked, "absent": cosigners.absent},
         "quorum": {"needed": cosigners.needed, "verified": cosigners.is_quorum},
         "cohorts_drawn_again": log.cohorts,
+        **({} if log.server_app is None else {"trusted_code_base_enlarged_by": log.server_app.to_json()}),
     }
+
+
+def _server_app(said: ServerApp) -> list[tuple[str, str]]:
+    """What the aggregator ran beside our own code."""
+    trusted = (
+        f"LARGER by the app {said.bundle_sha256.hex()}: its server {said.component} ran in the aggregator under flwr "
+        f"{said.flower}, and saw every single answer"
+    )
+    return [("trusted code base", trusted), ("cohorts", "chosen by the app's own server; nothing to draw again")]
 
 
 def _told(desk: Desk) -> tuple[TreeHead, ...]:

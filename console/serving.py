@@ -16,13 +16,13 @@ from console.ordering import Desk
 from console.output import Report, UserError
 from console.running import NO_HARDWARE_PROTECTION, run_to_end
 from console.tee_options import Tee
+from trusted.apps.bundle import MAX_BUNDLE_BYTES
 from trusted.channel.federation import Federation
 from trusted.documents.dsse import MAX_ENVELOPE_BYTES
 from trusted.documents.terms.scoring import ScoringLimits
 from trusted.evidence.boot import Role
 from trusted.release import verify_release
 from trusted.wire import Json
-from worker.bundle import MAX_BUNDLE_BYTES
 
 LISTEN = "http://127.0.0.1:8446"
 _PLAINTEXT = "http://"

@@ -19,11 +19,15 @@ from trusted.documents.site_policy import SitePolicy, effective, verify_site_pol
 
 @dataclass(frozen=True, slots=True)
 class Bounds:
-    """What the site sets itself; None and no columns mean what the plans ask for."""
+    """What the site sets itself; None and no columns mean what the plans ask for.
+
+    ``server_app_exchanges``: how often an app's own server may ask this site; that nobody asks for by itself.
+    """
 
     max_rounds: int | None
     columns: tuple[str, ...]
     valid_days: int
+    server_app_exchanges: int = 0
 
 
 def make_site_policy(
@@ -45,6 +49,7 @@ def make_site_policy(
         max_rounds=asked if bounds.max_rounds is None else bounds.max_rounds,
         columns=columns,
         not_after=present() + timedelta(days=bounds.valid_days),
+        server_app_exchanges=bounds.server_app_exchanges,
     )
     return SitePolicy.parse(policy.encode())
 

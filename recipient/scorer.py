@@ -20,6 +20,8 @@ from typing import NoReturn
 
 import numpy as np
 
+from trusted.apps.arrays import Arrays, split_vector
+from trusted.apps.child import START_TIMEOUT_S, end_with_channel, read_frame, say, write_frame
 from trusted.confinement import Feature
 from trusted.documents.layout import Layout
 from trusted.errors import AppError, Reason
@@ -28,21 +30,16 @@ from trusted.scoring.terms import Declaration
 from trusted.wire import decode_json
 from worker.app_log import Reader
 from worker.log_process import LogProcess
-from worker.trainer import Arrays, Log, Vector, split_vector
+from worker.trainer import Log, Vector
 from worker.trainer_process import (
     TrainerProcess,
     TrainerSpec,
     _become_alone,
     _Child,
     _confine,
-    _end_with_channel,
-    _read_frame,
-    _say,
-    _write_frame,
 )
 
 _NUMBER_BYTES = 8
-_START_TIMEOUT_S = 180.0  # importing torch from a cold disk
 _LOAD_TIMEOUT_S = 60.0
 
 
@@ -120,7 +117,7 @@ class Scorer:
         os.close(log.descriptor)
         scorer = cls(spec, TrainerProcess(pid, spec.layout, ours, model, scores, log), model, rows, scores)
         try:
-            with scorer._child._answered(_START_TIMEOUT_S) as fields:
+            with scorer._child._answered(START_TIMEOUT_S) as fields:
                 names = fields.items("features", max_items=64)
         except AppError:
             scorer.wipe()
@@ -185,7 +182,7 @@ def _child(spec: ScorerSpec, kept: _Child, rows: mmap.mmap) -> NoReturn:
     try:
         _become_alone(spec.trainer, kept)
         features = _confine(spec.trainer)
-        threading.Thread(target=_end_with_channel, args=(kept.channel.fileno(),), daemon=True).start()
+        threading.Thread(target=end_with_channel, args=(kept.channel.fileno(),), daemon=True).start()
         _serve(spec, kept, rows, features)
         code = 0
     except BaseException:  # the process shell
@@ -203,7 +200,7 @@ def _serve(spec: ScorerSpec, kept: _Child, rows: mmap.mmap, features: tuple[Feat
 
     model = np.empty(0, np.float32)
     try:
-        app = FlowerApp.load(spec.app_dir, config=spec.config, node_config={}, log=_say)
+        app = FlowerApp.load(spec.app_dir, config=spec.config, node_config={}, log=say)
         app.require_query()
     except AppError as error:
         _refuse(kept, error)
@@ -211,10 +208,10 @@ def _serve(spec: ScorerSpec, kept: _Child, rows: mmap.mmap, features: tuple[Feat
     torch = sys.modules.get("torch")
     if torch is not None:
         torch.set_num_threads(1)
-    _write_frame(kept.channel, {"reason": 0, "features": [feature.value for feature in features]})
+    write_frame(kept.channel, {"reason": 0, "features": [feature.value for feature in features]})
     while True:
         try:
-            request = decode_json(_read_frame(kept.channel, None))
+            request = decode_json(read_frame(kept.channel, None))
         except EOFError:
             return
         try:
@@ -223,17 +220,17 @@ def _serve(spec: ScorerSpec, kept: _Child, rows: mmap.mmap, features: tuple[Feat
             else:
                 inputs = _inputs(spec.declaration, rows, request["rows"])
                 answered = app.query(split_vector(spec.layout, model), inputs)
-                scores = joined_scores(spec.declaration, answered, request["rows"], _say)
+                scores = joined_scores(spec.declaration, answered, request["rows"], say)
                 np.frombuffer(kept.delta, np.float64, scores.size)[:] = scores.reshape(-1)
         except AppError as error:
             _refuse(kept, error)
             continue
-        _write_frame(kept.channel, {"reason": 0})
+        write_frame(kept.channel, {"reason": 0})
 
 
 def _refuse(kept: _Child, error: AppError) -> None:
-    _say(str(error))
-    _write_frame(kept.channel, {"reason": int(error.reason)})
+    say(str(error))
+    write_frame(kept.channel, {"reason": int(error.reason)})
 
 
 def _inputs(declaration: Declaration, shared: mmap.mmap, rows: int) -> dict[str, Table]:

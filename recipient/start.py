@@ -16,6 +16,7 @@ from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 
 from recipient.declaration import read_declaration
 from recipient.scorer import Scorer, ScorerSpec
+from trusted.apps.bundle import MAX_BUNDLE_BYTES, unpack_bundle
 from trusted.channel.federation import Federation
 from trusted.documents.charter import verify_charter
 from trusted.documents.credential import verify_credential
@@ -28,7 +29,6 @@ from trusted.scoring.messages import rows_at_most
 from trusted.scoring.terms import Statement
 from trusted.wire import Fields, sha256
 from worker.app_log import Reader
-from worker.bundle import MAX_BUNDLE_BYTES, unpack_bundle
 from worker.dependencies import require_dependencies
 
 Note = Callable[..., None]

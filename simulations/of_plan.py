@@ -22,10 +22,11 @@ from simulations.site_data import SiteData
 from simulations.site_files import AdmittedData, Scratch
 from simulations.tasks.app import App
 from simulations.tasks.app_model import Arrays
+from trusted.apps.arrays import split_vector
+from trusted.apps.bundle import unpack_bundle
 from trusted.documents.plan import Plan, initial_digest
 from trusted.errors import AppError, Reason
-from worker.bundle import unpack_bundle
-from worker.trainer import join_arrays, split_vector
+from worker.trainer import join_arrays
 
 
 @dataclass(frozen=True, slots=True)

@@ -17,9 +17,9 @@ from console.files import write_file
 from console.initial_model import read_initial_model
 from console.output import UserError
 from simulations.result import Ending, Result, RoundRow
+from trusted.apps.arrays import split_vector
 from trusted.documents.layout import Layout
 from trusted.errors import ProtocolError, Reason
-from worker.trainer import split_vector
 
 _VERSION = 1
 _KEY = b"cloister.simulation"

@@ -37,9 +37,9 @@ from simulations.terms import (
     read_exchange,
     read_privacy,
 )
+from trusted.apps.arrays import split_vector
 from trusted.documents.plan import Plan
 from trusted.documents.terms import Aggregation, Deadlines, Exchange, MetricRule, Privacy
-from worker.trainer import split_vector
 
 if TYPE_CHECKING:
     from simulations.of_plan import Papers

@@ -63,6 +63,8 @@ class Terms:
         self.aggregation.check(self.cohort)
         if self.privacy.terms is not None and self.aggregation.max_weight != 1:
             raise ValueError("aggregation: max_weight 1 expected under a privacy mechanism: all count alike")
+        if self.aggregation.rule is Rule.SERVER_APP:
+            raise ValueError("aggregation: an app's own server is not simulated; run it with `flwr run`")
         if self.privacy.member_clipping is not None and self.aggregation.rule is not Rule.WEIGHTED_MEAN:
             raise ValueError(f"aggregation: {self.aggregation.rule.value} is no mean, and noise is for a sum")
 

@@ -8,7 +8,14 @@ import pytest
 
 from softtee.chip import Chip, SoftwareRoot
 
-_FORK = ("test_trainer_process.py", "test_hostile_app.py", "test_data_start.py", "test_scorer.py")
+_FORK = (
+    "test_trainer_process.py",
+    "test_hostile_app.py",
+    "test_data_start.py",
+    "test_scorer.py",
+    "test_server_process.py",
+    "test_trainer_messages.py",
+)
 
 
 def pytest_addoption(parser: pytest.Parser) -> None:

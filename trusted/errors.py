@@ -130,6 +130,13 @@ class Reason(IntEnum):
     MODEL_CARD = 633
     AUDIT_INITIAL = 634
     AUDIT_SHADOWS = 635
+    MESSAGE_FORM = 640
+    MESSAGE_SIZE = 641
+    SERVER_APP_FAILED = 642
+    SERVER_APP_TURN = 643
+    SERVER_APP_MODEL = 644
+    SERVER_APP_LOST = 645
+    SERVER_APP_LIMIT = 646
 
     # 7xx: the coordinator host, which nobody trusts; these help people, and protect nobody
     NO_AGGREGATOR = 701

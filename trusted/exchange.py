@@ -16,17 +16,22 @@ from trusted.encoding import Encoding, Vector
 from trusted.wire import Fields
 
 AGGREGATOR = "aggregator"
+_MESSAGES = frozenset({BlobKind.MESSAGE, BlobKind.REPLY})
 _IN_PART = frozenset({BlobKind.MODEL, BlobKind.UPDATE, BlobKind.STATE, BlobKind.FINAL})
 
 
 @dataclass(frozen=True, slots=True)
 class Exchanged:
-    """The whole model of a plan, and the part of it that travels each round; the same unless the plan names tensors."""
+    """The whole model of a plan, and the part of it that travels each round; the same unless the plan names tensors.
+
+    ``message_bytes``: of every message to and from an app, where the plan has the app's own server; else 0.
+    """
 
     plan: bytes
     whole: Layout
     part: Layout
     terms: Exchange
+    message_bytes: int = 0
 
     @classmethod
     def of(cls, plan: VerifiedPlan) -> Exchanged:
@@ -34,7 +39,7 @@ class Exchanged:
         whole, terms = plan.document.layout, plan.document.exchange
         named = frozenset(terms.tensors)
         part = Layout(tuple(tensor for tensor in whole.tensors if tensor.name in named)) if named else whole
-        return cls(plan.digest, whole, part, terms)
+        return cls(plan.digest, whole, part, terms, plan.document.aggregation.message_bytes)
 
     @property
     def is_partial(self) -> bool:
@@ -43,6 +48,8 @@ class Exchanged:
 
     def header(self, kind: BlobKind, number: int, sender: str) -> BlobHeader:
         """The one header that a blob of this kind, round and sender may have."""
+        if kind in _MESSAGES:  # all of one size, whatever they hold
+            return BlobHeader(kind, self.plan, number, sender, self.whole.digest, self.message_bytes // 4)
         layout = self.part if kind in _IN_PART else self.whole
         encodings = {BlobKind.MODEL: self.terms.model, BlobKind.UPDATE: self.terms.update}
         encoding = encodings.get(kind, Encoding.FLOAT32)

@@ -24,7 +24,7 @@ from trusted.exchange import Exchanged
 from trusted.lattice import squared_norm
 from trusted.wire import sha256
 from worker.evaluation import Evaluator
-from worker.participant import AnnouncedBlob, Evaluate, SendInitial, Train
+from worker.participant import AnnouncedBlob, Evaluate, Respond, SendInitial, Train
 
 Vector = npt.NDArray[np.float32]
 Progress = Callable[[str, int], None]
@@ -74,6 +74,9 @@ class Trains(Protocol):
     def train(self, model: Vector, round_number: int, *, timeout_s: float) -> Any:
         """A result with ``delta`` (float32[elements]), ``num_examples`` and ``metrics``."""
 
+    def respond(self, content: bytes, node: int, number: int, timeout_s: float) -> bytes:
+        """What the app answers to a message, of the same size."""
+
 
 @dataclass(frozen=True, slots=True)
 class SealedUpdate:
@@ -108,6 +111,31 @@ class SealedUpdate:
         }
 
 
+@dataclass(frozen=True, slots=True)
+class SealedReply:
+    """An answer to a message of the app's own server, ready to be sent, or sent again."""
+
+    round: int
+    blob: bytes
+    sealed: SealedVector = field(repr=False)
+    key: ContentKey = field(repr=False)
+
+    @property
+    def prefix_sha256(self) -> bytes:
+        """By what the log names it."""
+        return sha256(self.sealed.prefix)
+
+    def message(self) -> dict[str, Any]:
+        """The ``reply`` document."""
+        return {
+            "type": "reply",
+            "round": self.round,
+            "blob": self.blob.hex(),
+            "key": self.key.secret.hex(),
+            "prefix_sha256": self.prefix_sha256.hex(),
+        }
+
+
 @dataclass(slots=True)
 class Contributor:
     """Does the work of a round; keeps the last update, so that a broken session costs no second training.
@@ -124,7 +152,7 @@ class Contributor:
     privacy: Privacy = _NOT_PRIVATE
     note: Callable[..., None] = field(default=lambda event, **fields: None, repr=False)
     evaluator: Evaluator | None = None
-    _last: SealedUpdate | None = None
+    _last: SealedUpdate | SealedReply | None = None
     _initial: tuple[bytes, ContentKey, SealedVector] | None = field(default=None, repr=False)
     _model: Vector | None = field(default=None, repr=False)
     _base: tuple[bytes, Vector] | None = field(default=None, repr=False)
@@ -141,16 +169,44 @@ class Contributor:
         self._initial = None  # a round opens: nobody asks for it any more
         self._progress = progress  # also of what an earlier session began: this one is asked how far it is
         with self._one_at_a_time:  # a session that broke may still be at work on the very same task, or send its bytes
-            if self._last is None or (self._last.round, self._last.blob) != (task.round, task.upload):
-                self._last = None
-                self._last = self._work(task)
             update = self._last
+            if not isinstance(update, SealedUpdate) or (update.round, update.blob) != (task.round, task.upload):
+                self._last = None
+                self._last = update = self._work(task)
             self._report("upload", 0)
             begun, stream = time.monotonic(), SealedStream(update.sealed)
             self._put(update.blob, stream, self._report)
             update.seconds["seal"] = stream.seconds
             update.seconds["upload"] = max(0.0, time.monotonic() - begun - stream.seconds)
             return update
+
+    def respond(self, task: Respond, progress: Progress) -> SealedReply:
+        """The app's answer to the message of ``task``, uploaded.
+
+        Raises:
+            BlobError: the message does not open. AppError: the app failed, or its answer is too large. RunError: the
+                host cannot be reached.
+        """
+        self._initial, self._progress = None, progress
+        with self._one_at_a_time:
+            reply = self._last
+            if not isinstance(reply, SealedReply) or (reply.round, reply.blob) != (task.round, task.upload):
+                self._last = None
+                self._last = reply = self._answer(task)
+            self._report("upload", 0)
+            self._put(reply.blob, SealedStream(reply.sealed), self._report)
+            return reply
+
+    def _answer(self, task: Respond) -> SealedReply:
+        self._report("download", 0)
+        words = np.empty(task.model.header.elements, dtype="<f4")  # four bytes each, of whatever the app says
+        self._open(task.model, words)
+        self._report("train", 0)
+        answer = self.trainer.respond(words.tobytes(), task.node, task.round, self.train_timeout_s)
+        key = ContentKey.generate()
+        said = np.frombuffer(answer, dtype="<f4")
+        sealed = SealedVector(task.upload_header, said, key=key, signing_key=self.signing_key)
+        return SealedReply(task.round, task.upload, sealed, key)
 
     def evaluate(self, task: Evaluate, progress: Progress) -> dict[str, Any]:
         """The ``evaluated`` document: how the app judges the final model, in count tables.

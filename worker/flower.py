@@ -16,10 +16,13 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+from trusted.apps.arrays import Arrays
+from trusted.apps.config import Scalar, as_defaults, fuse_config
+from trusted.apps.messages import AppMessage
 from trusted.documents.terms import Change
 from trusted.errors import AppError, Reason
 from worker.rows import ROWS
-from worker.trainer import Arrays, Call, Log, Reply
+from worker.trainer import Call, Log, Reply
 
 # Read by flwr when it is imported (supercore/telemetry.py, update_check.py): nothing may call home from inside a TEE.
 OFF = {
@@ -35,9 +38,8 @@ from flwr.common.config import flatten_dict, get_project_config  # noqa: E402
 from flwr.supercore.object_ref import load_app  # noqa: E402
 from flwr.supercore.task_identity import TaskIdentity  # noqa: E402
 
+from trusted.apps.flower_records import flower_records, plain_records  # noqa: E402  (imports flwr)
 from worker.flower_legacy import legacy_reply, legacy_request  # noqa: E402  (imports flwr)
-
-Scalar = bool | int | float | str
 
 _RUN, _NODE, _TASK = 1, 1, 1  # one run, one node in this process; the app sees no identity of the federation
 
@@ -143,6 +145,27 @@ class FlowerApp:
             raise AppError(_why(error), f"app: its {call.value} function raised; see the site's log") from None
         return self._read(call, reply, list(arrays))
 
+    def respond(self, message: AppMessage, node: int, number: int) -> AppMessage:
+        """Hand the app a message of its own server, as the node ``node`` would get it from Flower.
+
+        Raises:
+            AppError: APP_FAILED: it raised or answered with an error. MESSAGE_FORM: its answer is no message.
+        """
+        TaskIdentity.node_id = _NODE  # whom the message comes from
+        given = Message(flower_records(message.records), node, message.kind, group_id=message.group)
+        given.metadata.__dict__["_message_id"] = f"{number}"
+        TaskIdentity.node_id = self._context.node_id = node
+        try:
+            reply = self._client(given, self._context)
+        except (Exception, SystemExit) as error:  # as above
+            self._log(traceback.format_exc())
+            raise AppError(_why(error), "app: its function raised; see the site's log") from None
+        if not isinstance(reply, Message) or reply.has_error():
+            if isinstance(reply, Message):
+                self._log(f"the app answered with an error: {reply.error.reason}")
+            raise AppError(Reason.APP_FAILED, "app: it answered with an error, or with no Message")
+        return AppMessage(message.kind, message.group, plain_records(reply.content))
+
     def _said(self, call: Call, round_number: int) -> dict[str, Scalar]:
         """What the plan says with a message of this kind in this round."""
         said = dict(self._messages.get(call, {}))
@@ -207,36 +230,6 @@ class FlowerApp:
             return {name: array.numpy() for name, array in reply.content.array_records["scores"].items()}
         except (KeyError, TypeError, ValueError, EOFError, OSError):
             raise AppError(Reason.APP_REPLY, "app's reply: an ArrayRecord `scores` in NumPy form expected") from None
-
-
-def fuse_config(defaults: Mapping[str, Scalar], overrides: Mapping[str, Scalar]) -> dict[str, Scalar]:
-    """The app's flattened defaults with the plan's values over them, each of the default's type.
-
-    RFC 8785 writes 1.0 as 1, so a whole number stands for a float where the default is one.
-
-    Raises:
-        AppError: BUNDLE_MALFORMED: a key that the app does not have, or a value of another type.
-    """
-    fused = dict(defaults)
-    for key, value in overrides.items():
-        if key not in defaults:
-            raise AppError(Reason.BUNDLE_MALFORMED, "plan.app.config: a key that [tool.flwr.app.config] does not have")
-        kind = type(defaults[key])
-        if kind is float and type(value) is int:
-            value = float(value)
-        if type(value) is not kind:
-            raise AppError(Reason.BUNDLE_MALFORMED, "plan.app.config: a value of another type than the app's default")
-        fused[key] = value
-    return fused
-
-
-def as_defaults(defaults: Mapping[str, Scalar], given: Mapping[str, Scalar]) -> dict[str, Scalar]:
-    """``given`` for a message; a whole number is a float again where the app's run config has a float of that name.
-
-    RFC 8785 writes 1.0 as 1, and a message has no defaults of its own.
-    """
-    floats = {key for key, value in defaults.items() if type(value) is float}
-    return {key: float(value) if key in floats and type(value) is int else value for key, value in given.items()}
 
 
 def _import_client(reference: str, app_dir: Path, log: Log) -> ClientApp:

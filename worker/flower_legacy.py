@@ -12,8 +12,9 @@ from typing import Any
 
 from flwr.app import Array, ArrayRecord, ConfigRecord, RecordDict
 
+from trusted.apps.arrays import Arrays
 from trusted.errors import AppError, Reason
-from worker.trainer import EXAMPLES, Arrays, Call, Reply
+from worker.trainer import EXAMPLES, Call, Reply
 
 _REQUEST = {Call.TRAIN: "fitins", Call.EVALUATE: "evaluateins"}
 _ANSWER = {Call.TRAIN: "fitres", Call.EVALUATE: "evaluateres"}

@@ -78,6 +78,18 @@ class Evaluate:
 
 
 @dataclass(frozen=True, slots=True)
+class Respond:
+    """Fetch a message of the app's own server, let the app answer it as ``node``, seal and upload that."""
+
+    round: int
+    node: int
+    model: AnnouncedBlob
+    upload: bytes
+    upload_header: BlobHeader
+    base: AnnouncedBlob | None = None
+
+
+@dataclass(frozen=True, slots=True)
 class Receipt:
     """The aggregator counted this site's update, or refused it and says why."""
 
@@ -101,8 +113,9 @@ class Answer:
     urgent: bool = True
 
 
-Action = SendInitial | Train | Evaluate | Receipt | Answer | Included | Closed
-_KINDS = ("epoch", "witness", "included", "send-initial", "task", "evaluate", "receipt", "closed")
+Action = SendInitial | Train | Evaluate | Respond | Receipt | Answer | Included | Closed
+_KINDS = ("epoch", "witness", "included", "send-initial", "task", "message", "evaluate", "receipt", "closed")
+_TASKS = ("send-initial", "task", "message", "evaluate")
 
 
 class Participant:
@@ -134,10 +147,12 @@ class Participant:
                 return Answer(self._memory.witness(fields, now), urgent)
             if kind == "included":
                 return self._memory.require_included(fields)
-            if kind in ("send-initial", "task", "evaluate"):
+            if kind in _TASKS:
                 self._require_allowed(now)
                 if kind == "evaluate":
                     return self._evaluate(fields)
+                if kind == "message":
+                    return self._respond(fields)
                 return self._send_initial(fields) if kind == "send-initial" else self._train(fields)
             if kind == "receipt":
                 return Receipt(fields.integer("round", low=1, high=1 << 31), _reason(fields))
@@ -155,7 +170,7 @@ class Participant:
 
     def _train(self, fields: Fields) -> Train:
         number = fields.integer("round", low=1, high=1 << 31)
-        if not self._last_round <= number <= _ATTEMPTS_PER_ROUND * self._rule.rounds:
+        if self._rule.exchanges or not self._last_round <= number <= self._most_rounds:
             raise RoundError(Reason.SITE_REFUSES, "task.round: goes back, or beyond what plan and site allow")
         upload_header = self._exchanged.header(BlobKind.UPDATE, number, self._rule.member)
         model = self._announced(fields, "model", self._exchanged.header(BlobKind.MODEL, number, AGGREGATOR))
@@ -168,9 +183,26 @@ class Participant:
         self._last_round = number
         return Train(number, model, base, upload_blob, upload_header)
 
+    @property
+    def _most_rounds(self) -> int:
+        return self._rule.exchanges or _ATTEMPTS_PER_ROUND * self._rule.rounds
+
+    def _respond(self, fields: Fields) -> Respond:
+        number = fields.integer("round", low=1, high=1 << 31)
+        if not self._last_round <= number <= self._rule.exchanges:  # 0 where plan or site allow none
+            raise RoundError(Reason.SITE_REFUSES, "message.round: goes back, or beyond what plan and site allow")
+        node = fields.integer("node", low=2, high=(1 << 53) - 1)
+        header = self._exchanged.header(BlobKind.REPLY, number, self._rule.member)
+        announced = self._announced(fields, "message", self._exchanged.header(BlobKind.MESSAGE, number, AGGREGATOR))
+        with Fields(fields.mapping("upload"), "message.upload") as upload:
+            self._require_size(upload, header)
+            blob = upload.octets("blob", 16)
+        self._last_round = number
+        return Respond(number, node, announced, blob, header)
+
     def _evaluate(self, fields: Fields) -> Evaluate:
         number = fields.integer("round", low=1, high=1 << 31)
-        if not self._evaluates or not self._last_round <= number <= _ATTEMPTS_PER_ROUND * self._rule.rounds:
+        if not self._evaluates or not self._last_round <= number <= self._most_rounds:
             raise RoundError(Reason.SITE_REFUSES, "evaluate: the plan has no evaluation, or not of this round")
         model = self._announced(fields, "model", self._exchanged.header(BlobKind.FINAL, number, AGGREGATOR))
         base = None

@@ -27,7 +27,7 @@ from trusted.evidence.clocks import counted_s, utc_now
 from worker.contribution import Contributor, Vector
 from worker.memory import Included
 from worker.operator import Departed, Operator, Wish
-from worker.participant import Answer, Closed, Evaluate, Participant, Receipt, SendInitial, Train
+from worker.participant import Answer, Closed, Evaluate, Participant, Receipt, Respond, SendInitial, Train
 from worker.pulse import Pulse
 
 HANDSHAKE_TIMEOUT_S = 130.0
@@ -35,7 +35,7 @@ _TICK_S = 1.0
 _GOODBYE_S = 1.5  # until the aggregator has heard that this site goes
 
 Note = Callable[..., None]
-Work = SendInitial | Train | Evaluate
+Work = SendInitial | Train | Evaluate | Respond
 
 
 class Frames(Protocol):
@@ -236,6 +236,8 @@ class SessionLoop:
                 report = (pulse or Pulse(action.round, self._site.trainer_beat)).report
                 if isinstance(action, Evaluate):
                     done = contributor.evaluate(action, report)
+                elif isinstance(action, Respond):
+                    done = contributor.respond(action, report).message()
                 else:
                     done = contributor.contribute(action, report).message()
         except ProtocolError as error:
@@ -268,7 +270,7 @@ class SessionLoop:
     def _tell_progress(self) -> None:
         """Tell of every new stage and quarter, and now and then that anything moves at all."""
         pulse = self._site.pulse
-        if pulse is None or not isinstance(self._working, Train | Evaluate):
+        if pulse is None or not isinstance(self._working, Train | Evaluate | Respond):
             return
         news = pulse.news(coarse=time.monotonic() - self._told_at < self._site.beat_s)
         if news is not None:

@@ -17,6 +17,7 @@ from secrets import token_bytes
 import numpy as np
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 
+from trusted.apps.bundle import MAX_BUNDLE_BYTES, unpack_bundle
 from trusted.channel.federation import Federation
 from trusted.channel.worker import Membership
 from trusted.documents.charter import verify_charter
@@ -33,7 +34,6 @@ from trusted.sealed_data import DataHeader
 from trusted.vault import Vault
 from trusted.wire import Fields
 from worker.app_log import Reader
-from worker.bundle import MAX_BUNDLE_BYTES, unpack_bundle
 from worker.contract import Gate
 from worker.contribution import Vector
 from worker.dataset import DatasetCommitment, Source, admit_dataset, sealed_header
@@ -172,6 +172,7 @@ def prepare(boot: Boot, options: Options, note: Note) -> Prepared:
         private=plan.privacy.dp_sgd,
         log_reader=Reader(rule.member, federation.plan.digest, charter.document.member(rule.member).sealing_key),
         memory_bytes=options.app_memory_mib << 20,
+        message_bytes=plan.aggregation.message_bytes,
     )
     trainer = TrainerProcess.fork(spec)
     try:  # from here on there are keys, which the trainer's process has not

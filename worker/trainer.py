@@ -12,17 +12,18 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from enum import Enum
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Protocol
 
 import numpy as np
 from numpy.typing import NDArray
 
-from trusted.documents.layout import Dtype, Layout
+from trusted.apps.arrays import Arrays, split_vector
+from trusted.apps.messages import AppMessage
+from trusted.documents.layout import Layout
 from trusted.errors import AppError, Reason
 from worker.rows import RowScores
 
 Vector = NDArray[np.float32]
-Arrays = Mapping[str, NDArray[Any]]
 Log = Callable[[str], None]
 
 EXAMPLES = "num-examples"  # Flower's default weight
@@ -57,6 +58,9 @@ class TrainingApp(Protocol):
 
         ``rows``: of an evaluation, whether its answer may hold scores by row (:mod:`worker.rows`) as its arrays.
         """
+
+    def respond(self, message: AppMessage, node: int, number: int) -> AppMessage:
+        """What it answers to a message of its own server, as ``node``. Raises AppError when it fails."""
 
     def elsewhere(self, data: Path) -> TrainingApp:
         """The same app on other data, remembering nothing."""
@@ -141,6 +145,15 @@ class Trainer:
         metrics.pop(EXAMPLES, None)
         return metrics
 
+    def respond(self, content: bytes, node: int, number: int) -> bytes:
+        """What the app answers to the message in ``content``, padded to the same size.
+
+        Raises:
+            AppError: APP_FAILED: the app raised, or answered with an error. MESSAGE_FORM, MESSAGE_SIZE: one of both is
+                none, or does not fit.
+        """
+        return self._app.respond(AppMessage.parse(content), node, number).encode(len(content))
+
     def elsewhere(self, data: Path) -> Trainer:
         """The same app as it would find itself on the data in the folder ``data``: without what it remembers."""
         return Trainer(self._app.elsewhere(data), self._layout, self._log)
@@ -177,24 +190,6 @@ class Trainer:
                 raise _wrong("metrics: finite numbers expected")
             numbers[name] = float(value)
         return numbers
-
-
-def split_vector(layout: Layout, vector: Vector) -> dict[str, NDArray[Any]]:
-    """The named arrays in ``vector``, float32[elements]: fresh copies of each tensor's dtype, ``int64`` rounded.
-
-    Raises:
-        ValueError: ``vector`` has another dtype or length.
-    """
-    if vector.dtype != np.float32 or vector.shape != (layout.elements,):
-        raise ValueError(f"model: float32[{layout.elements}] expected")
-    arrays: dict[str, NDArray[Any]] = {}
-    start = 0
-    for spec in layout.tensors:
-        part = vector[start : start + spec.elements].reshape(spec.shape)
-        whole = spec.dtype is Dtype.INT64
-        arrays[spec.name] = np.asarray(np.rint(part) if whole else part).astype(spec.dtype.value)
-        start += spec.elements
-    return arrays
 
 
 def join_arrays(layout: Layout, arrays: Arrays) -> Vector:

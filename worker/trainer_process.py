@@ -12,16 +12,11 @@ copies the update before it checks it, and takes over reason numbers, never text
 from __future__ import annotations
 
 import contextlib
-import gc
 import mmap
 import os
-import resource
-import select
 import shutil
-import signal
 import socket
 import sys
-import tempfile
 import threading
 import time
 import traceback
@@ -32,12 +27,23 @@ from typing import Any, NoReturn
 
 import numpy as np
 
-from trusted.confinement import Confinement, Feature, confine
+from trusted.apps.child import (
+    MAX_FRAME_BYTES,
+    START_TIMEOUT_S,
+    become_alone,
+    confine_app,
+    end_child,
+    end_with_channel,
+    read_frame,
+    say,
+    write_frame,
+)
+from trusted.confinement import Feature
 from trusted.documents.layout import Layout
 from trusted.documents.terms import Change, DpSgd
 from trusted.documents.terms.privacy import MAX_STEPS
 from trusted.errors import AppError, ProtocolError, Reason
-from trusted.wire import Fields, decode_json, encode_json
+from trusted.wire import Fields, decode_json
 from worker import dp_sgd
 from worker.app_log import Reader
 from worker.log_process import LogProcess
@@ -47,10 +53,6 @@ from worker.trainer import MAX_METRICS, Call, Judged, Trainer, TrainResult, Vect
 
 Scalar = bool | int | float | str
 
-MAX_FRAME_BYTES = 64 * 1024
-MAX_FILE_BYTES = 64 * 1024 * 1024  # of each file in its scratch folder; stops an app that writes until the disk is full
-_START_TIMEOUT_S = 180.0  # importing torch from a cold disk
-_END_TIMEOUT_S = 5.0
 _LARGEST = 1 << 53
 _SAID = {
     Reason.BUNDLE_MALFORMED: "app: cannot be loaded; see the site's log",
@@ -59,14 +61,10 @@ _SAID = {
     Reason.APP_NOT_PRIVATE: "app: it trained otherwise than plan.privacy allows; see the site's log",
     Reason.APP_MEMORY: "app: it asked for more memory than this site gives it; see the site's log",
     Reason.APP_ROWS: "app's scores: not of different admitted rows, or no chances; see the site's log",
+    Reason.MESSAGE_FORM: "app's message: not in the form of one; see the site's log",
+    Reason.MESSAGE_SIZE: "app's message: larger than plan.aggregation.max_message_mib",
     Reason.AUDIT_SHADOWS: "audit: the app does not train on the data that it is given",
 }
-# What an interpreter with torch reads besides its own installation; whatever does not exist is left out.
-_SYSTEM_PATHS = (
-    "/usr/lib", "/usr/lib64", "/lib", "/lib64", "/usr/share/zoneinfo", "/etc/ld.so.cache", "/etc/localtime",
-    "/proc/self", "/proc/cpuinfo", "/proc/meminfo", "/proc/stat", "/sys/devices/system", "/sys/fs/cgroup",
-    "/dev/urandom", "/dev/null",
-)  # fmt: skip
 
 
 @dataclass(frozen=True, slots=True)
@@ -86,6 +84,7 @@ class TrainerSpec:
         log_reader: the member; None: nobody hears the app's words.
         memory_bytes: how much memory the app may ask for; 0: three quarters of the machine's.
         rows: what :meth:`TrainerProcess.start` says to ``load``.
+        message_bytes: of every message that the app's own server sends and gets; 0: it sends none.
     """
 
     app_dir: Path
@@ -102,6 +101,7 @@ class TrainerSpec:
     log_reader: Reader | None = None
     memory_bytes: int = 0
     rows: int = 0
+    message_bytes: int = 0
 
 
 @dataclass(slots=True)
@@ -124,11 +124,12 @@ class TrainerProcess:
     features: tuple[Feature, ...] = ()
     offers: tuple[Call, ...] = ()
     _rows: mmap.mmap | None = field(default=None, repr=False)
+    _message: mmap.mmap | None = field(default=None, repr=False)
     _admitted: int = 0
     _alive: bool = True
 
     @classmethod
-    def start(cls, spec: TrainerSpec, *, timeout_s: float = _START_TIMEOUT_S) -> TrainerProcess:
+    def start(cls, spec: TrainerSpec, *, timeout_s: float = START_TIMEOUT_S) -> TrainerProcess:
         """Fork, and wait until the app is loaded in the child; errors as of :meth:`fork` and :meth:`load`."""
         process = cls.fork(spec)
         process.load(rows=spec.rows, timeout_s=timeout_s)
@@ -149,14 +150,15 @@ class TrainerProcess:
         ours, theirs = socket.socketpair()
         model, delta = (mmap.mmap(-1, spec.layout.size_bytes) for _ in range(2))
         rows = os.memfd_create("rows", os.MFD_CLOEXEC | os.MFD_ALLOW_SEALING)  # sized once the rows are counted
+        message = mmap.mmap(-1, spec.message_bytes) if spec.message_bytes else None
         pid = os.fork()
         if pid == 0:
-            _child(spec, _Child(theirs, log.descriptor, model, delta, rows))
+            _child(spec, _Child(theirs, log.descriptor, model, delta, rows, message=message))
         theirs.close()
         os.close(log.descriptor)
-        return cls(pid, spec.layout, ours, model, delta, log, spec.private, _shared=rows)
+        return cls(pid, spec.layout, ours, model, delta, log, spec.private, _shared=rows, _message=message)
 
-    def load(self, *, rows: int = 0, timeout_s: float = _START_TIMEOUT_S) -> None:
+    def load(self, *, rows: int = 0, timeout_s: float = START_TIMEOUT_S) -> None:
         """Let the child load the app, now that its data lies in ``spec.data``; waits until it has.
 
         ``rows``: how many there are, where the plan has models judged row by row; else 0.
@@ -217,6 +219,22 @@ class TrainerProcess:
             count = fields.integer("rows", low=0, high=self._admitted)
         return self._scores(count)
 
+    def respond(self, content: bytes, node: int, number: int, timeout_s: float) -> bytes:
+        """What the app answers to a message of its own server; blocks for ``timeout_s`` at most.
+
+        Raises:
+            ValueError: ``content`` has not the plan's message size.
+            AppError: as :meth:`train`; MESSAGE_FORM, MESSAGE_SIZE.
+        """
+        if self._message is None or len(content) != len(self._message):
+            raise ValueError("message: exactly the plan's message size expected")
+        if not self._alive:
+            raise AppError(Reason.APP_FAILED, "app: its process has ended")
+        self._message[:] = content
+        self._send({"respond": number, "node": node})
+        with self._answered(timeout_s):
+            return bytes(self._message)  # copied before anything looks at it: the child can still write to it
+
     def _scores(self, count: int) -> RowScores:
         if self._rows is None:
             raise AppError(Reason.APP_ROWS, "app's scores: the plan asks for none")
@@ -252,21 +270,12 @@ class TrainerProcess:
         if not self._alive:
             return
         self._alive = False
-        for kill in (os.killpg, os.kill):  # its whole session: the app may have forked; it alone before ``setsid``
-            with contextlib.suppress(ProcessLookupError, PermissionError):
-                kill(self.pid, signal.SIGKILL)
-        with contextlib.suppress(OSError):
-            self._channel.shutdown(socket.SHUT_RDWR)
-        deadline = time.monotonic() + _END_TIMEOUT_S
-        with contextlib.suppress(ChildProcessError):
-            while os.waitpid(self.pid, os.WNOHANG) == (0, 0) and time.monotonic() < deadline:
-                time.sleep(0.005)
-        self._channel.close()
+        end_child(self.pid, self._channel)
         self._log.wait()
 
     def _send(self, value: dict[str, Any]) -> None:
         try:
-            _write_frame(self._channel, value)
+            write_frame(self._channel, value)
         except OSError:
             self.stop()
             raise AppError(Reason.APP_FAILED, "app: its process has ended") from None
@@ -275,7 +284,7 @@ class TrainerProcess:
     def _answered(self, timeout_s: float) -> Iterator[Fields]:
         """The child's next frame. A refusal becomes an AppError; a frame of another form, or none, ends the child."""
         try:
-            frame = _read_frame(self._channel, time.monotonic() + timeout_s)
+            frame = read_frame(self._channel, time.monotonic() + timeout_s)
             with Fields(decode_json(frame, max_bytes=MAX_FRAME_BYTES), "trainer") as fields:
                 reason = fields.integer("reason", low=0, high=999)
                 if reason == 0:
@@ -302,39 +311,6 @@ def _read_metrics(fields: Fields) -> dict[str, float]:
         return {name: metrics.number(name, low=-1e300, high=1e300) for name in values}
 
 
-def _write_frame(channel: socket.socket, value: dict[str, Any]) -> None:
-    data = encode_json(value)
-    channel.sendall(len(data).to_bytes(4, "big") + data)
-
-
-def _read_frame(channel: socket.socket, deadline_s: float | None) -> bytes:
-    """One frame, whole, before ``deadline_s`` of the monotonic clock.
-
-    Raises:
-        TimeoutError, OSError: no frame in time. EOFError: the peer ended, or announced more than 64 KiB.
-    """
-    size = int.from_bytes(_read_exactly(channel, 4, deadline_s), "big")
-    if size > MAX_FRAME_BYTES:
-        raise EOFError("frame: too large")
-    return _read_exactly(channel, size, deadline_s)
-
-
-def _read_exactly(channel: socket.socket, size: int, deadline_s: float | None) -> bytes:
-    data = bytearray()
-    while len(data) < size:
-        if deadline_s is not None:
-            channel.settimeout(
-                max(deadline_s - time.monotonic(), 1e-3)
-            )  # of the whole frame: a drip does not extend it
-            if time.monotonic() > deadline_s:
-                raise TimeoutError
-        part = channel.recv(size - len(data))
-        if not part:
-            raise EOFError("frame: the peer has ended")
-        data += part
-    return bytes(data)
-
-
 @dataclass(frozen=True, slots=True)
 class _Child:
     """What the child keeps from the fork."""
@@ -345,6 +321,7 @@ class _Child:
     delta: mmap.mmap
     memory: int = -1  # of the rows' scores, a memfd that has its size once ``load`` is said; -1: there is none
     rows: mmap.mmap | None = None
+    message: mmap.mmap | None = None
 
 
 def _child(spec: TrainerSpec, kept: _Child) -> NoReturn:
@@ -353,7 +330,7 @@ def _child(spec: TrainerSpec, kept: _Child) -> NoReturn:
     try:
         _become_alone(spec, kept)
         features = _confine(spec)
-        threading.Thread(target=_end_with_channel, args=(kept.channel.fileno(),), daemon=True).start()
+        threading.Thread(target=end_with_channel, args=(kept.channel.fileno(),), daemon=True).start()
         _serve(spec, kept, features)
         code = 0
     except BaseException:  # the process shell
@@ -365,64 +342,23 @@ def _child(spec: TrainerSpec, kept: _Child) -> NoReturn:
 
 
 def _become_alone(spec: TrainerSpec, kept: _Child) -> None:
-    """Shed what a fork inherits: objects' finalizers, the session, signal handlers, descriptors, environment."""
-    gc.freeze()  # an object of the parent that is collected here would close a descriptor of ours
-    os.setsid()
-    signal.set_wakeup_fd(-1)
-    for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP, signal.SIGALRM):
-        signal.signal(number, signal.SIG_DFL)
-    signal.setitimer(signal.ITIMER_REAL, 0)
-    null = os.open(os.devnull, os.O_RDONLY)
-    for source, target in ((null, 0), (kept.log, 1), (kept.log, 2)):
-        os.dup2(source, target)
-    for descriptor in map(int, os.listdir("/proc/self/fd")):
-        if descriptor > 2 and descriptor not in (kept.channel.fileno(), kept.memory):
-            with contextlib.suppress(OSError):  # the listing's own, closed already
-                os.close(descriptor)
-    sys.stdin = open(0, encoding="utf-8", closefd=False)  # noqa: SIM115
-    sys.stdout = sys.stderr = open(1, "w", encoding="utf-8", buffering=1, errors="replace", closefd=False)  # noqa: SIM115
-    resource.setrlimit(resource.RLIMIT_FSIZE, (MAX_FILE_BYTES, MAX_FILE_BYTES))
-    memory = spec.memory_bytes or os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE") * 3 // 4
-    resource.setrlimit(resource.RLIMIT_DATA, (memory, memory))  # of each process; mapped libraries do not count
-    with contextlib.suppress(OSError):  # where memory runs out all the same, the app goes first, not the session
-        Path("/proc/self/oom_score_adj").write_text("1000")
-    os.umask(0o077)
-    os.chdir(spec.scratch)
-    sys.dont_write_bytecode = True
-    tempfile.tempdir = None  # the parent may have looked it up already; torch makes a cache folder there
-    threads, scratch = str(spec.threads), str(spec.scratch)
-    os.environ.clear()
-    os.environ.update({"PATH": "/usr/bin:/bin", "LANG": "C.UTF-8", "HOME": scratch, "TMPDIR": scratch})
-    os.environ.update({"FLWR_HOME": scratch, "OMP_NUM_THREADS": threads, "MKL_NUM_THREADS": threads})
-
-
-def _confine(spec: TrainerSpec) -> tuple[Feature, ...]:
-    # Without the launcher's bytecode every import would compile anew: seconds for a framework.
-    installed = [sys.prefix, sys.base_prefix, sys.pycache_prefix or sys.prefix, *(entry for entry in sys.path if entry)]
-    readable = [Path(path) for path in (*installed, *_SYSTEM_PATHS) if Path(path).exists()]
-    return confine(
-        Confinement(
-            readable=(*readable, spec.app_dir, spec.data),
-            writable=(spec.scratch, Path(os.devnull)),
-            connect_ports=(),
-            allow_exec=False,
-            allow_new_session=False,
-        )
+    become_alone(
+        (kept.channel.fileno(), kept.memory),
+        words=kept.log,
+        scratch=spec.scratch,
+        threads=spec.threads,
+        memory_bytes=spec.memory_bytes,
     )
 
 
-def _end_with_channel(descriptor: int) -> None:
-    """Wait in a thread until the parent closes the channel, then end this session, whatever the app is at."""
-    poll = select.poll()
-    poll.register(descriptor, select.POLLRDHUP)
-    poll.poll()
-    os.killpg(0, signal.SIGKILL)
+def _confine(spec: TrainerSpec) -> tuple[Feature, ...]:
+    return confine_app((spec.app_dir, spec.data), scratch=spec.scratch)
 
 
 def _serve(spec: TrainerSpec, kept: _Child, features: tuple[Feature, ...]) -> None:
     """Load the app once it may be, then answer requests until the parent ends."""
     try:
-        rows = int(decode_json(_read_frame(kept.channel, None))["load"])
+        rows = int(decode_json(read_frame(kept.channel, None))["load"])
     except EOFError:
         return
     if rows:
@@ -431,30 +367,32 @@ def _serve(spec: TrainerSpec, kept: _Child, features: tuple[Feature, ...]) -> No
     try:
         trainer = _load(spec)
     except AppError as error:
-        _say(str(error))
-        _write_frame(kept.channel, {"reason": int(error.reason)})
+        say(str(error))
+        write_frame(kept.channel, {"reason": int(error.reason)})
         return
     offers = [call.value for call in Call if trainer.offers(call)]
-    _write_frame(kept.channel, {"reason": 0, "features": [feature.value for feature in features], "offers": offers})
+    write_frame(kept.channel, {"reason": 0, "features": [feature.value for feature in features], "offers": offers})
     while True:
         try:
-            request = decode_json(_read_frame(kept.channel, None))
+            request = decode_json(read_frame(kept.channel, None))
         except EOFError:
             return
         dp_sgd.set_terms(spec.private)
         model = np.frombuffer(kept.model, np.float32).copy()
         try:
-            if "judge" in request:
+            if "respond" in request:
+                answer = _respond(trainer, kept, request["node"], request["respond"])
+            elif "judge" in request:
                 answer = _judge(trainer, spec, kept, model, request["judge"])
             elif "shadow" in request:
                 answer = _shadow(trainer, spec, kept, model, request)
             else:
                 answer = _train(trainer, kept, model, request["round"])
         except AppError as error:
-            _say(str(error))
-            _write_frame(kept.channel, {"reason": int(error.reason)})
+            say(str(error))
+            write_frame(kept.channel, {"reason": int(error.reason)})
             continue
-        _write_frame(kept.channel, {"reason": 0, **answer})
+        write_frame(kept.channel, {"reason": 0, **answer})
 
 
 def _train(trainer: Trainer, kept: _Child, model: Vector, number: int) -> dict[str, Any]:
@@ -463,6 +401,13 @@ def _train(trainer: Trainer, kept: _Child, model: Vector, number: int) -> dict[s
     steps = dp_sgd.steps()
     private = {} if steps is None else {"private_steps": steps}
     return {"num_examples": result.num_examples, "metrics": dict(result.metrics), **private}
+
+
+def _respond(trainer: Trainer, kept: _Child, node: int, number: int) -> dict[str, Any]:
+    if kept.message is None:
+        raise AppError(Reason.MESSAGE_SIZE, "message: the plan has no server of the app's own")
+    kept.message[:] = trainer.respond(bytes(kept.message), node, number)
+    return {}
 
 
 def _judge(trainer: Trainer, spec: TrainerSpec, kept: _Child, model: Vector, number: int) -> dict[str, Any]:
@@ -502,14 +447,9 @@ def _load(spec: TrainerSpec) -> Trainer:
     node: dict[str, Scalar] = {"data-path": str(spec.data), "partition-id": 0, "num-partitions": 1}
     messages = {Call.TRAIN: spec.train_config, Call.EVALUATE: spec.evaluate_config}
     app = FlowerApp.load(
-        spec.app_dir, config=spec.config, node_config=node, messages=messages, changes=spec.changes, log=_say
+        spec.app_dir, config=spec.config, node_config=node, messages=messages, changes=spec.changes, log=say
     )
     torch = sys.modules.get("torch")
     if torch is not None:
         torch.set_num_threads(spec.threads)
-    return Trainer(app, spec.layout, _say)
-
-
-def _say(text: str) -> None:
-    """To the site's log, and nowhere else."""
-    print(text, file=sys.stderr, flush=True)
+    return Trainer(app, spec.layout, say)

@@ -27,6 +27,9 @@ def serve(
     ],
     tee: TeeChoice,
     chip: Chip = None,
+    bundle: Annotated[
+        Path | None, typer.Option(help="The app's bundle, where the plan has the app's own server run in here.")
+    ] = None,
     log: Annotated[Path, typer.Option(help="Where the enclave's own words go.")] = Path("aggregator.log"),
     json_output: JsonOption = False,
 ) -> None:
@@ -38,6 +41,7 @@ def serve(
 
         rules = load_charter(charter)
         papers = Papers(rules, load_plan(plan, rules))
-        status = serve_aggregator(papers, door, tee=tee, chip=chip, log=log.resolve(), report=report)
+        app_bundle = None if bundle is None else bundle.resolve()
+        status = serve_aggregator(papers, door, tee=tee, chip=chip, log=log.resolve(), report=report, bundle=app_bundle)
         report.data |= {"plan": papers.plan.digest.hex(), "status": status}
     raise typer.Exit(status)

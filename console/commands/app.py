@@ -51,6 +51,40 @@ def check(
     raise typer.Exit(ExitCode.FAILURE if problems else ExitCode.OK)
 
 
+@app.command(epilog="Example: cloister app initial ./my-app --seed 7 --out initial.safetensors")
+def initial(
+    folder: Folder,
+    out: Annotated[Path, typer.Option("--out", "-o", help="Where to write it.")] = Path("initial.safetensors"),
+    config: Annotated[list[str], typer.Option(help="key=value over the app's run config; repeat.")] = [],  # noqa: B006
+    seed: Annotated[int, typer.Option(help="For random, NumPy and torch, before the app is imported.", min=0)] = 0,
+    force: Force = False,
+    json_output: JsonOption = False,
+) -> None:
+    """Write the model that the app's own server starts from. It runs, confined, until its strategy starts."""
+    with reporting(json_output) as report:
+        from tempfile import TemporaryDirectory
+
+        from console.app_start import first_model
+        from console.app_terms import read_settings
+        from console.files import refuse_existing, write_file
+        from console.plans import read_bundle
+        from trusted.apps.bundle import bundle_digest, unpack_bundle
+
+        refuse_existing(out, force=force)
+        bundle = read_bundle(folder)
+        with TemporaryDirectory() as work:
+            app_dir = unpack_bundle(bundle, expected=bundle_digest(bundle), into=Path(work) / "app")
+            scratch = Path(work) / "scratch"
+            scratch.mkdir()
+            model, data = first_model(app_dir, read_settings(config), seed=seed, scratch=scratch)
+        write_file(out, data, force=force)
+        layout = model.layout
+        report.say(f"Wrote {out}: {len(layout.tensors)} tensors, {layout.elements} numbers, {len(data)} bytes.")
+        report.say(f"Digest: {model.digest.hex()}")
+        report.data |= {"file": str(out), "initial_sha256": model.digest.hex(), "elements": layout.elements}
+        report.data |= {"tensors": [spec.to_json() for spec in layout.tensors]}
+
+
 @app.command(epilog="Example: cloister app build ./my-app --out my-app.fab")
 def build(
     folder: Folder,
@@ -62,7 +96,7 @@ def build(
     with reporting(json_output) as report:
         from console.files import refuse_existing, write_file
         from console.plans import read_bundle
-        from worker.bundle import bundle_digest
+        from trusted.apps.bundle import bundle_digest
 
         refuse_existing(out, force=force)
         bundle = read_bundle(folder)

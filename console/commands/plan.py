@@ -93,6 +93,9 @@ def new(  # one parameter for each field of the document
         str | None, typer.Option(help="momentum, adam, yogi or adagrad, or adam:learning_rate=0.01,tau=0.1.")
     ] = None,
     proximal_mu: Annotated[float | None, typer.Option(help="FedProx's term, told to each site's app.")] = None,
+    max_exchanges: Annotated[int, typer.Option(min=1, help="server-app: how often it may ask sites.")] = 1000,
+    max_message_mib: Annotated[int, typer.Option(min=1, help="server-app: the size of every message.")] = 64,
+    turn_s: Annotated[int, typer.Option(min=1, help="server-app: its seconds between two exchanges.")] = 600,
     round_s: Annotated[int, typer.Option(min=1, help="Seconds until a round ends.")] = 3600,
     lease_s: Annotated[int, typer.Option(min=1, help="Seconds without progress until a worker is lost.")] = 120,
     reattest_s: Annotated[int, typer.Option(min=1, help="Seconds between attestations.")] = 3600,
@@ -143,7 +146,8 @@ def new(  # one parameter for each field of the document
             shadows=shadows,
             unseen=unseen_column,
         )
-        share = app_says.fraction_train
+        # The app's own server samples for itself, among all.
+        share = 1.0 if rule is FoldingRule.SERVER_APP else app_says.fraction_train
         sites = plans.Sites(
             member,
             minimum,
@@ -170,7 +174,8 @@ def new(  # one parameter for each field of the document
         rounds = rounds or app_says.rounds or 3
         mechanism = carried.mechanism() or read_mechanism(privacy, no_privacy_because)
         weight = max_weight if mechanism["mechanism"] == "none" else 1  # all count alike under privacy
-        folding = carried.folding(Folding(rule.value, false_sites, kept, server, proximal_mu))
+        server_app = (max_exchanges, max_message_mib, turn_s)
+        folding = carried.folding(Folding(rule.value, false_sites, kept, server, proximal_mu, server_app))
         terms = plans.Terms(name, purpose, rounds, weight, mechanism, timing, folding)
         plan = plans.make_plan(rules, training, sites, terms)
         write_file(bundle_path, bundle, force=force)

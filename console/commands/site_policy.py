@@ -24,6 +24,10 @@ def new(
     plan: Annotated[list[Path], typer.Option(help="A signed plan to allow; repeat.", show_default=False)],
     max_rounds: Annotated[int | None, typer.Option(min=0, help="Default: the most that a plan asks for.")] = None,
     column: Annotated[list[str], typer.Option(help="A column; repeat. Default: the plans'.")] = [],  # noqa: B006
+    server_app_exchanges: Annotated[
+        int,
+        typer.Option(min=0, help="Let an app's own server see this site's single answers, so often. Default: never."),
+    ] = 0,
     valid_days: ValidDays = 30,
     out: Annotated[Path, typer.Option(help="Where to write it.")] = Path("site-policy.dsse.json"),
     force: Force = False,
@@ -38,7 +42,7 @@ def new(
 
         rules = load_charter(charter)
         plans = [load_plan(path, rules) for path in plan]
-        bounds = sites.Bounds(max_rounds, tuple(column), valid_days)
+        bounds = sites.Bounds(max_rounds, tuple(column), valid_days, server_app_exchanges)
         policy = sites.make_site_policy(rules, member, plans, bounds)
         envelope = write_unsigned(out, policy.encode(), PAYLOAD_TYPE, force=force)
         report.say(*explain_site_policy(policy))

@@ -16,12 +16,14 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from datetime import datetime, timedelta
 from functools import partial
+from pathlib import Path
 
 from coordinator.door import Address, DoorKind, DoorMessage, encode_reason
 from coordinator.enclave.aggregator import Aggregator
 from coordinator.enclave.doors import MAX_DOORS, Doors, Link
 from coordinator.enclave.effects import Close, Effect, Emit, Send
 from coordinator.enclave.run import RunState
+from coordinator.enclave.server_process import ServerAppProcess, ServerAppSpec
 from coordinator.enclave.sessions import Sessions
 from coordinator.enclave.workshop import Workshop
 from trusted.allocator import keep_chunk_memory
@@ -30,7 +32,8 @@ from trusted.channel.session import Identity
 from trusted.clock import JumpDetector
 from trusted.documents.charter import verify_charter
 from trusted.documents.plan import verify_plan
-from trusted.errors import ProtocolError, Reason, WireError
+from trusted.documents.terms import Rule
+from trusted.errors import AppError, ProtocolError, Reason, WireError
 from trusted.evidence.boot import Boot
 from trusted.evidence.clocks import counted_s, utc_now, watched
 from trusted.wire import Fields, Json
@@ -52,9 +55,16 @@ def main(boot: Boot) -> int:
     now = utc_now()
     charter = verify_charter(boot.charter, now)
     federation = Federation(charter, verify_plan(boot.plan, charter, now))
-    doors = Doors(_addresses(boot.options), federation.plan.digest, note)
+    addresses = _addresses(boot.options)
+    try:
+        server_app = _server_app(federation, str(boot.options.get("bundle", "")))
+    except (AppError, OSError) as error:
+        reason = error.reason.code if isinstance(error, AppError) else None
+        note("aggregator-refused", reason=reason, detail=str(error))
+        return 1
+    doors = Doors(addresses, federation.plan.digest, note)
     workshop = Workshop(doors.post)
-    aggregator = Aggregator(federation, Identity.generate(boot.provider), doors, workshop)
+    aggregator = Aggregator(federation, Identity.generate(boot.provider), doors, workshop, server_app)
     leaving = threading.Event()
 
     def leave(*_: object) -> None:
@@ -67,13 +77,31 @@ def main(boot: Boot) -> int:
         serve(doors, aggregator, jumps=watched(), leaving=leaving)
     finally:
         workshop.close()
+        if server_app is not None:
+            server_app.stop()
     idle = {RunState.WAITING, RunState.FINISHED, RunState.STOPPED}
     return 0 if leaving.is_set() or aggregator.state in idle else 1
+
+
+def _server_app(federation: Federation, bundle: str) -> ServerAppProcess | None:
+    """The child for the app's own server, where the plan has one: forked before there are keys.
+
+    Raises:
+        AppError: the bundle is not the plan's, or names no server. OSError: it cannot be read.
+    """
+    plan = federation.plan.document
+    if plan.aggregation.rule is not Rule.SERVER_APP:
+        return None
+    if not bundle:
+        raise AppError(Reason.BUNDLE_DIGEST, "options.bundle: the plan's app expected: its own server runs here")
+    return ServerAppProcess.fork(ServerAppSpec.of(plan, Path(bundle)))
 
 
 def _addresses(options: Mapping[str, Json]) -> tuple[Address, ...]:
     with Fields(options, "options") as fields:
         doors = fields.items("doors")
+        if fields.has("bundle"):
+            fields.text("bundle")
     if not 0 < len(doors) <= MAX_DOORS or len(set(map(str, doors))) < len(doors):
         raise WireError(Reason.MALFORMED, f"options.doors: 1 to {MAX_DOORS} addresses, each once")
     return tuple(Address.parse(str(door)) for door in doors)

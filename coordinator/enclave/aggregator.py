@@ -10,6 +10,7 @@ from coordinator.enclave.effects import Effect, Emit
 from coordinator.enclave.jobs import Jobs
 from coordinator.enclave.ports import HostStore
 from coordinator.enclave.run import Run, RunState
+from coordinator.enclave.server_app import ServerApp
 from trusted.channel.federation import Federation
 from trusted.channel.session import Identity
 from trusted.errors import Reason
@@ -18,9 +19,16 @@ from trusted.errors import Reason
 class Aggregator:
     """One plan's aggregator. Every method may be called by a lying host, in any order, at any time."""
 
-    def __init__(self, federation: Federation, identity: Identity, store: HostStore, jobs: Jobs | None = None) -> None:
+    def __init__(
+        self,
+        federation: Federation,
+        identity: Identity,
+        store: HostStore,
+        jobs: Jobs | None = None,
+        server_app: ServerApp | None = None,
+    ) -> None:
         self._admissions = Admissions(federation, identity)
-        self._run = Run(self._admissions, store, jobs)
+        self._run = Run(self._admissions, store, jobs, server_app)
 
     @property
     def state(self) -> RunState:

@@ -14,7 +14,7 @@ from trusted.card import encode_card
 from trusted.channel.aggregator import AdmittedPeer
 from trusted.channel.federation import Federation
 from trusted.documents.plan import Plan
-from trusted.documents.terms import Evaluation
+from trusted.documents.terms import Evaluation, Rule
 from trusted.errors import Reason
 from trusted.ledger.leaves import Spent
 from trusted.tables import Tables
@@ -118,4 +118,9 @@ def _not_protected(plan: Plan, found: Answered) -> Any:
         yield f'No privacy mechanism: the model may disclose training data; accepted because "{plan.privacy.reason}".'
     else:
         yield "Figures on this card and the app's metrics are outside the privacy budget: the model alone is paid for."
+    if plan.aggregation.rule is Rule.SERVER_APP:
+        yield (
+            f"The trusted code base is larger by the app {plan.app.bundle_sha256.hex()}: its own server made the model "
+            "in the aggregator, and saw every single answer."
+        )
     yield from _ALWAYS_OPEN

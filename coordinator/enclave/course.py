@@ -22,6 +22,7 @@ from coordinator.enclave.release import History
 from coordinator.enclave.sealing import Sealer
 from coordinator.enclave.witnesses import Witnesses
 from trusted.documents.plan import Plan
+from trusted.documents.terms import Rule
 from trusted.encoding import Vector
 from trusted.errors import LedgerError, Reason
 from trusted.exchange import Exchanged
@@ -41,6 +42,7 @@ class Course:
         spent: blobs that nobody needs once the next checkpoint is certified.
         resting: members that take no task for now, by their own word, and why.
         privacy: its budget, where the plan has a mechanism.
+        finished: whether the app's own server has given the final model, where the plan has one.
     """
 
     admissions: Admissions
@@ -61,6 +63,7 @@ class Course:
     spent: list[bytes] = field(default_factory=list)
     resting: dict[str, Reason] = field(default_factory=dict)
     privacy: Spending | None = None
+    finished: bool = False
     _waits_for: tuple[str, ...] = ()
 
     @property
@@ -74,8 +77,15 @@ class Course:
         return self.privacy is not None and not self.privacy.affords_next
 
     @property
+    def has_server_app(self) -> bool:
+        """Whether the app's own server says what a round is, and when there is none any more."""
+        return self.plan.aggregation.rule is Rule.SERVER_APP
+
+    @property
     def is_complete(self) -> bool:
         """Whether no further round is to open: all that the plan asks for are committed, or its budget is spent."""
+        if self.has_server_app:
+            return self.finished
         return self.history.rounds >= self.plan.rounds or self.is_exhausted
 
     @property

@@ -18,6 +18,7 @@ from datetime import datetime, timedelta
 from typing import Any
 
 from coordinator.enclave.answers import Answers
+from coordinator.enclave.attendance import Attendance
 from coordinator.enclave.course import Course
 from coordinator.enclave.disclosure import disclosed_round
 from coordinator.enclave.fold import ContributionLost, fold, fold_noisily
@@ -68,14 +69,15 @@ class RoundLoop:
         self._closing = _Closing()
         self._busy = False
         self._over = False
-        self._parted: dict[str, Reason] = {}
-        self._missing_since: dict[str, datetime] = {}  # witnesses that are not here; forgotten while too few are
-        self._absent_since: dict[str, datetime] = {}
-        self._vigil = Vigil(course.lease)
+        self._attendance = Attendance(course)
+
+    @property
+    def _vigil(self) -> Vigil:
+        return self._attendance.vigil
 
     def proceed(self, now: datetime, *, paused: bool = False) -> None:
         """Do whatever can be done now; a loop that is ``paused`` opens no round."""
-        self._note_missing(now)
+        self._attendance.note_missing(now)
         if self._busy:
             self._tell_waiting()
         elif self.current is not None:
@@ -97,45 +99,24 @@ class RoundLoop:
 
     def welcome(self, member: str, now: datetime) -> None:
         """Give ``member``, which has just come, the task that it may still have to do."""
-        self._parted.pop(member, None)
-        if self.current is not None and self.current.takes(member):
-            if self.current.away.pop(member, None) is not None:
-                self._course.emit("awaited", round=self.current.number, member=member)
+        if self._attendance.welcome(self.current, member) and self.current is not None:
             self._send_task(self.current, member, now)
 
     def hear(self, member: str, number: int, sign: Sign) -> None:
-        """``member`` tells of its work; in the open round that may make it one that is waited for again."""
-        course, current = self._course, self.current
-        earlier = self._vigil.last(member)
-        if earlier is None or (earlier.stage, earlier.percent) != (sign.stage, sign.percent):
-            course.emit("progress", member=member, round=number, outcome=sign.outcome)
-        was_silent = self._vigil.hear(member, sign)
-        if was_silent and current is not None and current.takes(member):
-            if current.away.get(member) is Reason.MEMBER_SILENT:
-                del current.away[member]
-            course.emit("awaited", round=current.number, member=member, outcome=sign.outcome)
+        """``member`` tells of its work."""
+        self._attendance.hear(self.current, member, number, sign)
 
     def part(self, member: str, reason: Reason) -> None:
-        """``member`` says that it goes: for now, or for good. It may be drawn already for a round that is to open."""
-        current = self.current
-        self._parted[member] = reason
-        if current is None or not current.takes(member):
-            return
-        if reason is Reason.SITE_WITHDRAWS:
-            current.lose(member, reason)
-        else:
-            current.away[member] = reason
-        self._course.emit("contribution", round=current.number, member=member, outcome="gone", reason=reason.code)
+        """``member`` says that it goes: for now, or for good."""
+        self._attendance.part(self.current, member, reason)
 
     def missing_since(self, member: str, now: datetime) -> datetime:
         """Since when ``member`` has not been here as a witness; ``now`` if it was at the last look."""
-        return self._missing_since.get(member, now)
+        return self._attendance.missing_since(member, now)
 
     def shift(self, by: timedelta) -> None:
         """The clock was put forward by ``by``: what was to last so long still does."""
-        self._vigil.shift(by)
-        self._absent_since = {member: since + by for member, since in self._absent_since.items()}
-        self._missing_since = {member: since + by for member, since in self._missing_since.items()}
+        self._attendance.shift(by)
         if self.current is not None:
             self.current.deadline += by
         if self.stages is not None:
@@ -160,34 +141,18 @@ class RoundLoop:
     # --- opening ---------------------------------------------------------------------------------------------------
 
     def _open_when_gathered(self, now: datetime) -> None:
-        course, cohort = self._course, self._course.plan.cohort
-        present = frozenset(course.witnesses.promised) - set(course.resting)
+        course = self._course
         if course.model is None:
-            self._missing_since.clear()  # before the first round everybody has a whole lease to come
+            self._attendance.forget_missing()  # before the first round everybody has a whole lease to come
             return
         if course.require_journal().is_held or course.model is None or course.history.rounds >= course.plan.rounds:
             return
         if course.is_exhausted:
             self._concluded(now)
             return
-        absent = set(cohort.members) - present
-        if len(present) < cohort.minimum or course.witnesses.missing:
-            self._missing_since.clear()
-            course.wait_for(absent, "members")
-            return
-        expected = [member for member in absent - set(course.resting) if self._is_expected(member, now)]
-        if len(present) < cohort.size and expected:
-            course.wait_for(expected, "members")
-            return
-        self._open(tuple(sorted(present)), now)
-
-    def _note_missing(self, now: datetime) -> None:
-        missing = set(self._course.plan.cohort.members) - set(self._course.witnesses.promised)
-        self._missing_since = {member: self._missing_since.get(member, now) for member in missing}
-
-    def _is_expected(self, member: str, now: datetime) -> bool:
-        """Whether an absent ``member`` may still come: who has been gone for one lease holds up no further round."""
-        return now - self._missing_since.get(member, now) < self._course.lease
+        present = self._attendance.gathered(now)
+        if present is not None:
+            self._open(present, now)
 
     def _open(self, present: tuple[str, ...], now: datetime) -> None:
         course = self._course
@@ -224,11 +189,10 @@ class RoundLoop:
         self._require_stages().mark("broadcast", now)
         size = made.sent.header(course.exchanged).sealed_bytes
         course.emit("round-opened", round=opened.number, waiting_for=list(opened.waiting_for), bytes=size)
-        self._vigil = Vigil(course.lease)
+        self._attendance.opened(opened)
         for member in opened.cohort:
             self._send_task(opened, member, now)
-        for member, reason in tuple(self._parted.items()):
-            self.part(member, reason)
+        self._attendance.part_again(opened)
 
     def _send_task(self, current: Round, member: str, now: datetime) -> None:
         course, made = self._course, self._require_sent()
@@ -245,15 +209,14 @@ class RoundLoop:
         task = {"type": "task", "round": current.number, "model": course.sealer.announce(made.sent).to_json()}
         if course.base_sealed is not None:
             task["base"] = course.sealer.announce(course.base_sealed).to_json()
-        self._vigil.begin(member, now)
+        self._attendance.begin(member, now)
         course.admissions.send(member, task | {"upload": {"blob": blob.hex(), "bytes": size}})
 
     # --- collecting ------------------------------------------------------------------------------------------------
 
     def _wait_on(self, current: Round, now: datetime) -> None:
         course = self._course
-        self._lose_absent(current, now)
-        self._lose_silent(current, now)
+        self._attendance.lose(current, now)
         current.settle(now)
         if current.state is RoundState.CLOSED and course.is_exhausted:  # it closes again, and could be paid for once
             current.advance(RoundEvent.TOO_FEW)
@@ -265,29 +228,6 @@ class RoundLoop:
             self._close(current, self._closed_record(current), now)
         elif current.state is RoundState.ABANDONED:
             self._conclude(current, now, Reason.COHORT_MINIMUM)
-
-    def _lose_absent(self, current: Round, now: datetime) -> None:
-        """A member that has been gone for one lease is waited for no longer; it may still come while others train."""
-        course = self._course
-        gone = set(current.waiting_for) - set(course.admissions.members)
-        self._absent_since = {member: self._absent_since.get(member, now) for member in gone}
-        for member, since in self._absent_since.items():
-            if now - since >= course.lease:
-                current.away[member] = Reason.LEASE_EXPIRED
-                fields = {"member": member, "outcome": "gone", "reason": Reason.LEASE_EXPIRED.code}
-                course.emit("contribution", round=current.number, **fields)
-
-    def _lose_silent(self, current: Round, now: datetime) -> None:
-        """A member that is here and has stood still for one lease is waited for no longer, until it moves."""
-        course = self._course
-        here = set(current.waiting_for) & set(course.admissions.members)
-        for member, sign in self._vigil.newly_silent(here, now).items():
-            told = {"outcome": sign.outcome, "seconds": (now - sign.since).total_seconds()}
-            course.emit("silent", round=current.number, member=member, **told)
-        for member, sign in self._vigil.lost(here, now).items():
-            current.away[member] = Reason.MEMBER_SILENT
-            fields = {"member": member, "outcome": "silent", "seconds": (now - sign.since).total_seconds()}
-            course.emit("contribution", round=current.number, **fields, reason=Reason.MEMBER_SILENT.code)
 
     # --- closing ---------------------------------------------------------------------------------------------------
 

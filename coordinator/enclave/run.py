@@ -25,6 +25,8 @@ from coordinator.enclave.record import SealedVector
 from coordinator.enclave.resuming import Resumed
 from coordinator.enclave.round_loop import RoundLoop
 from coordinator.enclave.sealing import Sealer
+from coordinator.enclave.server_app import Exchanges, ServerApp
+from coordinator.enclave.stages import Stages
 from coordinator.enclave.vigil import MAX_BEAT, STAGES, Sign
 from coordinator.enclave.witnesses import Witnesses, refusal_event
 from trusted.blob import BlobKind, ContentKey
@@ -39,6 +41,7 @@ from trusted.wire import Fields
 
 _MAX_ABANDONED_IN_A_ROW = 3
 _KINDS = ("ready", "promised", "cosigned", "initial", "progress", "update", "failed", "heard", "away", "evaluated")
+_SERVER_APP_KINDS = tuple("reply" if kind == "update" else kind for kind in _KINDS)
 
 
 @unique
@@ -56,10 +59,17 @@ class Run:
     """The run of one plan. Its owner feeds it arrivals and time; it speaks through ``admissions`` and the store.
 
     ``jobs`` does what takes long (reading, folding, sealing); while the round's own job is at work nothing else of the
-    run moves on, but members are admitted, challenged and answered.
+    run moves on, but members are admitted, challenged and answered. ``server_app`` is the child for a plan that has the
+    app's own server, and only for one.
     """
 
-    def __init__(self, admissions: Admissions, store: HostStore, jobs: Jobs | None = None) -> None:
+    def __init__(
+        self,
+        admissions: Admissions,
+        store: HostStore,
+        jobs: Jobs | None = None,
+        server_app: ServerApp | None = None,
+    ) -> None:
         self._admissions = admissions
         jobs = jobs or Inline()
         exchanged = Exchanged.of(admissions.federation.plan)
@@ -69,7 +79,16 @@ class Run:
         self._answers = Answers(admissions, store, jobs, exchanged, self.proceed)
         self._beginning = Beginning(self._course, self._began, self._resumed, self._ended_before)
         self._initial = InitialModel(admissions, store, jobs, self._begin_with)
-        self._rounds = RoundLoop(self._course, self._answers, self._concluded)
+        if (server_app is not None) != self._course.has_server_app:
+            raise ValueError("an app's own server is for a plan with this rule, and only for one")
+        self._exchanges: Exchanges | None = None
+        self._rounds: RoundLoop | Exchanges
+        if server_app is None:
+            self._rounds = RoundLoop(self._course, self._answers, self._concluded)
+        else:
+            failing = self._server_app_failed
+            self._exchanges = Exchanges(self._course, server_app, self._answers, self._concluded, failing)
+            self._rounds = self._exchanges
         self._ending = Ending(self._course, lambda now: self._end(RunState.FINISHED, now))
         self._evaluating = Evaluating(self._course, self._rounds.missing_since, self._ending.release)
         self._holders: set[str] = set()  # of the initial model
@@ -89,6 +108,10 @@ class Run:
         return self.state not in {RunState.WAITING, RunState.RUNNING}
 
     @property
+    def _stages(self) -> Stages | None:
+        return None if isinstance(self._rounds, Exchanges) else self._rounds.stages
+
+    @property
     def is_awaited(self) -> bool:
         """Somebody who took part has not heard yet that the run is over."""
         return self._is_over and bool(self._ending.awaited)
@@ -99,7 +122,9 @@ class Run:
         """Begin, or go on, if the run has not done so here."""
         if self.state is RunState.WAITING:
             self.state = RunState.RUNNING
-            self._course.emit("run-started", rounds=self._course.plan.rounds)
+            terms = self._course.plan.aggregation
+            rounds = terms.max_exchanges if self._course.has_server_app else self._course.plan.rounds
+            self._course.emit("run-started", rounds=rounds)
             self.proceed(now)
 
     def pause(self, now: datetime) -> None:
@@ -151,7 +176,7 @@ class Run:
     def _take(self, peer: AdmittedPeer, message: dict[str, Any], now: datetime) -> None:
         member = peer.member
         with Fields(message, "message") as fields:
-            kind = fields.choice("type", _KINDS)
+            kind = fields.choice("type", _KINDS if self._exchanges is None else _SERVER_APP_KINDS)
             if kind == "ready":
                 self._ready(member, fields, now)
             elif kind == "promised":
@@ -184,8 +209,10 @@ class Run:
                 self._away(member, fields.take("reason", int, type(None)))
             elif kind == "failed":
                 self._answers.failed(member, fields, self._rounds.current)
+            elif self._exchanges is not None:
+                self._exchanges.reply(peer, fields, now)
             else:
-                self._answers.update(peer, fields, self._rounds.current, self._rounds.stages, now)
+                self._answers.update(peer, fields, self._rounds.current, self._stages, now)
 
     def _away(self, member: str, number: int | None) -> None:
         """``member`` takes no task for now, goes, or takes tasks again. A site may always do less."""
@@ -331,7 +358,7 @@ class Run:
     def _concluded(self, now: datetime) -> None:
         """A round is over: the next one, what comes after the last, or the end."""
         if self._course.is_complete and self._course.history.rounds:
-            if self._course.history.rounds < self._course.plan.rounds:
+            if self._course.is_exhausted and self._course.history.rounds < self._course.plan.rounds:
                 self._tell_exhausted()
             is_judged = self._course.plan.evaluation is None or self._course.card is not None
             (self._ending.release if is_judged else self._evaluating.begin)(now)
@@ -342,6 +369,11 @@ class Run:
             self._end(RunState.ABANDONED, now)
         else:
             self.proceed(now)
+
+    def _server_app_failed(self, reason: Reason, now: datetime) -> None:
+        """There will be no final model, and it was told why."""
+        if not self._is_over:
+            self._end(RunState.ABANDONED, now)
 
     def _tell_exhausted(self) -> None:
         rounds = str(self._course.history.rounds)

@@ -10,7 +10,7 @@ How a round is reckoned, in the order in which it happens:
 3. **Fold**: the aggregator reads all updates once more and folds them, in as many lanes as it has cores.
 
 Memory is what the parts hold by design: two models in the aggregator (moments of a server optimiser as much again,
-each) and some pages a session; in the host what transfers may hold, whatever the model.
+each) and some pages a session; in each host what transfers may hold, whatever the model.
 """
 
 from __future__ import annotations
@@ -50,8 +50,8 @@ class Federation:
         train_s: how long a site trains; None for the link and machinery alone.
         site_link, host_link: None: everything on one machine, whose cores all share.
         host_cores: hosts' processes for gRPC, one core each (replicas).
-        enclave_cores: lanes of the fold.
-        transfers: downloads, and uploads, that a host handles at a time.
+        enclave_cores: jobs that check updates at a time, and lanes of the fold.
+        transfers: downloads, and uploads, that each host handles at a time.
         moments: of the server optimiser: adam has two.
     """
 
@@ -190,7 +190,7 @@ class _Work:
             "host's processor": (moved + calls) / planned.host_cores,
             "host's link": max(down / host.up, up / host.down),
             "host's places for transfers": max(down / min(site.down, host.up), up / min(site.up, host.down)) / slots,
-            "aggregator's check": up / costs.check + up / costs.socket + calls,
+            "aggregator's check": up / costs.check / planned.enclave_cores + up / costs.socket + calls,
         }
 
     def _shared(self) -> dict[str, float]:
@@ -209,7 +209,8 @@ class _Work:
 
 def _memory(planned: Federation) -> dict[str, float]:
     model_mb = planned.model_bytes / _MEGABYTE
-    busy = min(planned.sites, planned.transfers)
+    served = -(-planned.sites // planned.host_cores)  # by each host
+    busy = min(served, planned.transfers)
     compared = 0.0
     if planned.rule in _COMPARES:
         compared = min(planned.sites, MAX_COMPARED) * planned.enclave_cores * _PIECES_COMPARED_MB
@@ -218,8 +219,8 @@ def _memory(planned: Federation) -> dict[str, float]:
         "aggregator": _PROCESS_MB + (2 + planned.moments) * model_mb + _SESSION_MB * planned.sites + compared,
         "host": _PROCESS_MB
         + busy * min(_TRANSFER_MB, moved_mb)
-        + (planned.sites - busy) * min(_CONNECTION_MB, moved_mb)
-        + _SESSION_MB * planned.sites,
+        + (served - busy) * min(_CONNECTION_MB, moved_mb)
+        + _SESSION_MB * served,
         "worker, besides training": _PROCESS_MB + 2 * model_mb,
         "host's disk": model_mb + planned.sites * planned.update_bytes / _MEGABYTE,
     }

@@ -90,8 +90,8 @@ class ChipProvider:
 class Consortium:
     """Everything that a federation's members agreed on, and the secrets of all of them.
 
-    ``plan_changes`` and ``charter_changes`` are fields of the documents that differ from those of a plan of two rounds
-    with the weighted mean of at least two members.
+    ``plan_changes``, ``charter_changes`` and ``site_changes`` are fields of the documents that differ from those of a
+    plan of two rounds with the weighted mean of at least two members.
     """
 
     root: SoftwareRoot
@@ -99,6 +99,7 @@ class Consortium:
     members: tuple[str, ...] = MEMBERS
     plan_changes: dict[str, Any] = field(default_factory=dict)
     charter_changes: dict[str, Any] = field(default_factory=dict)
+    site_changes: dict[str, Any] = field(default_factory=dict)
     now: datetime = field(default_factory=soon)
     initial: Vector = field(default_factory=lambda: INITIAL, repr=False)
 
@@ -205,6 +206,7 @@ class Consortium:
             columns=self.plan.document.dataset.columns,
             not_after=self.now + timedelta(days=10),
         )
+        document = replace(document, **self.site_changes)
         signed = envelope(document, site_policies.PAYLOAD_TYPE, [self.signing[member]])
         verified = site_policies.verify_site_policy(signed, self.charter, self.now)
         memory = Memory.recall(member, self.plan.digest, self.worker_keys[member], keeper)

@@ -31,7 +31,7 @@ class Net:
     def __init__(self, world: Consortium, store: MemoryStore | None = None) -> None:
         self.world = world
         self.store = store or MemoryStore()
-        self.aggregator = Aggregator(world.federation, world.identity("aggregator"), self.store)
+        self.aggregator = self.make_aggregator()
         self.sites: dict[int, Site] = {}
         self.events: list[tuple[str, dict[str, Any]]] = []
         self.closed: dict[int, Reason] = {}
@@ -39,6 +39,10 @@ class Net:
         self.due: deque[Effect] = deque()
         self.is_performing = False
         self.messages: dict[int, dict[str, Any]] = {}  # the last of each type that a site was sent
+
+    def make_aggregator(self) -> Aggregator:
+        """The one that serves this run, or a successor over the same store."""
+        return Aggregator(self.world.federation, self.world.identity("aggregator"), self.store)
 
     def to_aggregator(self, connection: int, frame: bytes) -> list[bytes]:
         """What arrives of ``frame``, which a worker sent."""

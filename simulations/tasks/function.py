@@ -14,11 +14,12 @@ from simulations.dataset import Dataset, Rows
 from simulations.dice import Dice
 from simulations.site_data import SiteData
 from simulations.task import Job, Trained
+from trusted.apps.arrays import split_vector
 from trusted.documents.layout import Dtype, Layout, TensorSpec
 from trusted.documents.terms import Aggregation, Privacy, Scalar
 from trusted.encoding import Vector
 from trusted.errors import Reason
-from worker.trainer import EXAMPLES, join_arrays, split_vector
+from worker.trainer import EXAMPLES, join_arrays
 
 Arrays = Mapping[str, NDArray[Any]]
 Config = Mapping[str, Scalar]

@@ -16,10 +16,10 @@ from safetensors.numpy import save_file
 from console.app_reading import AppSource
 from console.app_terms import read_terms
 from tests.console.conftest import MEMBERS, Cloister, Consortium
+from trusted.apps.bundle import build_bundle
 from trusted.errors import AppError, Reason
 from trusted.evidence.boot import Boot, Role
 from worker.app_log import LogSealer, Part, Reader
-from worker.bundle import build_bundle
 from worker.start import Options, prepare
 
 ROOT = Path(__file__).parents[2]

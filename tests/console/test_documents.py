@@ -20,13 +20,13 @@ from console.options import ModelEncoding, UpdateEncoding
 from console.output import UserError
 from softtee.chip import SoftwareRoot
 from tests.console.conftest import MEMBERS, Cloister, Consortium
+from trusted.apps.bundle import bundle_digest
 from trusted.documents.credential import verify_credential
 from trusted.documents.dsse import raw_public_key
 from trusted.documents.terms import Exchange
 from trusted.encoding import Encoding
 from trusted.errors import DocumentError, WireError
 from trusted.hpke import seal
-from worker.bundle import bundle_digest
 
 
 def test_keygen_writes_private_keys_for_their_owner_alone(consortium: Consortium) -> None:

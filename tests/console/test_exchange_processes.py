@@ -20,11 +20,11 @@ from console.documents import load_charter
 from simulations.of_plan import Papers
 from simulations.simulation import Simulation
 from tests.console.processes import RECIPIENT, ROOT, Consortium, allow, cloister, establish, until
+from trusted.apps.arrays import split_vector
 from trusted.blob import BlobKind
 from trusted.documents.plan import verify_plan
 from trusted.encoding import Encoding
 from trusted.exchange import AGGREGATOR, Exchanged
-from worker.trainer import split_vector
 
 pytestmark = pytest.mark.slow
 

@@ -16,9 +16,9 @@ from simulations.tasks.app import App
 from simulations.tasks.function import Function
 from tests.console.conftest import Answer, Cloister, Consortium
 from tests.worker.flower_apps import LAYOUT, write_app
+from trusted.apps.arrays import split_vector
 from trusted.documents.terms import MetricRule
 from trusted.documents.terms.app import Change
-from worker.trainer import split_vector
 
 ROWS = Dataset({"age": np.arange(6.0), "visits": np.arange(6)})
 PARTS = Partition.of(np.split(np.arange(6), 3))

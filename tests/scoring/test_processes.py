@@ -39,6 +39,7 @@ from tests.canary.search import Search, names
 from tests.keys.holdings import grant_of, signed_grant
 from tests.scoring.example import DATA, EXAMPLE, plain_scores
 from tests.world import MEMBERS, NOW, MemoryStore, World, policy
+from trusted.apps.bundle import build_bundle, bundle_digest
 from trusted.blob import ContentKey
 from trusted.documents.grant import Holder, VerifiedGrant, Withdrawn, commitment, verify_grant
 from trusted.documents.layout import Layout
@@ -51,7 +52,6 @@ from trusted.hpke import SealingKey
 from trusted.keys.binding import model_key_id
 from trusted.release import release_name, verify_release
 from trusted.scoring.terms import Declaration
-from worker.bundle import build_bundle, bundle_digest
 
 pytestmark = pytest.mark.slow
 

@@ -17,12 +17,12 @@ from recipient.declaration import read_declaration
 from recipient.scorer import Scorer, ScorerSpec, joined_scores
 from tests.scoring.example import DATA, EXAMPLE, plain_scores
 from tests.worker.flower_apps import LAYOUT, write_app
+from trusted.apps.bundle import build_bundle, bundle_digest, unpack_bundle
 from trusted.documents.layout import Layout
 from trusted.errors import AppError, Reason
 from trusted.hpke import SealingKey
 from trusted.scoring.terms import Declaration
 from worker.app_log import Reader, open_log
-from worker.bundle import build_bundle, bundle_digest, unpack_bundle
 
 MODEL = np.arange(LAYOUT.elements, dtype=np.float32)
 READER_KEY = SealingKey.generate()

@@ -15,8 +15,8 @@ from simulations.simulation import Simulation
 from simulations.site_files import write_csv
 from simulations.tasks.app import App
 from tests.worker.flower_apps import LAYOUT, write_app
+from trusted.apps.arrays import split_vector
 from trusted.errors import AppError, Reason
-from worker.trainer import split_vector
 
 ROOT = Path(__file__).parents[2]
 EXAMPLE, DATA = ROOT / "examples" / "rand_hie", ROOT / "data" / "rand_hie"

@@ -50,6 +50,13 @@ def test_more_hosts_take_work_from_each() -> None:
     assert four.busy_s["host's processor"] == pytest.approx(one.busy_s["host's processor"] / 4)
 
 
+def test_each_host_holds_what_its_own_sites_move() -> None:
+    """docs/benchmarks.md: 260 to 320 MB with 8 workers of 100 MB, 599 with 64."""
+    assert predict(federation(8), COSTS).memory_mb["host"] == pytest.approx(290, rel=0.15)
+    assert predict(federation(64), COSTS).memory_mb["host"] == pytest.approx(599, rel=0.05)
+    assert predict(federation(640, host_cores=10), COSTS).memory_mb["host"] == pytest.approx(599, rel=0.05)
+
+
 def test_training_is_added_once_not_for_each_site() -> None:
     idle, busy = (predict(federation(50, train_s=seconds), COSTS).round_s for seconds in (0.0, 60.0))
     assert busy - idle == pytest.approx(60)

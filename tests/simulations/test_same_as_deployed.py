@@ -14,12 +14,12 @@ from simulations.of_plan import Papers
 from simulations.simulation import Simulation
 from tests.enclave.folds import ADAM, terms
 from tests.simulations.deployed import deployed
+from trusted.apps.bundle import build_bundle, bundle_digest
 from trusted.documents.layout import Layout
 from trusted.documents.plan import initial_digest
 from trusted.documents.terms import App, Cohort, DatasetContract, Exchange, MetricRule, Privacy
 from trusted.encoding import Encoding
 from trusted.errors import AppError, Reason
-from worker.bundle import build_bundle, bundle_digest
 from worker.trainer import join_arrays, split_vector
 
 ROOT = Path(__file__).parents[2]

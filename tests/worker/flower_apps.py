@@ -6,8 +6,8 @@ import itertools
 import textwrap
 from pathlib import Path
 
+from trusted.apps.bundle import build_bundle, bundle_digest, unpack_bundle
 from trusted.documents.layout import Layout
-from worker.bundle import build_bundle, bundle_digest, unpack_bundle
 
 LAYOUT = Layout.parse(
     [

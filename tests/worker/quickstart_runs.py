@@ -92,8 +92,8 @@ def cloister(app_dir: Path, sites: list[Path], out: Path) -> None:
     """From the bundle, each site in a confined trainer; the fold is the weighted mean of updates, in float32."""
     import tomllib
 
+    from trusted.apps.bundle import build_bundle, bundle_digest, unpack_bundle
     from trusted.documents.layout import Layout
-    from worker.bundle import build_bundle, bundle_digest, unpack_bundle
     from worker.dependencies import require_dependencies
     from worker.trainer import join_arrays, split_vector
     from worker.trainer_process import TrainerProcess, TrainerSpec

@@ -17,6 +17,7 @@ import pytest
 from softtee.chip import Chip, SoftwareRoot
 from tests.worker.flower_apps import LAYOUT, unpacked, write_app
 from tests.world import World, envelope
+from trusted.apps.bundle import build_bundle, bundle_digest
 from trusted.documents import site_policy as site_policies
 from trusted.documents.plan import initial_digest
 from trusted.documents.terms import App, ColumnRule, ColumnType, DatasetContract
@@ -24,7 +25,6 @@ from trusted.errors import BlobError, ProtocolError, Reason
 from trusted.evidence.boot import Boot, Role
 from trusted.sealed_data import DataHeader, seal_data
 from worker import private_folder, start
-from worker.bundle import build_bundle, bundle_digest
 from worker.contract import Gate
 from worker.dataset import Source, admit_dataset
 from worker.start import Options, Prepared, prepare

@@ -10,9 +10,9 @@ import numpy as np
 import pytest
 
 from tests.worker.flower_apps import write_app
+from trusted.apps.bundle import build_bundle, bundle_digest, unpack_bundle
 from trusted.documents.layout import Dtype, Layout, TensorSpec
 from trusted.errors import AppError, Reason
-from worker.bundle import build_bundle, bundle_digest, unpack_bundle
 from worker.flower import FlowerApp, Scalar
 from worker.trainer import Call, Trainer
 

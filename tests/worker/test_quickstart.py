@@ -15,7 +15,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from worker.bundle import build_bundle
+from trusted.apps.bundle import build_bundle
 
 ROOT = Path(__file__).parents[2]
 APPS = Path(__file__).parent / "quickstart"

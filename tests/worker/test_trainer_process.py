@@ -446,7 +446,7 @@ from pathlib import Path
 import numpy as np
 from trusted.documents.layout import Layout
 from trusted.documents.terms import DatasetContract
-from worker.bundle import build_bundle, bundle_digest, unpack_bundle
+from trusted.apps.bundle import build_bundle, bundle_digest, unpack_bundle
 from datetime import UTC, datetime
 from worker.contract import Gate
 from worker.dataset import Source, admit_dataset

@@ -30,6 +30,8 @@ class BlobKind(Enum):
     BASE = "base"
     STATE = "state"
     FINAL = "final"
+    MESSAGE = "message"
+    REPLY = "reply"
 
 
 @dataclass(frozen=True, slots=True)
@@ -64,6 +66,11 @@ class BlobHeader:
     layout: bytes
     elements: int
     encoding: Encoding = Encoding.FLOAT32
+
+    @property
+    def is_numeric(self) -> bool:
+        """Whether an element is a number. One of a message is four bytes of anything, in a float32's place."""
+        return self.kind not in (BlobKind.MESSAGE, BlobKind.REPLY)
 
     def encode(self) -> bytes:
         """Canonical bytes."""

@@ -51,13 +51,13 @@ class BlobOpener:
         return cls(expected, begun)
 
     def open_into(self, piece: Piece, sealed: Buffer, out: Vector) -> None:
-        """Open ``sealed`` as ``piece`` into ``out``, private float32[piece.elements], all of it finite.
+        """Open ``sealed`` as ``piece`` into ``out``, private float32[piece.elements], all of it finite if numeric.
 
         Raises:
             BlobError: not that piece, whole and unaltered; or not finite. ``out`` then holds nothing to be used.
         """
         self.open_unbounded_into(piece, sealed, out)
-        if not np.isfinite(out).all():
+        if self.header.is_numeric and not np.isfinite(out).all():
             raise BlobError(Reason.NON_FINITE, "blob: NaN or infinity")
 
     def open_unbounded_into(self, piece: Piece, sealed: Buffer, out: Vector) -> None:

@@ -72,7 +72,8 @@ class SealedVector:
             skipped = end = 0
 
     def _seal(self, piece: Piece, out: memoryview) -> memoryview:
-        if not np.isfinite(self._vector[piece.start : piece.start + piece.elements]).all():  # while it is in the cache
+        part = self._vector[piece.start : piece.start + piece.elements]
+        if self.header.is_numeric and not np.isfinite(part).all():  # while it is in the cache
             raise BlobError(Reason.NON_FINITE, "blob: NaN or infinity")
         begin = SEGMENT_IV_BYTES * piece.position
         sealed = self._sealer.seal_into(piece, self._vector, out, iv=self._ivs[begin : begin + SEGMENT_IV_BYTES])

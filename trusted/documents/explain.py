@@ -19,9 +19,11 @@ from trusted.documents.explain_dataset import explain_dataset
 from trusted.documents.explain_evaluation import explain_evaluation, explain_metric
 from trusted.documents.explain_exchange import explain_exchange
 from trusted.documents.explain_privacy import explain_privacy
+from trusted.documents.explain_server_app import explain_permission, explain_server_app
 from trusted.documents.plan import Plan
 from trusted.documents.schema import Validity, write_time
 from trusted.documents.site_policy import SitePolicy
+from trusted.documents.terms import Rule
 from trusted.wire import Json, encode_json
 
 NO_HARDWARE = "NO HARDWARE PROTECTION: the operator of a machine under a software root can read everything on it."
@@ -50,6 +52,7 @@ def explain_site_policy(policy: SitePolicy) -> list[str]:
         *([f"May run the app {digest.hex()}." for digest in policy.bundles] or ["May run no app."]),
         f"At most {policy.max_rounds} round(s).",
         f"May read the columns: {_listed(policy.columns)}.",
+        *explain_permission(policy.server_app_exchanges),
     ]
 
 
@@ -146,22 +149,29 @@ def _plan(plan: Plan, charter: Charter) -> Iterator[str]:
     for member_id in plan.cohort.members:
         yield f"{charter.member(member_id).name} ({member_id}) trains on its own data, inside its own worker."
     yield from explain_dataset(plan.dataset)
-    yield (
-        f"{plan.rounds} round(s). Each samples {plan.cohort.size} of {len(plan.cohort.members)} members, "
-        f"and counts only with {plan.cohort.minimum} or more of them."
-    )
+    if plan.aggregation.rule is Rule.SERVER_APP:
+        yield f"{plan.rounds} round(s) by the app's own count, among {len(plan.cohort.members)} members."
+    else:
+        yield (
+            f"{plan.rounds} round(s). Each samples {plan.cohort.size} of {len(plan.cohort.members)} members, "
+            f"and counts only with {plan.cohort.minimum} or more of them."
+        )
     yield (
         f"A round ends after {plan.deadlines.round_s} s; a lease lasts {plan.deadlines.lease_s} s; "
         f"everybody is attested again every {plan.deadlines.reattest_s} s."
     )
     yield from explain_aggregation(plan.aggregation, plan.cohort)
+    yield from explain_server_app(plan)
     yield from explain_privacy(plan.privacy)
     yield from _leaves(plan, charter)
     yield from _assurance(charter)
 
 
 def _leaves(plan: Plan, charter: Charter) -> Iterator[str]:
-    yield "What leaves a site: one sealed update a round, its weight, and the metrics below. Never a row of data."
+    if plan.aggregation.rule is Rule.SERVER_APP:
+        yield "What leaves a site: whatever the app answers, sealed, for its own server; no worker filters it."
+    else:
+        yield "What leaves a site: one sealed update a round, its weight, and the metrics below. Never a row of data."
     yield from (explain_metric(metric) for metric in plan.metrics)
     if not plan.metrics:
         yield "No metric becomes public."

@@ -19,6 +19,8 @@ def explain_aggregation(terms: Aggregation, cohort: Cohort) -> Iterator[str]:
     """What the rule does, what it resists and what not, and what else is done with its result."""
     yield f"Aggregation: {terms.rule.value}; {_weights(terms)}."
     yield _rule(terms, cohort)
+    if terms.rule is Rule.SERVER_APP:
+        return
     if terms.rule is Rule.WEIGHTED_MEAN:
         yield "It resists nothing: a single site that sends a false update can move the model anywhere."
     else:
@@ -36,6 +38,8 @@ def explain_aggregation(terms: Aggregation, cohort: Cohort) -> Iterator[str]:
 
 
 def _weights(terms: Aggregation) -> str:
+    if terms.rule is Rule.SERVER_APP:
+        return f"in the final evaluation no site weighs more than {terms.max_weight:g}"
     if terms.rule in _WEIGHED:
         return f"no site weighs more than {terms.max_weight:g}"
     return "every site counts alike, however many rows it says it has"
@@ -45,6 +49,10 @@ def _rule(terms: Aggregation, cohort: Cohort) -> str:
     fewest = f"{cohort.minimum} or more"
     return {
         Rule.WEIGHTED_MEAN: "Updates are averaged, each by the number of rows that its site says it trained on.",
+        Rule.SERVER_APP: (
+            "The app's own server makes the model, by its own rules, which these sentences cannot tell. Whether it "
+            "resists false updates is for the app to say."
+        ),
         Rule.MEDIAN: (
             f"Of each number in the model the middle one of {fewest} updates is taken: while fewer than half of them "
             "are false, it lies between numbers that true ones have."

@@ -126,6 +126,7 @@ class Plan:
         reachable = all(metric.min_sites <= plan.cohort.size for metric in plan.metrics)
         rule(reachable, "plan.metrics.min_sites", "at most plan.cohort.size expected")
         _require_private(plan)
+        _require_server_app(plan)
         if plan.evaluation is not None:
             plan.evaluation.check(plan.dataset, plan.cohort)
         return plan
@@ -216,6 +217,15 @@ def _require_private(plan: Plan) -> None:
     person = None if dp_sgd is None else dp_sgd.person_column
     contained = person is None or person in plan.dataset.columns
     rule(contained, "plan.privacy.person_column", "one of plan.dataset.columns expected")
+
+
+def _require_server_app(plan: Plan) -> None:
+    """Refuse what only our own fold can do, where the app's own server is to do its work."""
+    if plan.aggregation.rule is not Rule.SERVER_APP:
+        return
+    path = "plan.aggregation.rule"
+    rule(plan.privacy.mechanism is Mechanism.NONE, path, "server-app has no plan.privacy: its own fold is not ours")
+    rule(plan.exchange == _IN_FULL, path, "server-app has no plan.exchange: the app says what travels")
 
 
 def _read_model(value: Any) -> tuple[bytes, Layout]:

@@ -21,7 +21,7 @@ from trusted.documents.schema import (
     read_time,
     write_time,
 )
-from trusted.documents.terms import read_columns
+from trusted.documents.terms import MAX_EXCHANGES, Rule, read_columns
 from trusted.errors import DocumentError, Reason
 from trusted.wire import Fields, decode_json, encode_json, sha256
 
@@ -30,7 +30,11 @@ PAYLOAD_TYPE = "application/vnd.cloister.site-policy.v1+json"
 
 @dataclass(frozen=True, slots=True)
 class SitePolicy:
-    """What one member lets its own worker do, as parsed. An empty list allows nothing."""
+    """What one member lets its own worker do, as parsed. An empty list allows nothing.
+
+    ``server_app_exchanges``: how often an app's own server, in the aggregator, may ask this site something and see its
+    single answer; 0, as where nothing is said, allows no such plan.
+    """
 
     member: str
     charter: bytes
@@ -39,6 +43,7 @@ class SitePolicy:
     max_rounds: int
     columns: tuple[str, ...]
     not_after: datetime
+    server_app_exchanges: int = 0
 
     @classmethod
     def parse(cls, payload: bytes) -> SitePolicy:
@@ -56,6 +61,7 @@ class SitePolicy:
                 max_rounds=fields.integer("max_rounds", low=0, high=MAX_ROUNDS),
                 columns=read_columns(fields, "columns", low=0),
                 not_after=read_time(fields, "not_after"),
+                server_app_exchanges=_read_exchanges(fields),
             )
 
     def encode(self) -> bytes:
@@ -72,6 +78,7 @@ class SitePolicy:
             "max_rounds": self.max_rounds,
             "columns": list(self.columns),
             "not_after": write_time(self.not_after),
+            **({"server_app_exchanges": self.server_app_exchanges} if self.server_app_exchanges else {}),
         }
 
 
@@ -92,6 +99,7 @@ class EffectiveRule:
     columns: tuple[str, ...]
     min_rows: int
     not_after: datetime
+    exchanges: int = 0
 
 
 def verify_site_policy(envelope: bytes, charter: VerifiedCharter, now: datetime) -> VerifiedSitePolicy:
@@ -126,6 +134,10 @@ def effective(charter: VerifiedCharter, plan: VerifiedPlan, site_policy: Verifie
     _allow(run.app.bundle_sha256 in own.bundles, "bundles", "the plan's app is not listed")
     _allow(run.rounds <= own.max_rounds, "max_rounds", "the plan asks for more rounds")
     _allow(set(run.dataset.needed) <= set(own.columns), "columns", "the plan asks for a column that is not listed")
+    exchanges = run.aggregation.max_exchanges
+    asked = run.aggregation.rule is Rule.SERVER_APP
+    _allow(not asked or own.server_app_exchanges > 0, "server_app_exchanges", "no app's own server may see its answers")
+    _allow(exchanges <= own.server_app_exchanges, "server_app_exchanges", "the plan asks for more")
     return EffectiveRule(
         member=own.member,
         charter=charter.digest,
@@ -135,7 +147,15 @@ def effective(charter: VerifiedCharter, plan: VerifiedPlan, site_policy: Verifie
         columns=run.dataset.columns,
         min_rows=run.dataset.min_rows,
         not_after=min(own.not_after, run.validity.not_after, charter.document.validity.not_after),
+        exchanges=exchanges,
     )
+
+
+def _read_exchanges(fields: Fields) -> int:
+    """Left out is none, so that what was signed before there were such plans allows none of them."""
+    if not fields.has("server_app_exchanges"):
+        return 0
+    return fields.integer("server_app_exchanges", low=1, high=MAX_EXCHANGES)
 
 
 def _allow(condition: bool, bound: str, why: str) -> None:

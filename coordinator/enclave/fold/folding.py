@@ -42,7 +42,13 @@ def fold_noisily(
 
 
 def fold_from(source: Source, *, terms: Aggregation, advance: Advance, jobs: Jobs) -> None:
-    """As :func:`fold`, wherever the updates are read from."""
+    """As :func:`fold`, wherever the updates are read from.
+
+    Raises:
+        ValueError: under the rule SERVER_APP nothing is folded here.
+    """
+    if terms.rule is Rule.SERVER_APP:
+        raise ValueError("fold: the app's own server makes the model under this rule")
     updates = Updates(source, jobs)
     if terms.rule is Rule.MEDIAN:
         updates.by_place(sorting.median, advance.write)

@@ -3,7 +3,7 @@
 Each ``read`` refuses what is out of bounds, whoever signed it; the bounds stop a plan that no enclave could carry out.
 """
 
-from trusted.documents.terms.aggregation import MAX_COMPARED, MAX_WEIGHT, Aggregation, Rule
+from trusted.documents.terms.aggregation import MAX_COMPARED, MAX_EXCHANGES, MAX_WEIGHT, Aggregation, Rule
 from trusted.documents.terms.app import App, AppKind, Change, Scalar
 from trusted.documents.terms.cohort import MAX_COHORT, MAX_DEADLINE_S, Cohort, Deadlines
 from trusted.documents.terms.columns import ColumnRule, ColumnType, Missing
@@ -18,6 +18,7 @@ __all__ = [
     "MAX_COHORT",
     "MAX_COMPARED",
     "MAX_DEADLINE_S",
+    "MAX_EXCHANGES",
     "MAX_ROWS",
     "MAX_WEIGHT",
     "Aggregation",

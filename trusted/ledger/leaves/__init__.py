@@ -16,7 +16,7 @@ from trusted.errors import LedgerError, Reason
 from trusted.ledger.leaves.form import MAX_LEAF_BYTES, Leaf, encode
 from trusted.ledger.leaves.members import Admitted, Evicted, Genesis, Left, Refused
 from trusted.ledger.leaves.rounds import Abandoned, Closed, Committed, Counted, Lost, Opened
-from trusted.ledger.leaves.run import Ended, Outcome, Recovered, Released, Spent, State
+from trusted.ledger.leaves.run import Ended, Outcome, Recovered, Released, ServerApp, Spent, State
 from trusted.wire import Fields, decode_json
 
 __all__ = [
@@ -37,6 +37,7 @@ __all__ = [
     "Recovered",
     "Refused",
     "Released",
+    "ServerApp",
     "Spent",
     "State",
     "encode",
@@ -57,6 +58,7 @@ _READERS: Mapping[str, Callable[[Fields], Leaf]] = MappingProxyType(
         Abandoned.KIND: Abandoned.read,
         State.KIND: State.read,
         Recovered.KIND: Recovered.read,
+        ServerApp.KIND: ServerApp.read,
         Spent.KIND: Spent.read,
         Released.KIND: Released.read,
         Ended.KIND: Ended.read,

@@ -76,6 +76,33 @@ class Recovered:
 
 
 @dataclass(frozen=True, slots=True)
+class ServerApp:
+    """The trusted code base is larger by an app: its own server runs in the aggregator (docs/server-apps.md).
+
+    ``bundle_sha256`` is of the bundle that was unpacked there, ``component`` what was loaded of it, ``flower`` the
+    version of flwr that ran it, by the aggregator's own word.
+    """
+
+    KIND: ClassVar[str] = "server-app"
+    bundle_sha256: bytes
+    component: str
+    flower: str
+
+    def to_json(self) -> dict[str, Any]:
+        """The fields, without ``kind``."""
+        return {"bundle_sha256": self.bundle_sha256.hex(), "component": self.component, "flower": self.flower}
+
+    @classmethod
+    def read(cls, fields: Fields) -> ServerApp:
+        """The leaf in ``fields``."""
+        return cls(
+            bundle_sha256=fields.octets("bundle_sha256", DIGEST_BYTES),
+            component=read_line(fields, "component", max_length=256),
+            flower=read_line(fields, "flower", max_length=32),
+        )
+
+
+@dataclass(frozen=True, slots=True)
 class Spent:
     """What privacy has cost so far, in all: decimals by name, such as ``epsilon`` and ``delta``. Before any release."""
 

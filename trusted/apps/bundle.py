@@ -1,4 +1,6 @@
-"""Flower App Bundles: built the same everywhere, unpacked only when every byte is the approved one. Trust zone: worker.
+"""Flower App Bundles: built the same everywhere, unpacked only when every byte is the approved one.
+
+Trust zone: every TEE that runs an app, and consoles.
 
 A bundle is a zip in Flower's FAB form (flwr 1.41, ``cli/build.py``): ``pyproject.toml``, the app's files, and
 ``.info/CONTENT`` with one line ``path,sha256,bits`` for each. Flower itself trusts 32 bits of its digest, reuses

@@ -1,0 +1,546 @@
+"""Exchange after exchange, as the app's own server asks for them (docs/server-apps.md). Trust zone: aggregator TEE.
+
+Rules:
+
+1. The app's server asks one thing at a time (:mod:`asks`); what it asks for is done when it can be, in this order.
+2. An exchange is a round in all but who chooses: the app's server names the members, this side opens, collects and
+   closes it, by the rules of rounds and their waiting. One is open at a time.
+3. Nothing of an answer reaches the app's server before a quorum has witnessed whose answers count.
+4. Fewer answers than the plan's minimum, or than all where fewer were asked, reach it never; three such exchanges in a
+   row end the run. A model that heard fewer members than the minimum in the whole run is not released.
+5. Answers stay sealed at the host until they are asked for, one by one, once.
+6. What the app's server remembers dies with this aggregator. A later one does not pretend to go on: it ends the run,
+   unless the final model was there already.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+from datetime import datetime, timedelta
+from functools import partial
+
+import numpy as np
+
+from coordinator.enclave.answers import Answers
+from coordinator.enclave.attendance import Attendance
+from coordinator.enclave.course import Course
+from coordinator.enclave.disclosure import disclosed_round
+from coordinator.enclave.fold import Contribution, ContributionLost, State
+from coordinator.enclave.model import GlobalModel
+from coordinator.enclave.record import Phase, RunRecord, SealedVector
+from coordinator.enclave.rounds import Round, RoundEvent, RoundState
+from coordinator.enclave.sampling import upload_name
+from coordinator.enclave.server_app.asks import (
+    Answer,
+    Ask,
+    Begin,
+    Collect,
+    Collected,
+    Failed,
+    Finished,
+    Here,
+    NodeId,
+    Nodes,
+    Offer,
+    Offered,
+    Pull,
+    Reply,
+    Send,
+    Sent,
+    ServerApp,
+)
+from coordinator.enclave.server_app.replies import Replies, Told
+from coordinator.enclave.vigil import Sign
+from trusted.blob import BlobKind
+from trusted.channel.aggregator import AdmittedPeer
+from trusted.encoding import Vector
+from trusted.errors import Reason
+from trusted.ledger import leaves
+from trusted.ledger.sampling import lot
+from trusted.wire import Fields, sha256
+
+MAX_ABANDONED_IN_A_ROW = 3
+_NODE_LABEL = "cloister/node-id/v1"
+Failing = Callable[[Reason, datetime], None]
+
+
+@dataclass(slots=True)
+class _Messages:
+    """What an exchange sends: sealed once for each content, and who gets which."""
+
+    offered: list[tuple[SealedVector, bytes]] = field(default_factory=list)
+    to: dict[str, int] = field(default_factory=dict)
+
+    @property
+    def blobs(self) -> tuple[bytes, ...]:
+        """Their names."""
+        return tuple(sealed.blob for sealed, _ in self.offered)
+
+    def prefix_sha256(self) -> bytes:
+        """What the log names them by: of one content its prefix, as of a model; else of all, by member."""
+        if len(set(self.to.values())) == 1:
+            return self.offered[next(iter(self.to.values()))][1]
+        return sha256(b"".join(self.offered[place][1] for _, place in sorted(self.to.items())))
+
+
+@dataclass(slots=True)
+class _Ended:
+    """An exchange that has ended: the answers that are still at the host, by node, and why others are not."""
+
+    answers: dict[NodeId, Contribution] = field(default_factory=dict)
+    counted: tuple[NodeId, ...] = ()
+    lost: tuple[tuple[NodeId, Reason], ...] = ()
+
+
+class Exchanges:
+    """The exchanges of one run. ``concluded`` is called once the final model is there, ``failing`` if none will be."""
+
+    def __init__(
+        self,
+        course: Course,
+        app: ServerApp,
+        answers: Answers,
+        concluded: Callable[[datetime], None],
+        failing: Failing,
+    ) -> None:
+        self._course = course
+        self._app = app
+        self._answers = answers
+        self._concluded = concluded
+        self._failing = failing
+        self._replies = Replies(answers, course.store, course.plan, answers.proceed)
+        self._attendance = Attendance(course)
+        self._begun = self._thinking = self._busy = self._over = False
+        self._ask: Ask | None = None
+        self._asked_at: datetime | None = None
+        self._kept: SealedVector | None = None  # the model that the sealed state holds
+        self._messages = _Messages()
+        self._ended: dict[int, _Ended] = {}
+        self._heard: set[str] = set()
+        self.current: Round | None = None
+
+    # --- how it goes on --------------------------------------------------------------------------------------------
+
+    def proceed(self, now: datetime, *, paused: bool = False) -> None:
+        """Do whatever can be done now; while ``paused`` no exchange opens, and the app's server is not hurried."""
+        self._attendance.note_missing(now)
+        if self._over:
+            return
+        if self._busy:
+            self._tell_waiting()
+            return
+        if self.current is not None:
+            self._wait_on(self.current, now)
+        if self._ask is not None and not self._busy and not self._over:
+            if paused:
+                self._asked_at = now
+            self._serve(self._ask, now, paused=paused)
+        elif not self._begun and not paused:
+            self._begin_when_gathered(now)
+
+    def _tell_waiting(self) -> None:
+        """An exchange that is closed waits for its witnesses."""
+        missing = self._course.require_journal().waiting_for_witnesses
+        if self.current is not None and self.current.state is RoundState.CLOSED and missing:
+            self._course.wait_for(missing, "witnesses")
+
+    def _begin_when_gathered(self, now: datetime) -> None:
+        course = self._course
+        if course.model is None:
+            self._attendance.forget_missing()
+            return
+        if course.require_journal().is_held or self._attendance.gathered(now) is None:
+            return
+        self._begun = self._busy = True
+        model = course.model.vector
+
+        def sealed(made: tuple[SealedVector, bytes], later: datetime) -> None:
+            self._busy = False
+            if self._over:
+                course.discard([made[0].blob])
+                return
+            self._kept = made[0]
+            app, bundle = self._app, course.plan.app.bundle_sha256
+            course.require_journal().append(leaves.ServerApp(bundle, app.component, app.flower))
+            course.emit("server-app-started")
+            self._let_think(Begin(model), later)
+
+        course.jobs.submit(lambda: course.sealer.seal(BlobKind.STATE, 0, model), sealed, now)
+
+    def _let_think(self, answer: Answer, now: datetime) -> None:
+        """Give the app's server its turn; it comes back with what it asks next."""
+        self._ask, self._thinking = None, True
+        self._course.jobs.submit(partial(self._app.turn, answer), self._asked, now)
+
+    def _asked(self, ask: Ask, now: datetime) -> None:
+        self._thinking = False
+        if not self._over:
+            self._ask, self._asked_at = ask, now
+            self._answers.proceed(now)
+
+    def _serve(self, ask: Ask, now: datetime, *, paused: bool) -> None:
+        """Do what is asked, if it can be done now; else it is looked at again."""
+        match ask:
+            case Nodes():
+                self._tell_nodes(now)
+            case Offer(content):
+                if self._may_open(now, paused=paused):
+                    self._seal(content, now)
+            case Send():
+                self._send(ask, now)
+            case Collect(exchange):
+                self._collect(exchange, now)
+            case Pull(exchange, node):
+                self._pull(exchange, node, now)
+            case Finished(model):
+                if self.current is None:
+                    self._finish(model, now)
+            case Failed(reason):
+                self._fail(reason, now)
+
+    def _fail(self, reason: Reason, now: datetime) -> None:
+        self._course.emit("server-app-failed", reason=reason.code)
+        self._failing(reason, now)
+
+    def _is_late(self, now: datetime) -> bool:
+        """Whether what the app's server asks has waited for sites for a whole turn."""
+        asked_at = self._asked_at or now
+        return now - asked_at >= timedelta(seconds=self._course.plan.aggregation.turn_s)
+
+    # --- who is there ----------------------------------------------------------------------------------------------
+
+    def node(self, member: str) -> NodeId:
+        """The number of ``member`` for the app's server: the same all through the run, and it tells nothing."""
+        drawn = lot(self._course.seed, _NODE_LABEL, 0, member.encode())
+        return int.from_bytes(drawn[:8], "big") >> 12 | 1 << 51  # not 0, not 1, and a number in JSON
+
+    def _tell_nodes(self, now: datetime) -> None:
+        course, present = self._course, self._attendance.present
+        if len(present) >= course.plan.cohort.minimum and not course.require_journal().is_held:
+            course.moves()
+            self._let_think(Here(tuple(sorted(map(self.node, present)))), now)
+            return
+        course.wait_for(set(course.plan.cohort.members) - present, "members")
+        if self._is_late(now):
+            self._fail(Reason.COHORT_MINIMUM, now)
+
+    # --- opening ---------------------------------------------------------------------------------------------------
+
+    def _may_open(self, now: datetime, *, paused: bool) -> bool:
+        course = self._course
+        if paused or self.current is not None or course.require_journal().is_held:
+            return False
+        if course.attempts >= course.plan.aggregation.max_exchanges:
+            self._fail(Reason.SERVER_APP_LIMIT, now)
+            return False
+        if len(self._messages.offered) >= len(course.plan.cohort.members):
+            self._fail(Reason.SERVER_APP_LIMIT, now)
+            return False
+        return True
+
+    def _seal(self, content: bytes, now: datetime) -> None:
+        course, number = self._course, self._course.attempts + 1
+        if len(content) != course.plan.aggregation.message_bytes:
+            self._fail(Reason.MESSAGE_SIZE, now)
+            return
+        self._busy, self._ask = True, None
+
+        def sealed(made: tuple[SealedVector, bytes], later: datetime) -> None:
+            self._busy = False
+            if self._over:
+                course.discard([made[0].blob])
+                return
+            self._messages.offered.append(made)
+            self._let_think(Offered(len(self._messages.offered) - 1), later)
+
+        words = np.frombuffer(content, dtype="<f4")
+        course.jobs.submit(lambda: course.sealer.seal(BlobKind.MESSAGE, number, words), sealed, now)
+
+    def _send(self, ask: Send, now: datetime) -> None:
+        course, messages = self._course, self._messages
+        members = {self.node(member): member for member in course.plan.cohort.members}
+        known = all(node in members and 0 <= place < len(messages.offered) for node, place in ask.to)
+        if not known or not ask.to or len({node for node, _ in ask.to}) != len(ask.to) or self.current is not None:
+            self._fail(Reason.SERVER_APP_FAILED, now)
+            return
+        messages.to = {members[node]: place for node, place in ask.to}
+        course.attempts += 1
+        course.moves()
+        number, cohort = course.attempts, tuple(sorted(messages.to))
+        limit_s = min(ask.timeout_s or course.plan.deadlines.round_s, course.plan.deadlines.round_s)
+        minimum = min(course.plan.cohort.minimum, len(cohort))
+        opened = Round(number, cohort, minimum, now + timedelta(seconds=max(limit_s, 1.0)))
+        opened.advance(RoundEvent.ANNOUNCED)
+        present = tuple(sorted(self._attendance.present | set(cohort)))
+        journal = course.require_journal()
+        journal.append(leaves.Opened(number, present, cohort, messages.prefix_sha256()))
+        self._busy, self._ask = True, None
+        record, spent = self._record(number, cohort), course.take_spent()
+        journal.keep(record, now, stored=lambda then: self._announce(opened, then), spent=spent)
+
+    def _announce(self, opened: Round, now: datetime) -> None:
+        self._busy = False
+        if self._over:
+            return
+        course, self.current = self._course, opened
+        size = course.exchanged.header(BlobKind.MESSAGE, opened.number, "").sealed_bytes
+        course.emit("round-opened", round=opened.number, waiting_for=list(opened.waiting_for), bytes=size)
+        self._attendance.opened(opened)
+        for member in opened.cohort:
+            self._send_message(opened, member, now)
+        self._attendance.part_again(opened)
+        self._let_think(Sent(opened.number), now)
+
+    def _send_message(self, current: Round, member: str, now: datetime) -> None:
+        course = self._course
+        peer = course.admissions.peer(member)
+        if peer is None or member not in course.witnesses.promised:
+            return  # it is sent when it comes
+        size = course.exchanged.header(BlobKind.REPLY, current.number, member).sealed_bytes
+        blob = upload_name(course.seed, current.number, member, peer.verify_key)
+        earlier = current.uploads.get(member)
+        if earlier is not None and earlier != blob:
+            course.discard([earlier])
+        current.uploads[member] = blob
+        course.store.expect(blob, size)
+        self._attendance.begin(member, now)
+        sealed, _ = self._messages.offered[self._messages.to[member]]
+        message = {
+            "type": "message",
+            "round": current.number,
+            "node": self.node(member),
+            "message": course.sealer.announce(sealed).to_json(),
+            "upload": {"blob": blob.hex(), "bytes": size},
+        }
+        course.admissions.send(member, message)
+
+    # --- collecting and closing ------------------------------------------------------------------------------------
+
+    def _wait_on(self, current: Round, now: datetime) -> None:
+        self._attendance.lose(current, now)
+        current.settle(now)
+        if current.state is RoundState.CLOSED and current.unread:
+            self._look_at_rest(current, now)
+        elif current.state is RoundState.CLOSED:
+            self._close(current, now)
+        elif current.state is RoundState.ABANDONED:
+            self._abandon(current, now)
+
+    def _look_at_rest(self, current: Round, now: datetime) -> None:
+        """What was not read while it collected is read now: only then it is known whose answers count."""
+        self._busy = True
+        unread = {member: current.counted[member] for member in sorted(current.unread)}
+
+        def look() -> dict[str, Told | Reason]:
+            return {member: self._replies.look(contribution) for member, contribution in unread.items()}
+
+        def looked(found: dict[str, Told | Reason], later: datetime) -> None:
+            self._busy = False
+            if self._over:
+                return
+            lost = self._replies.settle(current, found)
+            for member, reason in lost.items():
+                self._answers.tell(member, current.number, reason)
+            if lost:
+                current.exclude(lost)
+            self._wait_on(current, later)
+            self._answers.proceed(later)
+
+        self._course.jobs.submit(look, looked, now)
+
+    def _close(self, closed: Round, now: datetime) -> None:
+        """Have it witnessed whose answers count; only then the app's server is told."""
+        journal = self._course.require_journal()
+        self._busy = True
+        counted = [
+            leaves.Counted(closed.number, member, contribution.prefix_sha256 or b"")
+            for member, contribution in sorted(closed.counted.items())
+        ]
+        places = {leaf: journal.append(leaf) for leaf in counted}
+        lost = [leaves.Lost(member, reason) for member, reason in sorted(closed.lost.items())]
+        journal.append(leaves.Closed(closed.number, tuple(leaf.member for leaf in counted), tuple(lost)))
+        record = self._record(closed.number, closed.cohort)
+        journal.commit(record, now, then=lambda later: self._give(closed, places, later))
+
+    def _give(self, closed: Round, places: Mapping[leaves.Counted, int], now: datetime) -> None:
+        self._busy = False
+        if self._over:
+            return
+        course, journal = self._course, self._course.require_journal()
+        closed.advance(RoundEvent.FOLDED)
+        closed.advance(RoundEvent.COMMITTED)
+        course.abandoned_in_a_row = 0
+        journal.append(leaves.Committed(closed.number))
+        course.history.committed(closed)
+        self._heard |= set(closed.counted)
+        found = disclosed_round(course.plan, closed)
+        told = {"metrics": found.told} | ({"withheld": found.refused} if found.withheld else {})
+        course.emit("round-committed", round=closed.number, outcome=str(course.history.rounds), **told)
+        self._end_exchange(closed, closed.lost)
+        for leaf, index in places.items():
+            journal.prove(leaf.member, leaf, index)
+        self._answers.proceed(now)
+
+    def _abandon(self, ended: Round, now: datetime) -> None:
+        course = self._course
+        course.abandoned_in_a_row += 1
+        course.require_journal().append(leaves.Abandoned(ended.number, Reason.COHORT_MINIMUM))
+        course.emit("round-abandoned", round=ended.number, reason=Reason.COHORT_MINIMUM.code)
+        kept_back = dict.fromkeys(ended.counted, Reason.COHORT_MINIMUM)
+        ended.counted.clear()
+        self._end_exchange(ended, ended.lost | kept_back)
+        if course.abandoned_in_a_row >= MAX_ABANDONED_IN_A_ROW:
+            self._fail(Reason.COHORT_MINIMUM, now)
+
+    def _end_exchange(self, ended: Round, lost: Mapping[str, Reason]) -> None:
+        course, answers = self._course, {self.node(member): entry for member, entry in ended.counted.items()}
+        wanted = {entry.blob for entry in answers.values()}
+        course.spent += [*self._messages.blobs, *(blob for blob in ended.uploads.values() if blob not in wanted)]
+        course.moves()
+        self._messages, self.current = _Messages(), None
+        named = sorted((self.node(member), reason) for member, reason in lost.items())
+        self._ended[ended.number] = _Ended(answers, tuple(sorted(answers)), tuple(named))
+
+    # --- giving ----------------------------------------------------------------------------------------------------
+
+    def _collect(self, exchange: int, now: datetime) -> None:
+        if exchange in self._ended:
+            ended = self._ended[exchange]
+            if not ended.answers:
+                del self._ended[exchange]
+            self._let_think(Collected(ended.counted, ended.lost), now)
+        elif self.current is None or self.current.number != exchange:
+            self._fail(Reason.SERVER_APP_FAILED, now)
+
+    def _pull(self, exchange: int, node: NodeId, now: datetime) -> None:
+        course, ended = self._course, self._ended.get(exchange)
+        if ended is None or node not in ended.answers:
+            self._fail(Reason.SERVER_APP_FAILED, now)
+            return
+        contribution = ended.answers.pop(node)
+        if not ended.answers:
+            del self._ended[exchange]
+        self._busy, self._ask = True, None
+
+        def read() -> bytes | None:
+            try:
+                return bytes(self._replies.read(contribution))
+            except ContributionLost:
+                return None
+
+        def was_read(content: bytes | None, later: datetime) -> None:
+            self._busy = False
+            course.spent.append(contribution.blob)
+            if not self._over:
+                self._let_think(Reply(content), later)
+
+        course.jobs.submit(read, was_read, now)
+
+    # --- the end ---------------------------------------------------------------------------------------------------
+
+    def _finish(self, model: Vector, now: datetime) -> None:
+        """The app's server is done: its model is the run's, if it can be."""
+        course = self._course
+        if model.shape != (course.plan.layout.elements,) or not np.isfinite(model).all():
+            self._fail(Reason.SERVER_APP_MODEL, now)
+        elif len(self._heard) < course.plan.cohort.minimum:
+            self._fail(Reason.COHORT_MINIMUM, now)
+        else:
+            self._busy, self._ask = True, None
+            self._app.stop()
+            number = course.attempts
+            course.jobs.submit(
+                lambda: course.sealer.seal(BlobKind.STATE, number, model), partial(self._keep_final, model), now
+            )
+
+    def _keep_final(self, model: Vector, made: tuple[SealedVector, bytes], now: datetime) -> None:
+        course, before = self._course, self._kept
+        if self._over:
+            course.discard([made[0].blob])
+            return
+        self._kept = made[0]
+        if before is not None:
+            course.spent.append(before.blob)
+        course.spent += self._left_behind()
+        course.model = GlobalModel(State(model))
+        record = self._record(course.attempts, course.plan.cohort.members, phase=Phase.CLOSED)
+
+        def stored(later: datetime) -> None:
+            self._busy = False
+            if not self._over:
+                course.finished = True
+                course.emit("server-app-finished", outcome=str(course.history.rounds))
+                self._concluded(later)
+
+        course.require_journal().keep(record, now, stored=stored, spent=course.take_spent())
+
+    def resume(self, record: RunRecord, now: datetime) -> None:
+        """An earlier aggregator left the run at ``record``: it goes on from a final model, or it is over."""
+        course, self._begun, self._kept = self._course, True, record.kept
+        course.require_journal().commit(record, now)
+        if record.phase is Phase.CLOSED:
+            course.finished = True
+            self._app.stop()
+            self._concluded(now)
+        else:
+            self._fail(Reason.SERVER_APP_LOST, now)
+
+    def end(self) -> tuple[bytes, ...]:
+        """Open nothing any more; the blobs that nobody needs now."""
+        self._over = True
+        self._app.stop()
+        kept = () if self._kept is None else (self._kept.blob,)
+        uploads = () if self.current is None else tuple(self.current.uploads.values())
+        return (*kept, *uploads, *self._left_behind())
+
+    def _left_behind(self) -> tuple[bytes, ...]:
+        answers = (entry.blob for ended in self._ended.values() for entry in ended.answers.values())
+        return (*self._messages.blobs, *answers)
+
+    def _record(self, number: int, cohort: tuple[str, ...], *, phase: Phase = Phase.COLLECTING) -> RunRecord:
+        course = self._course
+        if self._kept is None:
+            raise RuntimeError("an exchange was opened before the model was kept")
+        return RunRecord(
+            phase=phase,
+            number=max(number, 1),
+            abandoned_in_a_row=course.abandoned_in_a_row,
+            seed=course.seed,
+            sent=self._kept,
+            kept=self._kept,
+            moments=(),
+            base=None,
+            cohort=cohort,
+        )
+
+    # --- what members say, and the clock ---------------------------------------------------------------------------
+
+    def reply(self, peer: AdmittedPeer, fields: Fields, now: datetime) -> None:
+        """``peer`` says that it has answered."""
+        self._replies.take(peer, fields, self.current, now)
+
+    def welcome(self, member: str, now: datetime) -> None:
+        """Give ``member``, which has just come, the message that it may still have to answer."""
+        if self._attendance.welcome(self.current, member) and self.current is not None:
+            self._send_message(self.current, member, now)
+
+    def hear(self, member: str, number: int, sign: Sign) -> None:
+        """``member`` tells of its work."""
+        self._attendance.hear(self.current, member, number, sign)
+
+    def part(self, member: str, reason: Reason) -> None:
+        """``member`` says that it goes: for now, or for good."""
+        self._attendance.part(self.current, member, reason)
+
+    def missing_since(self, member: str, now: datetime) -> datetime:
+        """Since when ``member`` has not been here as a witness; ``now`` if it was at the last look."""
+        return self._attendance.missing_since(member, now)
+
+    def shift(self, by: timedelta) -> None:
+        """The clock was put forward by ``by``: what was to last so long still does."""
+        self._attendance.shift(by)
+        if self.current is not None:
+            self.current.deadline += by
+        if self._asked_at is not None:
+            self._asked_at += by

@@ -1,0 +1,4 @@
+"""What every TEE that runs an app's code shares: the bundle, the confined child, and messages as bytes.
+
+Worker, recipient and aggregator import it; ``flower_records`` alone imports flwr, and only a confined child imports it.
+"""
