@@ -20,6 +20,7 @@ from benchmarks import attestation, capacity, limits, privacy, recovery, rounds,
 from benchmarks.command import Benchmark, BenchmarkError, Outcome
 from benchmarks.peers import command as peers
 from benchmarks.robustness import command as robustness
+from benchmarks.simulation import command as simulation
 
 _SCHEMA_VERSION = "1"
 BENCHMARKS: tuple[Benchmark, ...] = (
@@ -33,6 +34,7 @@ BENCHMARKS: tuple[Benchmark, ...] = (
     scale.MEMORY,
     peers.BENCHMARK,
     robustness.BENCHMARK,
+    simulation.BENCHMARK,
 )
 
 

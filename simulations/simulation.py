@@ -20,6 +20,7 @@ from simulations.dice import secret
 from simulations.engine import Engine
 from simulations.engines.in_process import InProcess
 from simulations.engines.pool import Pool
+from simulations.engines.ray import Ray
 from simulations.lanes import Lanes
 from simulations.pace import Pace
 from simulations.partition import Partition
@@ -220,6 +221,8 @@ def chosen(engine: Engine | str) -> Engine:
         return Pool()
     if engine == "in-process":
         return InProcess()
+    if engine == "ray":
+        return Ray()
     raise ValueError(f"engine: one of {', '.join(ENGINES)} expected, not {engine!r}")
 
 

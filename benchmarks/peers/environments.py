@@ -22,11 +22,13 @@ class Requirement:
         package: its name in the index.
         versions: newest first; a later one is taken when pip refuses those before it.
         beside: what else must be named, because the package does not.
+        first: what must be there before, so that nothing else of its kind is chosen.
     """
 
     package: str
     versions: tuple[str, ...]
     beside: tuple[str, ...] = ()
+    first: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)
@@ -66,8 +68,9 @@ def prepare(cache: Path, name: str, requirement: Requirement, say: Callable[[str
             asked = (f"{requirement.package}=={version}", *requirement.beside)
             if not _holds(folder, asked):
                 say(f"{name} {version}: installing into {folder}")
-                _install(folder, asked)
-            return Environment(folder / "bin" / "python", _version(folder, requirement.package), tuple(refused))
+                _install(folder, asked, requirement.first)
+            package = requirement.package.partition("[")[0]
+            return Environment(folder / "bin" / "python", _version(folder, package), tuple(refused))
         except PeerFailed as failure:
             refused.append(f"{name} {version}: {failure.message}")
     raise PeerFailed("; ".join(refused))
@@ -78,12 +81,15 @@ def _holds(folder: Path, asked: Sequence[str]) -> bool:
     return complete.exists() and complete.read_text(encoding="utf-8").split() == list(asked)
 
 
-def _install(folder: Path, asked: Sequence[str]) -> None:
+def _install(folder: Path, asked: Sequence[str], first: Sequence[str]) -> None:
     python = folder / "bin" / "python"
     if not python.exists():
         folder.parent.mkdir(parents=True, exist_ok=True)
         _run([sys.executable, "-m", "venv", str(folder)])
-    _run([str(python), "-m", "pip", "install", "--quiet", "--disable-pip-version-check", *asked])
+    pip = [str(python), "-m", "pip", "install", "--quiet", "--disable-pip-version-check"]
+    if first:
+        _run([*pip, *first])
+    _run([*pip, *first, *asked])
     (folder / _COMPLETE).write_text(" ".join(asked), encoding="utf-8")
 
 

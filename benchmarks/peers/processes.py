@@ -21,6 +21,7 @@ from benchmarks.peers.load import PeerFailed, last_lines
 
 _MARK = "CLOISTER_BENCHMARK_FAMILY"
 _LOOK_S = 0.2
+_WEIGH_S = 1.0
 _GRACE_S = 20.0
 _LEAST_FREE_MB = 1300.0
 _KIB_PER_MB = 1e6 / 1024
@@ -47,6 +48,7 @@ class Family:
     Attributes:
         folder: for one log of each process.
         environment: of every process, beside what this process has.
+        together_mb: the most memory that all had at once, decimal MB; what several share counts once.
     """
 
     folder: Path
@@ -58,6 +60,7 @@ class Family:
     _over: threading.Event = field(default_factory=threading.Event)
     _watcher: threading.Thread | None = None
     short_of_memory: bool = False
+    together_mb: float = 0.0
 
     def __enter__(self) -> Family:
         self._watcher = threading.Thread(target=self._watch, daemon=True)
@@ -158,9 +161,13 @@ class Family:
         return [member for member in self._seen if _identify(member.pid) == member]
 
     def _watch(self) -> None:
+        weighed = 0.0
         while not self._over.wait(_LOOK_S):
             self._look()
             self.short_of_memory |= _free_mb() < _LEAST_FREE_MB
+            if time.monotonic() > weighed + _WEIGH_S:  # not oftener: the kernel holds a process up while it adds
+                self.together_mb = max(self.together_mb, sum(map(_share_mb, list(self._seen))))
+                weighed = time.monotonic()
 
     def _look(self) -> None:
         for entry in os.listdir("/proc"):
@@ -197,6 +204,15 @@ def _identify(pid: int) -> ProcessId | None:
 def _signal(member: ProcessId, number: signal.Signals) -> None:
     with contextlib.suppress(ProcessLookupError):
         os.kill(member.pid, number)
+
+
+def _share_mb(member: ProcessId) -> float:
+    """Its memory, what it shares with others divided among them; 0 once it has ended."""
+    with contextlib.suppress(OSError):
+        for line in Path("/proc", str(member.pid), "smaps_rollup").read_text().splitlines():
+            if line.startswith("Pss:"):
+                return int(line.split()[1]) / _KIB_PER_MB
+    return 0.0
 
 
 def _free_mb() -> float:

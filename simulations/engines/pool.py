@@ -27,7 +27,9 @@ from numpy.typing import NDArray
 
 from simulations.engine import Answers, Crew
 from simulations.engines.in_process import torch_threads
+from simulations.engines.sharing import share_size
 from simulations.task import Job, Task, Trained
+from trusted.allocator import keep_chunk_memory
 from trusted.encoding import Vector
 from trusted.errors import ProtocolError
 
@@ -135,7 +137,7 @@ class _Processes:
         """For each process what only it may do; or one list of shares for all, each as many jobs as belong together."""
         numbered = list(enumerate(jobs))
         if not self._task.keeps_state:
-            size = max(1, min(self._task.together, -(-len(jobs) // max(1, len(self._children)))))
+            size = share_size(len(jobs), len(self._children), self._task.together)
             return [[numbered[start : start + size] for start in range(0, len(jobs), size)]]
         shares: list[list[tuple[int, Job]]] = [[] for _ in self._children]
         for row, job in numbered:
@@ -181,6 +183,7 @@ def _serve(task: Task, room: _Room, pipe: Connection, inherited: Sequence[Connec
     signal.signal(signal.SIGTERM, signal.SIG_DFL)
     for other in inherited:
         other.close()
+    keep_chunk_memory()  # or the pages of a step are given back, and faulted in anew for the next
     with torch_threads(1):
         while True:
             try:

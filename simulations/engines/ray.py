@@ -1,0 +1,65 @@
+"""Sites on a Ray cluster, through Flower's own simulation backend: for many machines, and for GPUs.
+
+Trust zone: the developer's machine, and the cluster's. Ray carries tasks, models and updates as pickles and in the
+clear: a cluster for simulations, with data that may lie on it. Needs the extra ``simulate-ray``.
+"""
+
+from __future__ import annotations
+
+import importlib.util
+import os
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+
+from simulations.engine import Crew
+from simulations.task import Task
+
+# Before Ray and Flower are imported: they would report their use, and Flower would install what an app asks for.
+_QUIET = {
+    "RAY_USAGE_STATS_ENABLED": "0",
+    "RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO": "0",
+    "FLWR_TELEMETRY_ENABLED": "0",
+    "FLWR_DISABLE_UPDATE_CHECK": "1",
+    "FLWR_DISABLE_RUNTIME_DEPENDENCY_INSTALLATION": "1",
+}
+
+
+@dataclass(frozen=True, slots=True)
+class Ray:
+    """Actors of ``cpus`` and ``gpus`` each, as many as the cluster has room for.
+
+    Attributes:
+        address: of a running cluster, as ``ray.init`` takes it; None: the one that this process is connected to, or a
+            new one on this machine alone, which ends with the simulation.
+    """
+
+    address: str | None = None
+    cpus: float = 1.0
+    gpus: float = 0.0
+
+    @property
+    def name(self) -> str:
+        """As ``Simulation(engine=…)`` spells it."""
+        return "ray"
+
+    @contextmanager
+    def open(self, task: Task, *, most_jobs: int) -> Iterator[Crew]:
+        """A crew of actors, to each of which ``task`` is brought once.
+
+        Raises:
+            ValueError: Ray or Flower is not installed, or the cluster has no room for a single actor.
+        """
+        for module in ("flwr", "ray"):
+            if importlib.util.find_spec(module) is None:
+                raise ValueError(
+                    f"engine ray: {module} is not installed; pip install 'cloister[simulate-ray]' brings it"
+                )
+        os.environ.update(_QUIET)
+        from simulations.engines.flower_backend import Actors
+
+        actors = Actors(task, most_jobs, address=self.address, cpus=self.cpus, gpus=self.gpus)
+        try:
+            yield actors
+        finally:
+            actors.end()
