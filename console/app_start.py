@@ -92,7 +92,7 @@ def _write(app_dir: Path, config: dict[str, Scalar], seed: int, path: Path) -> N
         pass
     else:
         torch.manual_seed(seed)
-    arrays = {name: np.ascontiguousarray(array) for name, array in first_arrays(app_dir, config).items()}
+    arrays = {name: np.asarray(array, order="C") for name, array in first_arrays(app_dir, config).items()}
     if not arrays:
         raise AppError(Reason.SERVER_APP_MODEL, "initial model: the strategy starts from no arrays")
     save_file(arrays, path)

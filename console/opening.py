@@ -117,5 +117,5 @@ def write_safetensors(
     path: Path, layout: Layout, vector: NDArray[np.float32], metadata: dict[str, str], *, force: bool
 ) -> None:
     """Write the model's tensors by name, with where they come from in the file's metadata; mode 0600."""
-    arrays = {name: np.ascontiguousarray(array) for name, array in split_vector(layout, vector).items()}
+    arrays = {name: np.asarray(array, order="C") for name, array in split_vector(layout, vector).items()}
     write_file(path, save(arrays, metadata=metadata), mode=PRIVATE, force=force)

@@ -16,7 +16,6 @@ Rules:
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, field
 from datetime import datetime, timedelta
 from functools import partial
 
@@ -26,7 +25,7 @@ from coordinator.enclave.answers import Answers
 from coordinator.enclave.attendance import Attendance
 from coordinator.enclave.course import Course
 from coordinator.enclave.disclosure import disclosed_round
-from coordinator.enclave.fold import Contribution, ContributionLost, State
+from coordinator.enclave.fold import ContributionLost, State
 from coordinator.enclave.model import GlobalModel
 from coordinator.enclave.record import Phase, RunRecord, SealedVector
 from coordinator.enclave.rounds import Round, RoundEvent, RoundState
@@ -36,7 +35,6 @@ from coordinator.enclave.server_app.asks import (
     Ask,
     Begin,
     Collect,
-    Collected,
     Failed,
     Finished,
     Here,
@@ -50,6 +48,9 @@ from coordinator.enclave.server_app.asks import (
     Sent,
     ServerApp,
 )
+from coordinator.enclave.server_app.ended import EndedExchanges
+from coordinator.enclave.server_app.nodes import members_by_node, node_of
+from coordinator.enclave.server_app.offered import OfferedMessages
 from coordinator.enclave.server_app.replies import Replies, Told
 from coordinator.enclave.vigil import Sign
 from trusted.blob import BlobKind
@@ -57,40 +58,10 @@ from trusted.channel.aggregator import AdmittedPeer
 from trusted.encoding import Vector
 from trusted.errors import Reason
 from trusted.ledger import leaves
-from trusted.ledger.sampling import lot
-from trusted.wire import Fields, sha256
+from trusted.wire import Fields
 
 MAX_ABANDONED_IN_A_ROW = 3
-_NODE_LABEL = "cloister/node-id/v1"
 Failing = Callable[[Reason, datetime], None]
-
-
-@dataclass(slots=True)
-class _Messages:
-    """What an exchange sends: sealed once for each content, and who gets which."""
-
-    offered: list[tuple[SealedVector, bytes]] = field(default_factory=list)
-    to: dict[str, int] = field(default_factory=dict)
-
-    @property
-    def blobs(self) -> tuple[bytes, ...]:
-        """Their names."""
-        return tuple(sealed.blob for sealed, _ in self.offered)
-
-    def prefix_sha256(self) -> bytes:
-        """What the log names them by: of one content its prefix, as of a model; else of all, by member."""
-        if len(set(self.to.values())) == 1:
-            return self.offered[next(iter(self.to.values()))][1]
-        return sha256(b"".join(self.offered[place][1] for _, place in sorted(self.to.items())))
-
-
-@dataclass(slots=True)
-class _Ended:
-    """An exchange that has ended: the answers that are still at the host, by node, and why others are not."""
-
-    answers: dict[NodeId, Contribution] = field(default_factory=dict)
-    counted: tuple[NodeId, ...] = ()
-    lost: tuple[tuple[NodeId, Reason], ...] = ()
 
 
 class Exchanges:
@@ -115,8 +86,8 @@ class Exchanges:
         self._ask: Ask | None = None
         self._asked_at: datetime | None = None
         self._kept: SealedVector | None = None  # the model that the sealed state holds
-        self._messages = _Messages()
-        self._ended: dict[int, _Ended] = {}
+        self._messages = OfferedMessages()
+        self._ended = EndedExchanges()
         self._heard: set[str] = set()
         self.current: Round | None = None
 
@@ -211,9 +182,8 @@ class Exchanges:
     # --- who is there ----------------------------------------------------------------------------------------------
 
     def node(self, member: str) -> NodeId:
-        """The number of ``member`` for the app's server: the same all through the run, and it tells nothing."""
-        drawn = lot(self._course.seed, _NODE_LABEL, 0, member.encode())
-        return int.from_bytes(drawn[:8], "big") >> 12 | 1 << 51  # not 0, not 1, and a number in JSON
+        """The number of ``member`` for the app's server."""
+        return node_of(self._course.seed, member)
 
     def _tell_nodes(self, now: datetime) -> None:
         course, present = self._course, self._attendance.present
@@ -259,7 +229,7 @@ class Exchanges:
 
     def _send(self, ask: Send, now: datetime) -> None:
         course, messages = self._course, self._messages
-        members = {self.node(member): member for member in course.plan.cohort.members}
+        members = members_by_node(course.seed, course.plan.cohort.members)
         known = all(node in members and 0 <= place < len(messages.offered) for node, place in ask.to)
         if not known or not ask.to or len({node for node, _ in ask.to}) != len(ask.to) or self.current is not None:
             self._fail(Reason.SERVER_APP_FAILED, now)
@@ -305,12 +275,11 @@ class Exchanges:
         current.uploads[member] = blob
         course.store.expect(blob, size)
         self._attendance.begin(member, now)
-        sealed, _ = self._messages.offered[self._messages.to[member]]
         message = {
             "type": "message",
             "round": current.number,
             "node": self.node(member),
-            "message": course.sealer.announce(sealed).to_json(),
+            "message": course.sealer.announce(self._messages.of(member)).to_json(),
             "upload": {"blob": blob.hex(), "bytes": size},
         }
         course.admissions.send(member, message)
@@ -398,29 +367,23 @@ class Exchanges:
         wanted = {entry.blob for entry in answers.values()}
         course.spent += [*self._messages.blobs, *(blob for blob in ended.uploads.values() if blob not in wanted)]
         course.moves()
-        self._messages, self.current = _Messages(), None
-        named = sorted((self.node(member), reason) for member, reason in lost.items())
-        self._ended[ended.number] = _Ended(answers, tuple(sorted(answers)), tuple(named))
+        self._messages, self.current = OfferedMessages(), None
+        self._ended.keep(ended.number, answers, {self.node(member): reason for member, reason in lost.items()})
 
     # --- giving ----------------------------------------------------------------------------------------------------
 
     def _collect(self, exchange: int, now: datetime) -> None:
-        if exchange in self._ended:
-            ended = self._ended[exchange]
-            if not ended.answers:
-                del self._ended[exchange]
-            self._let_think(Collected(ended.counted, ended.lost), now)
+        collected = self._ended.collect(exchange)
+        if collected is not None:
+            self._let_think(collected, now)
         elif self.current is None or self.current.number != exchange:
             self._fail(Reason.SERVER_APP_FAILED, now)
 
     def _pull(self, exchange: int, node: NodeId, now: datetime) -> None:
-        course, ended = self._course, self._ended.get(exchange)
-        if ended is None or node not in ended.answers:
+        course, contribution = self._course, self._ended.take(exchange, node)
+        if contribution is None:
             self._fail(Reason.SERVER_APP_FAILED, now)
             return
-        contribution = ended.answers.pop(node)
-        if not ended.answers:
-            del self._ended[exchange]
         self._busy, self._ask = True, None
 
         def read() -> bytes | None:
@@ -495,8 +458,7 @@ class Exchanges:
         return (*kept, *uploads, *self._left_behind())
 
     def _left_behind(self) -> tuple[bytes, ...]:
-        answers = (entry.blob for ended in self._ended.values() for entry in ended.answers.values())
-        return (*self._messages.blobs, *answers)
+        return (*self._messages.blobs, *self._ended.blobs)
 
     def _record(self, number: int, cohort: tuple[str, ...], *, phase: Phase = Phase.COLLECTING) -> RunRecord:
         course = self._course
