@@ -181,6 +181,7 @@ def jwk(public: ec.EllipticCurvePublicKey, **changes: str) -> bytes:
         jwk(key("cpak").public_key(), x="A" * 64),
         spki(ec.generate_private_key(ec.SECP256R1())),
     ],
+    ids=lambda content: f"{len(content)} bytes",  # the same in every process of a test run: keys are drawn in each
 )
 def test_what_is_no_platform_key_is_refused(content: bytes) -> None:
     with pytest.raises(ValueError):

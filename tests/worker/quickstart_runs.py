@@ -1,19 +1,19 @@
-"""One app, run twice: by Flower's own ServerApp, strategy and ClientApp, and from its bundle by Cloister's trainers.
+"""One app, run twice: by ``flwr run``, and from its bundle by Cloister's trainers.
 
 Run as ``python -m tests.worker.quickstart_runs flower|cloister APP SITES OUT``: each half in an interpreter of its own,
-because a trainer is forked before anything imports Flower or a framework. ``SITES`` holds one folder with a CSV file
-for each site, ``OUT`` takes ``NAME.npz``; the Flower half also writes the model that both start from.
+because a trainer is forked before anything imports Flower or a framework. ``SITES`` holds ``site-1`` and so on, a CSV
+file in each; ``OUT`` takes ``NAME.npz``; the Flower half also writes the model that both start from.
 """
 
 from __future__ import annotations
 
 import json
 import os
+import signal
+import subprocess
 import sys
-import uuid
-from collections.abc import Iterable
+from contextlib import suppress
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 
@@ -21,71 +21,40 @@ ROUNDS = 3
 
 
 def flower(app_dir: Path, sites: list[Path], out: Path) -> None:
-    """Everything is Flower's own but the Grid, which is how messages get from here to there."""
-    from flwr.app import Context, Error, Message, RecordDict
-    from flwr.common.config import flatten_dict, get_project_config
-    from flwr.serverapp import Grid
-    from flwr.serverapp.strategy import Strategy
-    from flwr.supercore.object_ref import load_app
-    from flwr.supercore.task_identity import TaskIdentity
+    """``flwr run``, with Flower's own SuperLink and simulation: nothing of it is ours but ``quickstart_ear``."""
+    home = out / "flower-home"
+    home.mkdir()
+    environment = {
+        **os.environ,
+        "PATH": f"{Path(sys.executable).parent}:{os.environ['PATH']}",
+        "PYTHONPATH": str(Path(__file__).parent / "quickstart_ear"),
+        "QUICKSTART_OUT": str(out),
+        "FLWR_HOME": str(home),
+        "FLWR_TELEMETRY_ENABLED": "0",
+        "FLWR_DISABLE_UPDATE_CHECK": "1",
+        "RAY_USAGE_STATS_ENABLED": "0",
+    }
+    command = ["flwr", "run", str(app_dir), "local", "--stream", "-c", f'data-path="{sites[0].parent}"']
+    command += ["--federation-config", f"num-supernodes={len(sites)}"]
+    before = superlinks()
+    try:
+        done = subprocess.run(command, env=environment, cwd=out, capture_output=True, text=True, check=False)
+    finally:
+        for process in superlinks() - before:  # `flwr run` leaves its SuperLink running
+            os.kill(process, signal.SIGTERM)
+    if not (out / "flower.npz").exists():
+        sys.exit(done.stdout[-3000:] + done.stderr[-3000:])
 
-    project = get_project_config(app_dir)["tool"]["flwr"]["app"]
-    config = flatten_dict(project["config"])
-    TaskIdentity.run_id, TaskIdentity.node_id, TaskIdentity.task_id = 1, 1, 1
-    client = load_app(project["components"]["clientapp"], RuntimeError, app_dir)
-    server = load_app(project["components"]["serverapp"], RuntimeError, app_dir)
 
-    def context(site: Path, number: int) -> Context:
-        node = {"data-path": str(site), "partition-id": number, "num-partitions": len(sites)}
-        return Context(run_id=1, node_id=1, node_config=node, state=RecordDict(), run_config=dict(config))
-
-    class MemoryGrid(Grid):
-        """Each message goes to its site's ClientApp at once."""
-
-        def __init__(self) -> None:
-            self._sites = {number: context(site, number) for number, site in enumerate(sites, 1)}
-
-        def set_run(self, run: Any) -> None: ...
-
-        @property
-        def run(self) -> Any: ...
-
-        def create_message(self, *arguments: Any) -> Message: ...
-
-        def get_node_ids(self) -> Iterable[int]:
-            return list(self._sites)
-
-        def push_messages(self, messages: Iterable[Message]) -> Iterable[str]: ...
-
-        def pull_messages(self, message_ids: Iterable[str]) -> Iterable[Message]: ...
-
-        def send_and_receive(self, messages: Iterable[Message], *, timeout: float | None = None) -> Iterable[Message]:
-            replies = []
-            for message in messages:
-                message.metadata.__dict__["_message_id"] = uuid.uuid4().hex
-                reply = client(message, self._sites[message.metadata.dst_node_id])
-                assert not isinstance(reply.content, Error)
-                replies.append(reply)
-            return replies
-
-    kept: dict[str, Any] = {}
-    start = Strategy.start
-
-    def kept_start(self: Strategy, grid: Grid, initial_arrays: Any, **given: Any) -> Any:
-        kept["initial"] = {name: array.numpy() for name, array in initial_arrays.items()}
-        kept["result"] = start(self, grid, initial_arrays, **given)
-        return kept["result"]
-
-    Strategy.start = kept_start  # templates keep the result to themselves
-    os.chdir(out)
-    server(MemoryGrid(), context(sites[0], 0))
-    result = kept["result"]
-    np.savez(out / "initial.npz", **kept["initial"])
-    np.savez(out / "flower.npz", **{name: array.numpy() for name, array in result.arrays.items()})
-    metrics = {f"train {name}": value for name, value in result.train_metrics_clientapp[ROUNDS].items()}
-    # Cloister judges the model of a round before it is trained: that of round 3 is what Flower judges after round 2.
-    metrics |= {f"eval {name}": value for name, value in result.evaluate_metrics_clientapp[ROUNDS - 1].items()}
-    (out / "flower.json").write_text(json.dumps(metrics))
+def superlinks() -> set[int]:
+    """SuperLinks of this test's Flower home, by process id."""
+    found = set()
+    for entry in Path("/proc").iterdir():
+        if entry.name.isdigit():
+            with suppress(OSError):
+                if b"flower-superlink" in (entry / "cmdline").read_bytes():
+                    found.add(int(entry.name))
+    return found
 
 
 def cloister(app_dir: Path, sites: list[Path], out: Path) -> None:

@@ -15,9 +15,9 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from tests.worker.flower_apps import write_app
+from trusted.apps import bundle
 from trusted.apps.bundle import build_bundle, bundle_digest, unpack_bundle
 from trusted.errors import AppError, Reason
-from worker import bundle
 
 EXAMPLE = Path(__file__).parents[2] / "examples" / "rand_hie"
 

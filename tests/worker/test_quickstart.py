@@ -1,4 +1,4 @@
-"""What ``flwr new`` writes runs as it is: by Flower and by Cloister to the same model, but for float32 on the way.
+"""What ``flwr new`` writes runs as it is: by ``flwr run`` and by Cloister to the same model, but for rounding.
 
 The templates are downloaded by ``flwr new`` from Flower's Hub and are in no wheel: those of ``quickstart`` are ours, in
 their structure and with their calls, and differ in how a site's data are found.

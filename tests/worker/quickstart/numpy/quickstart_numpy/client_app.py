@@ -16,7 +16,7 @@ def train(msg: Message, context: Context):
     ndarrays = msg.content["arrays"].to_numpy_ndarrays()
 
     # Simulate local training (here we just add random noise to model parameters)
-    random = load_data(context.node_config["data-path"])
+    random = load_data(context)
     model = [m + random.random(m.shape) for m in ndarrays]
 
     # Construct and return reply Message
@@ -28,6 +28,6 @@ def train(msg: Message, context: Context):
 @app.evaluate()
 def evaluate(msg: Message, context: Context):
     """Evaluate the model on local data."""
-    random = load_data(context.node_config["data-path"])
+    random = load_data(context)
     metrics = {"random_metric": random.random(3).tolist(), "num-examples": 1}
     return Message(content=RecordDict({"metrics": MetricRecord(metrics)}), reply_to=msg)

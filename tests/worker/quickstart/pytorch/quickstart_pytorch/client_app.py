@@ -22,7 +22,7 @@ def train(msg: Message, context: Context):
     model.to(device)
 
     # Load the data
-    trainloader, _ = load_data(context.node_config["data-path"], context.run_config["batch-size"])
+    trainloader, _ = load_data(context, context.run_config["batch-size"])
 
     # Call the training function
     train_loss = train_fn(model, trainloader, context.run_config["local-epochs"], msg.content["config"]["lr"], device)
@@ -41,7 +41,7 @@ def evaluate(msg: Message, context: Context):
     device = torch.device("cuda:0" if torch.cuda.is_available() else "cpu")
     model.to(device)
 
-    _, valloader = load_data(context.node_config["data-path"], context.run_config["batch-size"])
+    _, valloader = load_data(context, context.run_config["batch-size"])
     eval_loss, eval_acc = test_fn(model, valloader, device)
 
     metrics = {"eval_loss": eval_loss, "eval_acc": eval_acc, "num-examples": len(valloader.dataset)}

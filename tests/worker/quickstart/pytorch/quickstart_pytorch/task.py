@@ -22,9 +22,17 @@ class Net(nn.Module):
         return self.fc3(F.relu(self.fc2(F.relu(self.fc1(x)))))
 
 
-def load_data(data_path: str, batch_size: int):
+def site_file(context):
+    """The site's own file: its worker says where, or `flwr run` how many of a folder's it is."""
+    node = context.node_config
+    simulated = f"{context.run_config['data-path']}/site-{node['partition-id'] + 1}"
+    (file,) = Path(node.get("data-path", simulated)).glob("*.csv")
+    return file
+
+
+def load_data(context, batch_size: int):
     """The site's own file, four fifths of it to train on; what is changed in this app is this function."""
-    (file,) = Path(data_path).glob("*.csv")
+    file = site_file(context)
     table = np.loadtxt(file, delimiter=",", skiprows=1, dtype=np.float32)
     split = len(table) * 4 // 5
     sets = [

@@ -21,7 +21,7 @@ def train(msg: Message, context: Context):
     set_model_params(model, msg.content["arrays"].to_numpy_ndarrays())
 
     # Load the data
-    X_train, _, y_train, _ = load_data(context.node_config["data-path"])
+    X_train, _, y_train, _ = load_data(context)
 
     # Ignore convergence failure due to low local epochs
     with warnings.catch_warnings():
@@ -43,7 +43,7 @@ def evaluate(msg: Message, context: Context):
     set_initial_params(model)
     set_model_params(model, msg.content["arrays"].to_numpy_ndarrays())
 
-    _, X_test, _, y_test = load_data(context.node_config["data-path"])
+    _, X_test, _, y_test = load_data(context)
     accuracy = accuracy_score(y_test, model.predict(X_test))
     loss = log_loss(y_test, model.predict_proba(X_test))
 
