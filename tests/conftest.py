@@ -2,12 +2,16 @@
 
 from __future__ import annotations
 
+import sys
+from collections.abc import Iterator
 from datetime import UTC, datetime
+from pathlib import Path
 
 import pytest
 
 from softtee.chip import Chip, SoftwareRoot
 
+_EXAMPLES = Path(__file__).resolve().parents[1] / "examples"
 _FORK = (
     "test_trainer_process.py",
     "test_hostile_app.py",
@@ -32,6 +36,18 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     """
     slow = {item.path for item in items if item.get_closest_marker("slow") or item.get_closest_marker("faults")}
     items.sort(key=lambda item: (item.path.name not in _FORK, item.path not in slow))
+
+
+@pytest.fixture(scope="module", autouse=True)
+def no_app_of_another_file(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
+    """An app's process has one app. Here many come after each other, some of one name: none outlives its test file."""
+    path, apps = list(sys.path), (_EXAMPLES, tmp_path_factory.getbasetemp().resolve())
+    yield
+    sys.path[:] = path
+    for name, module in list(sys.modules.items()):
+        source = getattr(module, "__file__", None)
+        if source and any(map(Path(source).resolve().is_relative_to, apps)):
+            del sys.modules[name]
 
 
 @pytest.fixture(scope="session")

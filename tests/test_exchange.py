@@ -84,6 +84,8 @@ def test_headers_say_what_travels_whole_what_in_part_and_how_it_is_spelled():
         BlobKind.RELEASE: whole,
         BlobKind.STATE: part,
         BlobKind.FINAL: part,
+        BlobKind.MESSAGE: (WHOLE.digest, 0),  # without an app's own server there are none
+        BlobKind.REPLY: (WHOLE.digest, 0),
     }
     assert {kind: header.encoding for kind, header in spelled.items()} == {
         BlobKind.MODEL: Encoding.BFLOAT16,
@@ -93,6 +95,8 @@ def test_headers_say_what_travels_whole_what_in_part_and_how_it_is_spelled():
         BlobKind.RELEASE: Encoding.FLOAT32,
         BlobKind.STATE: Encoding.FLOAT32,
         BlobKind.FINAL: Encoding.FLOAT32,
+        BlobKind.MESSAGE: Encoding.FLOAT32,
+        BlobKind.REPLY: Encoding.FLOAT32,
     }
 
 

@@ -12,12 +12,12 @@ import os
 import sys
 import threading
 import time
-import uuid
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from hashlib import sha256
 from pathlib import Path
+from secrets import token_hex
 from typing import Any, TypeVar
 
 from coordinator.enclave.server_app.asks import (
@@ -181,7 +181,7 @@ class SessionGrid(Grid):  # type: ignore[misc]
             exchange = self._say(Send(tuple(to), float(longest)), Sent).exchange
             names = []
             for message in batch:
-                name = message.metadata.__dict__["_message_id"] = uuid.uuid4().hex  # there is no public setter
+                name = message.metadata.__dict__["_message_id"] = token_hex(16)  # there is no public setter
                 self._sent[name] = _Sent(exchange, message.metadata)
                 names.append(name)
             return names
@@ -208,7 +208,7 @@ class SessionGrid(Grid):  # type: ignore[misc]
         reply = Message(_error(dict(collected.lost).get(node)), reply_to=asked)
         if content is not None:
             reply = Message(flower_records(AppMessage.parse(content).records), reply_to=asked)
-        reply.metadata.__dict__["_message_id"] = uuid.uuid4().hex
+        reply.metadata.__dict__["_message_id"] = token_hex(16)
         return reply
 
     def _ask(self, ask: Ask, kind: type[T]) -> T:

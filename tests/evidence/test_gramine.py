@@ -90,13 +90,10 @@ def test_a_write_is_one_write_of_all_bytes(device: Path) -> None:
     os.mkfifo(device / "user_report_data")
     arrived: list[bytes] = []
 
-    def kernel() -> None:
-        descriptor = os.open(device / "user_report_data", os.O_RDONLY)
-        arrived.append(os.read(descriptor, 4096))
-        os.close(descriptor)
-
-    reader = threading.Thread(target=kernel)
+    descriptor = os.open(device / "user_report_data", os.O_RDWR)  # both ends: neither side waits for the other to come
+    reader = threading.Thread(target=lambda: arrived.append(os.read(descriptor, 4096)))
     reader.start()
     Gramine(lambda quote: b"{}", device).evidence(REPORT_DATA)
     reader.join()
+    os.close(descriptor)
     assert arrived == [REPORT_DATA]

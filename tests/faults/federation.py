@@ -97,7 +97,7 @@ class Federation(World):
             "initial_sha256": initial_digest(layout, initial.data.cast("B")),
             "deadlines": DEADLINES,
         }
-        made = cls(root, root.issue_chip(now=now), members, plan | changes, {}, now)
+        made = cls(root, root.issue_chip(now=now), members, plan | changes, now=now)
         made.initial = initial
         made.machines = {name: token_bytes(32) for name in ("aggregator", *members)}
         made.aggregators = made.provider("aggregator")
