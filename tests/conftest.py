@@ -6,12 +6,14 @@ import sys
 from collections.abc import Iterator
 from datetime import UTC, datetime
 from pathlib import Path
+from tempfile import gettempdir
 
 import pytest
 
 from softtee.chip import Chip, SoftwareRoot
 
-_EXAMPLES = Path(__file__).resolve().parents[1] / "examples"
+_ROOT = Path(__file__).resolve().parents[1]
+_EXAMPLES = _ROOT / "examples"
 _FORK = (
     "test_trainer_process.py",
     "test_hostile_app.py",
@@ -41,13 +43,18 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
 @pytest.fixture(scope="module", autouse=True)
 def no_app_of_another_file(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
     """An app's process has one app. Here many come after each other, some of one name: none outlives its test file."""
-    path, apps = list(sys.path), (_EXAMPLES, tmp_path_factory.getbasetemp().resolve())
+    path, places = list(sys.path), (tmp_path_factory.getbasetemp().resolve(), Path(gettempdir()).resolve(), _EXAMPLES)
     yield
     sys.path[:] = path
     for name, module in list(sys.modules.items()):
         source = getattr(module, "__file__", None)
-        if source and any(map(Path(source).resolve().is_relative_to, apps)):
+        if source and any(map(Path(source).resolve().is_relative_to, places)) and not _is_ours(name):
             del sys.modules[name]
+
+
+def _is_ours(name: str) -> bool:
+    """Whether a module is the project's own, whose checkout may lie in a temporary folder."""
+    return (_ROOT / name.partition(".")[0]).is_dir()
 
 
 @pytest.fixture(scope="session")

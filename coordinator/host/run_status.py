@@ -63,15 +63,22 @@ class MemberStatus:
     away_reason: str | None = None
 
     def awaited(self) -> MemberStatus:
-        """The same, drawn for a new round: nothing is known of its work there, and it is waited for."""
-        return replace(self, work="", moved=None, away_since=None, away_reason=None)
+        """The same, drawn for a new round: nothing is known of its work there, and it is waited for unless it rests."""
+        fresh = replace(self, work="", moved=None)
+        return fresh if self._rests else replace(fresh, away_since=None, away_reason=None)
+
+    @property
+    def _rests(self) -> bool:
+        """Its operator paused it. What it had begun still counts, and does not bring it back."""
+        return self.away_reason == Reason.SITE_PAUSED.code
 
     def after(self, name: str, event: Mapping[str, Any]) -> MemberStatus:
         """The member behind one more public event that names it."""
         ts, outcome, reason = str(event["ts"]), str(event.get("outcome", "")), event.get("reason")
         gone = name == "contribution" and outcome in ("gone", "silent")
         gone = gone or name == "away" or (name == "left" and reason is not None)  # a lost connection is waited for
-        back = name in ("awaited", "back", "admitted") or (name == "contribution" and outcome == "counted")
+        counted = name == "contribution" and outcome == "counted" and not self._rests
+        back = counted or name in ("awaited", "back", "admitted")
         told = replace(
             self,
             attested=name == "admitted" or (self.attested and name not in _GONE),

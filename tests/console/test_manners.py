@@ -16,7 +16,7 @@ from tests.console.processes import SITES, Consortium, Running, allow, cloister,
 pytestmark = pytest.mark.slow
 
 PLAN = "long"
-_TIMING = ["--minimum", 2, "--lease-s", 5, "--reattest-s", 3, "--round-s", 120, "--rounds", 400]
+_TIMING = ["--minimum", 2, "--lease-s", 5, "--reattest-s", 3, "--round-s", 120, "--rounds", 5000]
 _START_S = 180.0
 
 

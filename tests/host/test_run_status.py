@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 from coordinator.host.run_status import RunState, RunStatus
+from trusted.errors import Reason
 
 PLAN = "11" * 32
 
@@ -31,3 +32,15 @@ def test_a_pause_shows_until_it_is_taken_back() -> None:
 def test_a_paused_run_survives_its_encoding() -> None:
     status = folded({"event": "run-started"}, {"event": "run-paused"})
     assert RunStatus.decode(status.encode()) == status
+
+
+def test_a_paused_member_stays_away_whatever_it_had_begun_until_it_takes_tasks_again() -> None:
+    member = {"member": "site-3"}
+    away = {"event": "away", "reason": Reason.SITE_PAUSED.code, **member}
+    counted = {"event": "contribution", "outcome": "counted", "round": 1, **member}
+    drawn = {"event": "round-opened", "round": 2, "waiting_for": ["site-3"]}
+    assert folded(away, counted, drawn).members["site-3"].away_reason == Reason.SITE_PAUSED.code
+    assert folded(away, counted, {"event": "back", **member}).members["site-3"].away_reason is None
+    silent = {"event": "contribution", "outcome": "silent", "reason": Reason.MEMBER_SILENT.code, **member}
+    assert folded(silent).members["site-3"].away_reason == Reason.MEMBER_SILENT.code
+    assert folded(silent, counted).members["site-3"].away_reason is None

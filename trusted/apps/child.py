@@ -20,6 +20,7 @@ import time
 from pathlib import Path
 from typing import Any
 
+import trusted
 from trusted.confinement import Confinement, Feature, confine
 from trusted.wire import encode_json
 
@@ -27,6 +28,11 @@ MAX_FRAME_BYTES = 64 * 1024
 MAX_FILE_BYTES = 64 * 1024 * 1024  # of each file in its scratch folder; stops an app that writes until the disk is full
 _END_TIMEOUT_S = 5.0
 START_TIMEOUT_S = 180.0  # importing torch from a cold disk
+# What a child imports of us once it is confined. An installation that can be edited has it outside its prefix; what a
+# measured launch loads lies in memory, and needs no file.
+_OWN_PACKAGES = [
+    Path(entry).with_name(name) for entry in trusted.__path__ for name in ("trusted", "worker", "coordinator")
+]
 # What an interpreter with torch reads besides its own installation; whatever does not exist is left out.
 _SYSTEM_PATHS = (
     "/usr/lib", "/usr/lib64", "/lib", "/lib64", "/usr/share/zoneinfo", "/etc/ld.so.cache", "/etc/localtime",
@@ -79,7 +85,7 @@ def confine_app(readable: tuple[Path, ...], *, scratch: Path) -> tuple[Feature, 
     """Give up the network, other programs, and all files but the installation, ``readable`` and ``scratch``."""
     # Without the launcher's bytecode every import would compile anew: seconds for a framework.
     installed = [sys.prefix, sys.base_prefix, sys.pycache_prefix or sys.prefix, *(entry for entry in sys.path if entry)]
-    found = [Path(path) for path in (*installed, *_SYSTEM_PATHS) if Path(path).exists()]
+    found = [Path(path) for path in (*_OWN_PACKAGES, *installed, *_SYSTEM_PATHS) if Path(path).exists()]
     return confine(
         Confinement(
             readable=(*found, *readable),
