@@ -32,13 +32,15 @@ _AGAIN = timedelta(seconds=5)  # until a host that gave no state, or a wrong one
 class Beginning:
     """Until ``course`` has a journal. ``began`` and ``resumed`` are told which of the two it was, once.
 
-    ``ended_before`` is told of a closing note: then it is neither.
+    ``ended_before`` is told of a closing note: then it is neither. ``draw`` gives the run's seed; what runs in a TEE
+    leaves it to the processor, and only who has the whole aggregator in its own hands could set another.
     """
 
     course: Course
     began: Callable[[datetime], None]
     resumed: Callable[[Resumed, datetime], None]
     ended_before: Callable[[ClosingNote, datetime], None]
+    draw: Callable[[int], bytes] = token_bytes
     _asking: bool = False
     _ask_at: datetime | None = None
     _refused: Reason | None = field(default=None)
@@ -86,7 +88,7 @@ class Beginning:
     def _begin(self, now: datetime) -> None:
         course, quorum = self.course, self.course.witnesses.quorum
         federation = course.admissions.federation
-        course.seed = token_bytes(SECRET_BYTES)
+        course.seed = self.draw(SECRET_BYTES)
         course.privacy = Spending.begin(course.plan.privacy, federation.plan.digest)
         log, seed = Log(), commitment(course.seed)
         log.append(

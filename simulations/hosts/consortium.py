@@ -91,7 +91,8 @@ class Consortium:
     """Everything that a federation's members agreed on, and the secrets of all of them.
 
     ``plan_changes``, ``charter_changes`` and ``site_changes`` are fields of the documents that differ from those of a
-    plan of two rounds with the weighted mean of at least two members.
+    plan of two rounds with the weighted mean of at least two members. Credentials and site policies hold for ``lasts``,
+    the plan for twice and the charter for three times as long.
     """
 
     root: SoftwareRoot
@@ -102,6 +103,7 @@ class Consortium:
     site_changes: dict[str, Any] = field(default_factory=dict)
     now: datetime = field(default_factory=soon)
     initial: Vector = field(default_factory=lambda: INITIAL, repr=False)
+    lasts: timedelta = timedelta(days=10)
 
     @classmethod
     def found(cls, **plan_changes: Any) -> Consortium:
@@ -137,7 +139,7 @@ class Consortium:
             version=1,
             previous=None,
             profile=Profile.DEVELOPMENT,
-            validity=Validity(self.now - timedelta(days=1), self.now + timedelta(days=30)),
+            validity=Validity(self.now - timedelta(days=1), self.now + 3 * self.lasts),
             members=members,
             thresholds=Thresholds(quorum, quorum),
             roots=(self.root.trust_root,),
@@ -153,7 +155,7 @@ class Consortium:
             name="plan",
             purpose="tests",
             charter=self.charter.digest,
-            validity=Validity(self.now - timedelta(days=1), self.now + timedelta(days=20)),
+            validity=Validity(self.now - timedelta(days=1), self.now + 2 * self.lasts),
             app=App.read({"kind": "flower", "bundle_sha256": "00" * 32, "config": {}}),
             initial_sha256=initial_digest(LAYOUT, INITIAL.tobytes()),
             layout=LAYOUT,
@@ -186,7 +188,7 @@ class Consortium:
             member=member,
             charter=self.charter.digest,
             worker_key=self.worker_keys[member].public_key().public_bytes_raw(),
-            validity=Validity(self.now - timedelta(days=1), self.now + timedelta(days=10)),
+            validity=Validity(self.now - timedelta(days=1), self.now + self.lasts),
         )
         signed = envelope(document, credentials.PAYLOAD_TYPE, [self.signing[signed_by or member]])
         return Membership(signed, self.worker_keys[member], b"\xcc" * 32)
@@ -204,7 +206,7 @@ class Consortium:
             bundles=(self.plan.document.app.bundle_sha256,),
             max_rounds=100,
             columns=self.plan.document.dataset.columns,
-            not_after=self.now + timedelta(days=10),
+            not_after=self.now + self.lasts,
         )
         document = replace(document, **self.site_changes)
         signed = envelope(document, site_policies.PAYLOAD_TYPE, [self.signing[member]])

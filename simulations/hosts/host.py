@@ -8,18 +8,16 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import Any
 
-import numpy as np
-
+from simulations.hosts import released
 from simulations.hosts.consortium import Consortium
 from simulations.hosts.net import Net
 from simulations.hosts.site import Site
 from simulations.hosts.store import MemoryStore
-from trusted.blob import open_blob
 from trusted.channel.refusal import refusal
 from trusted.channel.states import State
 from trusted.encoding import Vector
 from trusted.errors import ProtocolError, Reason
-from trusted.release import VerifiedRelease, release_name, verify_release
+from trusted.release import VerifiedRelease
 from worker.participant import Train
 
 Attack = Callable[[int, bytes], list[bytes]]
@@ -174,20 +172,11 @@ class Host(Net):
 
     def release(self) -> VerifiedRelease:
         """The release of a run that is over, verified as recipients do."""
-        blob = self.store.blobs[release_name(self.world.plan.digest)]
-        return verify_release(blob, self.world.federation, self.world.now)
+        return released.verified(self.world, self.store, self.world.now)
 
     def opened(self, recipient: str | None = None) -> Vector:
         """The released model, as a recipient (the plan's first) opens it."""
-        verified = self.release()
-        release, member = verified.release, recipient or self.world.plan.document.recipients[0]
-        opened = open_blob(
-            [self.store.blobs[release.blob]],
-            expected=release.header(self.world.federation),
-            key=verified.open_key(member, self.world.sealing[member]),
-            verify_key=release.verify_key,
-        )
-        return np.frombuffer(b"".join(opened), dtype="<f4")
+        return released.opened(self.world, self.store, self.world.now, recipient)
 
     def counted(self) -> list[frozenset[str]]:
         """Whose contributions each round of the released model holds."""
