@@ -13,6 +13,8 @@ from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from simulations.aggregator import Aggregator
+from simulations.aggregators.unsealed import Unsealed
 from simulations.behaviour import Behaviour
 from simulations.cast import Cast
 from simulations.dataset import Dataset
@@ -25,7 +27,8 @@ from simulations.lanes import Lanes
 from simulations.pace import Pace
 from simulations.partition import Partition
 from simulations.result import Result, RoundRow
-from simulations.rounds import Rounds, Setting
+from simulations.rounds import Rounds
+from simulations.setting import Setting
 from simulations.site_data import SiteData
 from simulations.site_files import Scratch
 from simulations.task import Recipe, UnderTerms
@@ -37,6 +40,7 @@ from simulations.terms import (
     read_exchange,
     read_privacy,
 )
+from simulations.wire import Wire
 from trusted.apps.arrays import split_vector
 from trusted.documents.plan import Plan
 from trusted.documents.terms import Aggregation, Deadlines, Exchange, MetricRule, Privacy
@@ -186,13 +190,18 @@ class Simulation:
             self._task = self._under_terms.prepare(self._data)
         self._is_fresh = False
         with Lanes() as lanes, self._engine.open(self._task, most_jobs=size) as crew:
-            rounds = Rounds(self._setting(), crew, lanes)
+            wire = Wire(self._terms.exchanged(self._task.layout), self._terms.privacy, self._task.initial())
+            aggregator = self._aggregator(wire, lanes)
+            rounds = Rounds(self._setting(), crew, wire, aggregator)
             rows = []
             for row in rounds.run():
                 rows.append(row)
                 if on_round is not None:
                     on_round(row)
-        return Result(self.settings, tuple(rows), rounds.ending, self._task.layout, rounds.model)
+        return Result(self.settings, tuple(rows), rounds.ending, self._task.layout, aggregator.model)
+
+    def _aggregator(self, wire: Wire, lanes: Lanes) -> Aggregator:
+        return Unsealed(self._setting(), wire, lanes)
 
     def _setting(self) -> Setting:
         partition = self._data.partition

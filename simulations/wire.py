@@ -52,6 +52,14 @@ class Wire:
         self.exchanged.put_into(self.whole, model)
         return self.whole
 
+    def whole_with(self, part: Vector) -> Vector:
+        """The whole model where the exchanged part is ``part``."""
+        if not self.exchanged.is_partial:
+            return part
+        whole = self.whole.copy()
+        self.exchanged.put_into(whole, part)
+        return whole
+
     def taken(self, updates: np.ndarray) -> Sequence[Vector]:
         """What of ``updates``, float32[n, elements], travels: rows that may be written to."""
         return [self.exchanged.taken_from(update) for update in updates]
