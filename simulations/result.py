@@ -33,7 +33,7 @@ class RoundRow:
     """One round, as a federation's own log would tell it, and what only a simulation knows.
 
     Attributes:
-        number: as the log counts: also rounds that came to nothing have one.
+        number: also rounds that came to nothing have one, and, unlike in a log, those that too few came to open.
         present: how many sites were there when it opened.
         drawn, counted: the cohort, and whose updates are in the model, by id.
         lost: of each other of the cohort, why it does not count.
@@ -43,7 +43,8 @@ class RoundRow:
         epsilon: what of the privacy budget is spent after it; None without a mechanism.
         bytes_down, bytes_up: sealed bytes that the cohort fetched, and that arrived of it.
         virtual_s: how long it took on the virtual clock.
-        wall_s: how long it took here, by stage (``draw``, ``train``, ``exchange``, ``fold``, ``evaluate``).
+        wall_s: how long it took here, by stage (``draw``, ``train``, ``exchange``, ``fold``, ``evaluate``);
+            with admission ``protocol``: all that enclave, host and sites do besides training.
     """
 
     number: int
@@ -68,13 +69,17 @@ class RoundRow:
 
 @dataclass(frozen=True, slots=True)
 class Result:
-    """A whole simulation. ``settings`` is plain JSON: with the same code and data it gives the same result again."""
+    """A whole simulation. ``settings`` is plain JSON: with the same code and data it gives the same result again.
+
+    ``admission_s``: how long it took here to admit all sites; None where nobody was admitted.
+    """
 
     settings: Mapping[str, Any]
     rounds: tuple[RoundRow, ...]
     ending: Ending
     layout: Layout
     model: Vector = field(repr=False)
+    admission_s: float | None = None
 
     @property
     def final(self) -> Mapping[str, float]:

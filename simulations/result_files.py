@@ -60,7 +60,7 @@ def read(path: str | Path) -> Result:
         ending = Ending(head["ending"])
     except (KeyError, TypeError, ValueError, ProtocolError):
         raise UserError(f"{path}: no result of a simulation", _TOLD) from None
-    return Result(head["settings"], rounds, ending, layout, _model(path, layout))
+    return Result(head["settings"], rounds, ending, layout, _model(path, layout), head.get("admission_s"))
 
 
 def result_json(result: Result) -> dict[str, Any]:
@@ -91,6 +91,7 @@ def _head(result: Result) -> dict[str, Any]:
         "settings": dict(result.settings),
         "ending": result.ending.value,
         "layout": result.layout.to_json(),
+        "admission_s": result.admission_s,
     }
 
 

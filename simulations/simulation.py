@@ -59,7 +59,8 @@ class Simulation:
     ``trains`` is a recipe (:mod:`simulations.tasks`), or the folder of a Flower app. ``cohort`` sites are drawn each
     round, all if it is None; with fewer than ``minimum`` answers nothing is folded. ``aggregation``, ``privacy``,
     ``exchange`` and ``deadlines`` are the plan's, as objects or as a plan spells them. ``evaluate_every`` 0: only after
-    the last round.
+    the last round. With ``admission`` every site is attested and admitted, and everything is sealed, witnessed and
+    released as in a deployed run: the same model to the bit where no noise is added, in more time.
 
     Raises:
         ValueError, ProtocolError: in one sentence, what does not fit.
@@ -87,6 +88,7 @@ class Simulation:
         engine: Engine | str = "pool",
         seed: int = 0,
         evaluate_every: int = 1,
+        admission: bool = False,
     ) -> None:
         if not isinstance(partition, Partition):
             raise ValueError(f"partition: which site has which rows expected, not a {type(partition).__name__}")
@@ -102,8 +104,8 @@ class Simulation:
             metrics=tuple(metrics),
         )
         data = SiteData.of(dataset, partition, held_out, seed, behaviours)
+        self._admission, self._every, self._cohorts = admission, evaluate_every, secret(seed, "cohorts")
         self._begin(trains, data, terms, behaviours, pace, engine)
-        self._every, self._cohorts = evaluate_every, secret(seed, "cohorts")
 
     @classmethod
     def from_plan(
@@ -118,6 +120,7 @@ class Simulation:
         engine: Engine | str = "pool",
         seed: int = 0,
         evaluate_every: int = 1,
+        admission: bool = False,
     ) -> Simulation:
         """What a deployed run of ``plan`` does: the same bits where it adds no noise, with one thread for each site.
 
@@ -132,8 +135,8 @@ class Simulation:
         made._scratch = Scratch()
         app = app_of(plan, papers, made._scratch)
         data = sites_of(app.require_admitted(), seed, held_out, behaviours)
+        made._admission, made._every, made._cohorts = admission, evaluate_every, cohorts or secret(seed, "cohorts")
         made._begin(app, data, Terms.of_plan(plan), behaviours, pace, engine)
-        made._every, made._cohorts = evaluate_every, cohorts or secret(seed, "cohorts")
         return made
 
     def _begin(
@@ -154,6 +157,10 @@ class Simulation:
         self._under_terms = _under(recipe, terms)
         self._task, self._is_fresh = self._under_terms.prepare(data), True
         terms.exchanged(self._task.layout)
+        if self._admission:
+            from simulations.aggregators.agreed import require_agreeable
+
+            require_agreeable(terms, self._task.layout)
 
     @property
     def settings(self) -> dict[str, Any]:
@@ -167,6 +174,7 @@ class Simulation:
             "behaviours": [_said_of(behaviour) for behaviour in self._behaviours],
             "pace": self._pace.to_json(),
             "engine": self._engine.name,
+            "admission": self._admission,
         }
 
     def save_settings(self, path: Path | str) -> None:
@@ -191,17 +199,24 @@ class Simulation:
         self._is_fresh = False
         with Lanes() as lanes, self._engine.open(self._task, most_jobs=size) as crew:
             wire = Wire(self._terms.exchanged(self._task.layout), self._terms.privacy, self._task.initial())
-            aggregator = self._aggregator(wire, lanes)
+            aggregator, admission_s = self._aggregator(wire, lanes)
             rounds = Rounds(self._setting(), crew, wire, aggregator)
             rows = []
             for row in rounds.run():
                 rows.append(row)
                 if on_round is not None:
                     on_round(row)
-        return Result(self.settings, tuple(rows), rounds.ending, self._task.layout, aggregator.model)
+            model = aggregator.model
+        return Result(self.settings, tuple(rows), rounds.ending, self._task.layout, model, admission_s)
 
-    def _aggregator(self, wire: Wire, lanes: Lanes) -> Aggregator:
-        return Unsealed(self._setting(), wire, lanes)
+    def _aggregator(self, wire: Wire, lanes: Lanes) -> tuple[Aggregator, float | None]:
+        """Whoever folds, and the seconds in which it admitted its sites; None: it admits nobody."""
+        if not self._admission:
+            return Unsealed(self._setting(), wire, lanes), None
+        from simulations.aggregators.admitted import Admitted  # brings the worker, and the software TEE
+
+        admitted = Admitted(self._setting(), wire, lanes)
+        return admitted, admitted.admission_s
 
     def _setting(self) -> Setting:
         partition = self._data.partition

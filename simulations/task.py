@@ -28,7 +28,7 @@ class Job:
 class Trained:
     """What a site answered, besides its update: as ``worker.trainer.TrainResult``, or why it failed, in ``words`` too.
 
-    Production has no such words: what an app says stays at its site.
+    Production has no such words: what an app says stays at its site. ``private_steps`` were made under DP-SGD.
     """
 
     num_examples: int
@@ -36,6 +36,7 @@ class Trained:
     seconds: float
     failure: Reason | None = None
     words: str = ""
+    private_steps: int = 0
 
 
 class Task(Protocol):

@@ -64,6 +64,29 @@ def envelope(document: Any, payload_type: str, keys: Iterable[Ed25519PrivateKey]
     return made.encode()
 
 
+def plan_of(members: tuple[str, ...], **changes: Any) -> Plan:
+    """A plan of two rounds with the weighted mean of at least two of ``members``, but for its ``changes``."""
+    now = soon()
+    document = Plan(
+        name="plan",
+        purpose="tests",
+        charter=bytes(32),
+        validity=Validity(now, now + timedelta(days=1)),
+        app=App.read({"kind": "flower", "bundle_sha256": "00" * 32, "config": {}}),
+        initial_sha256=initial_digest(LAYOUT, INITIAL.tobytes()),
+        layout=LAYOUT,
+        rounds=2,
+        cohort=Cohort(members, 2, len(members)),
+        deadlines=Deadlines(round_s=600, lease_s=120, reattest_s=60),
+        aggregation=Aggregation.read({"rule": "weighted-mean", "max_weight": 1000}),
+        privacy=Privacy.read({"mechanism": "none", "reason": "a test"}),
+        dataset=DatasetContract(min_rows=1, columns=("x",)),
+        metrics=(MetricRule("auc", 2, 3),),
+        recipients=(members[0],),
+    )
+    return replace(document, **changes)
+
+
 def _no_gpus(challenge: bytes) -> tuple[Evidence, ...]:
     return ()
 
@@ -151,24 +174,8 @@ class Consortium:
 
     def make_plan(self, **changes: Any) -> VerifiedPlan:
         """A plan that all members signed."""
-        document = Plan(
-            name="plan",
-            purpose="tests",
-            charter=self.charter.digest,
-            validity=Validity(self.now - timedelta(days=1), self.now + 2 * self.lasts),
-            app=App.read({"kind": "flower", "bundle_sha256": "00" * 32, "config": {}}),
-            initial_sha256=initial_digest(LAYOUT, INITIAL.tobytes()),
-            layout=LAYOUT,
-            rounds=2,
-            cohort=Cohort(self.members, 2, len(self.members)),
-            deadlines=Deadlines(round_s=600, lease_s=120, reattest_s=60),
-            aggregation=Aggregation.read({"rule": "weighted-mean", "max_weight": 1000}),
-            privacy=Privacy.read({"mechanism": "none", "reason": "a test"}),
-            dataset=DatasetContract(min_rows=1, columns=("x",)),
-            metrics=(MetricRule("auc", 2, 3),),
-            recipients=(self.members[0],),
-        )
-        document = replace(document, **changes)
+        validity = Validity(self.now - timedelta(days=1), self.now + 2 * self.lasts)
+        document = plan_of(self.members, **({"charter": self.charter.digest, "validity": validity} | changes))
         return plans.verify_plan(envelope(document, plans.PAYLOAD_TYPE, self.signing.values()), self.charter, self.now)
 
     def provider(

@@ -181,7 +181,8 @@ class AppTask:
             out[:] = 0.0
             return Trained(0, {}, time.perf_counter() - begun, error.reason, f"{error.detail}{_said(self._words)}")
         out[:] = result.delta
-        return Trained(result.num_examples, result.metrics, time.perf_counter() - begun)
+        seconds, steps = time.perf_counter() - begun, dp_sgd.steps() or 0
+        return Trained(result.num_examples, result.metrics, seconds, private_steps=steps)
 
     def _require_private(self) -> None:
         """What the aggregator refuses of a worker that counted no step (``coordinator.enclave.answers``)."""
