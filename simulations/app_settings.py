@@ -39,6 +39,7 @@ class AppSettings:
             that every row is shown to it; ``0``: nothing is judged.
         config: over the app's run config.
         behaviours: as :func:`read_behaviour` takes them.
+        admission: whether sites are attested and admitted, and everything sealed.
     """
 
     app: str
@@ -61,6 +62,7 @@ class AppSettings:
     behaviours: tuple[str, ...] = ()
     engine: str = "pool"
     evaluate_every: int = 1
+    admission: bool = False
 
     @classmethod
     def of(cls, values: Mapping[str, Any]) -> AppSettings:
@@ -137,6 +139,7 @@ class AppSettings:
             engine=self.engine,
             seed=seed,
             evaluate_every=self.evaluate_every,
+            admission=self.admission,
         )
 
     def _split(self, whole: Dataset, seed: int) -> tuple[Dataset, Dataset | None]:

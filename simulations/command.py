@@ -82,6 +82,10 @@ def simulate_app(
     initial: _Initial = None,
     behaviour: _Behaviour = _NONE,
     engine: _Engine = "pool",
+    admission: Annotated[
+        bool,
+        typer.Option("--admission", help="Attest every site and seal everything: the same model, in more time."),
+    ] = False,
     seed: _Seed = 7,
     tracker: Annotated[Texts, typer.Option(help="tensorboard:FOLDER or mlflow:URI; repeat.")] = _NONE,
     out: _Out = None,
@@ -115,6 +119,7 @@ def simulate_app(
             initial="" if initial is None else str(initial),
             behaviours=tuple(behaviour),
             engine=engine,
+            admission=admission,
         )
         run_app(report, settings, seed, tracker, out, save_settings)
 

@@ -75,7 +75,7 @@ def _notes(result: Result) -> tuple[str, ...]:
         shown = ", ".join(nothing[:_MOST_NAMED]) + (" and others" if len(nothing) > _MOST_NAMED else "")
         notes.append(f"{len(nothing)} round(s) came to nothing: {shown}.")
     if result.admission_s is not None:
-        notes.append(f"All sites were attested and admitted, in {result.admission_s:.1f} s more (software TEE).")
+        notes.append(f"All sites were attested and admitted, in {result.admission_s:.2g} s more (software TEE).")
     if result.ending is not Ending.COMPLETE:
         notes.append(f"It ended early: {result.ending.value}.")
     return tuple(notes)

@@ -39,7 +39,7 @@ from worker.participant import Train
 from worker.trainer import TrainResult
 
 _TICKS_A_LEASE = 2
-_MAX_WEIGHT = 1 << 53  # of any message: more than every plan's bound
+_MAX_WEIGHT = (1 << 53) - 1  # that a message can tell: more than every plan allows
 _BY_CODE = {reason.code: reason for reason in Reason}
 
 

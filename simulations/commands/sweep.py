@@ -16,6 +16,7 @@ from simulations.sweep import Point, Sweep
 from simulations.sweep_shown import plot, table_of
 
 _NOTHING = "none"
+_TRUTHS = {"true": True, "false": False}
 
 
 def run_sweep(
@@ -73,6 +74,10 @@ def _varied(text: str) -> tuple[str, list[Any]]:
 def _value(name: str, default: Any, word: str) -> Any:
     if isinstance(default, tuple):
         return [] if word == _NOTHING else [word]
+    if isinstance(default, bool):
+        if word not in _TRUTHS:
+            raise UserError(f"--vary {name}: {word} is neither true nor false", "Write true, false, or both.")
+        return _TRUTHS[word]
     if isinstance(default, int | float):
         try:
             return type(default)(word)

@@ -80,6 +80,7 @@ def test_an_app_is_simulated_and_everything_is_kept(tmp_path: Path) -> None:
         (("scenario", "nothing"), "there are digits, hospitals"),
         (("sweep", APP, "--data", DATA, "--vary", "rulez=median", "--out", "never"), "setting=value expected"),
         (("sweep", APP, "--data", DATA, "--vary", "rounds=few", "--out", "never"), "few is no number"),
+        (("sweep", APP, "--data", DATA, "--vary", "admission=perhaps", "--out", "never"), "neither true nor false"),
         (("capacity", "--sites", 2, "--model-mb", 1, "--link", "string"), "figures such as"),
     ],
 )
@@ -139,6 +140,29 @@ def test_a_sweep_is_done_once_and_shown_with_intervals(tmp_path: Path) -> None:
     written = {path: path.stat().st_mtime_ns for path in (tmp_path / "points").iterdir()}
     assert simulate(*arguments).data["points"] == first.data["points"]
     assert {path: path.stat().st_mtime_ns for path in (tmp_path / "points").iterdir()} == written
+
+
+def test_an_app_is_simulated_with_admission_and_gives_the_same(tmp_path: Path) -> None:
+    arguments = ("app", APP, "--data", DATA, "--held-out", "all", "--rounds", 1, "--engine", "in-process")
+    plain, admitted = simulate(*arguments).data, simulate(*arguments, "--admission").data
+    assert admitted["final"] == plain["final"]
+    assert plain["admission_s"] is None
+    assert admitted["admission_s"] > 0
+    assert admitted["settings"]["admission"]
+    people = simulate(*arguments, "--admission", json_output=False)
+    assert "All sites were attested and admitted" in people.stdout
+    refused = simulate(*arguments, "--admission", "--partition", "by_column:female", "--cohort", 1)
+    assert refused.code == 1
+    assert "admission: no plan can be so: plan.cohort.minimum" in refused.error["message"]
+
+
+def test_a_sweep_goes_over_admission(tmp_path: Path) -> None:
+    pytest.importorskip("matplotlib")
+    arguments = ("sweep", APP, "--data", DATA, "--set", "held_out=all", "--set", "rounds=1", "--seeds", 1)
+    swept = simulate(*arguments, "--vary", "admission=false true", "--processes", 1, "--out", tmp_path)
+    assert swept.code == 0
+    one, other = swept.data["points"]
+    assert one["figures"]["auc"] == other["figures"]["auc"]
 
 
 def test_a_picture_says_who_has_what(tmp_path: Path) -> None:

@@ -85,6 +85,19 @@ def test_a_simulated_run_gives_the_bits_of_the_deployed_run(name, engine, papers
     assert bool(refused) == (name == "heavy")
 
 
+@pytest.mark.parametrize(("name", "engine"), [("mean", "pool"), ("named", "in-process"), ("heavy", "in-process")])
+def test_a_plan_simulated_with_admission_gives_the_bits_of_the_deployed_run(
+    name, engine, papers, chip, software_root, tmp_path
+):
+    world, net, released = deployed(
+        chip, software_root, APP, DATA, tmp_path / "work", initial=INITIAL, **plan_of(**PLANS[name])
+    )
+    result = Simulation.from_plan(world.plan.document, papers, engine=engine, admission=True).run()
+    assert result.model.tobytes() == released.tobytes()
+    told = net.outcomes("round-committed")
+    assert [dict(row.reported) for row in result.rounds] == [event["metrics"] for event in told]
+
+
 def test_with_noise_both_are_within_its_reach(papers, chip, software_root, tmp_path):
     mechanism = {"mechanism": "member-clipping", "clip_norm": 10, "noise_multiplier": 0.5, "epsilon": 20, "delta": 1e-3}
     private = plan_of(privacy=Privacy.read(mechanism), aggregation=terms("weighted-mean", max_weight=1), rounds=1)
