@@ -13,7 +13,7 @@ from console.app_terms import read_settings
 from console.folding import Folding
 from console.privacy import read_mechanism
 from simulations.dataset import Dataset
-from simulations.named import read_behaviour, read_partition
+from simulations.named import read_behaviours, read_partition
 from simulations.partition import Partition
 from simulations.simulation import Simulation
 from simulations.tasks.app import App
@@ -38,7 +38,7 @@ class AppSettings:
         held_out: the share of rows that no site has, to judge models by; ``all``: the app itself holds rows out, so
             that every row is shown to it; ``0``: nothing is judged.
         config: over the app's run config.
-        behaviours: as :func:`read_behaviour` takes them.
+        behaviours: as :func:`read_behaviours` takes them.
         admission: whether sites are attested and admitted, and everything sealed.
     """
 
@@ -135,7 +135,11 @@ class AppSettings:
             aggregation=folding.to_json(_MAX_WEIGHT if private is None else 1, self.minimum or cohort),
             privacy=private,
             held_out=held_out,
-            behaviours=[read_behaviour(text, dataset) for text in self.behaviours],
+            behaviours=[
+                behaviour
+                for text in self.behaviours
+                for behaviour in read_behaviours(text, dataset, names=partition.names, seed=seed)
+            ],
             engine=self.engine,
             seed=seed,
             evaluate_every=self.evaluate_every,

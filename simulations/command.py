@@ -56,7 +56,8 @@ _Initial = Annotated[
     typer.Option(help="The model to start from, safetensors. Default: what the app's ServerApp starts from."),
 ]
 _Behaviour = Annotated[
-    Texts, typer.Option(help="dropouts:0.2,chance=0.5, sign_flip:0.1, … (`simulate names`); repeat.")
+    Texts,
+    typer.Option(help="dropouts:0.2,chance=0.5, backdoor:0.1,trigger=age:99,target=1, … (`simulate names`); repeat."),
 ]
 _Processes = Annotated[int | None, typer.Option(min=1, help="Simulations side by side. Default: one for each core.")]
 

@@ -1,14 +1,15 @@
 """Partitions and behaviours by name, as a command line writes them. Trust zone: the developer's machine.
 
 ``dirichlet:alpha=0.1`` and ``dropouts:0.2,chance=0.5`` call the functions of these names; what they take is read from
-their signatures, so a new one can be named without a word here.
+their signatures, so a new one can be named without a word here, unless it takes more than sites and numbers:
+:mod:`simulations.named_sites` says how those are written.
 """
 
 from __future__ import annotations
 
 import difflib
 import inspect
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -16,16 +17,20 @@ import numpy as np
 from simulations import behaviours, partitions
 from simulations.behaviour import Behaviour
 from simulations.dataset import Dataset
+from simulations.named_sites import chosen, groups, sites, trigger
 from simulations.partition import Partition
 
-_GIVEN = frozenset({"dataset", "sites", "seed", "name", "label", "values"})  # not for a person to write
+# Not numbers for a person to write.
+_GIVEN = frozenset({"dataset", "sites", "names", "groups", "seed", "name", "label", "values"})
+_WHO = {"sites": "SHARE", "names": "SHARE", "groups": "SHARE/SHARE/…"}
 PARTITIONS: Mapping[str, Callable[..., Partition]] = {
     name: getattr(partitions, name)
     for name in ("iid", "dirichlet", "by_column", "labels_each", "shards", "log_normal", "power_law")
 }
-_UNWRITABLE = frozenset({"Patch", "constants", "backdoor", "outages", "churn"})
-BEHAVIOURS: Mapping[str, Callable[..., Behaviour]] = {
-    name: getattr(behaviours, name) for name in behaviours.__all__ if name not in _UNWRITABLE
+_MOST_SHOWN = 10
+_TRIGGERS = frozenset({"Patch", "constants"})
+BEHAVIOURS: Mapping[str, Callable[..., Behaviour | tuple[Behaviour, ...]]] = {
+    name: getattr(behaviours, name) for name in behaviours.__all__ if name not in _TRIGGERS
 }
 
 
@@ -45,10 +50,11 @@ def read_partition(text: str, dataset: Dataset, sites: int, seed: int) -> Partit
     return partition
 
 
-def read_behaviour(text: str, dataset: Dataset) -> Behaviour:
+def read_behaviours(text: str, dataset: Dataset, *, names: Sequence[str], seed: int) -> tuple[Behaviour, ...]:
     """``sign_flip:0.2`` or ``dropouts:0.1,chance=0.5``: who (a share, or names joined by ``+``), then how.
 
-    What lies about labels does so about the label of ``dataset``.
+    ``outages`` has groups of sites, with ``/`` between them. What lies about labels does so about the label of
+    ``dataset``; ``names`` are those of all sites.
 
     Raises:
         ValueError: no such name, nobody, or a number that does not read; the message says what there is.
@@ -57,10 +63,18 @@ def read_behaviour(text: str, dataset: Dataset) -> Behaviour:
     make = _found("behaviour", name, BEHAVIOURS)
     who, _, numbers = rest.partition(",")
     if not who or "=" in who:
-        raise ValueError(f"behaviour {name}: say first who, as {name}:0.2 (a share) or {name}:site-0001+site-0004")
+        example = f"{name}:0.2/0.2" if make is behaviours.outages else f"{name}:0.2"
+        raise ValueError(f"behaviour {name}: say first who, as {example} (a share) or {name}:site-0001+site-0004")
     arguments = _of_label(make, name, dataset) | _arguments("behaviour", make, name, numbers)
-    behaviour: Behaviour = make(_sites(who), **arguments)
-    return behaviour
+    _require_labels(make, name, arguments, dataset)
+    if "trigger" in arguments:
+        arguments["trigger"] = trigger(name, arguments["trigger"], dataset)
+    if make is behaviours.outages:
+        return behaviours.outages(groups(name, who, names, seed), seed=seed, **arguments)
+    if make is behaviours.churn:
+        return behaviours.churn(chosen(name, who, names, seed), seed=seed, **arguments)
+    made = make(sites(who), **arguments)
+    return made if isinstance(made, tuple) else (made,)
 
 
 def _of_label(make: Callable[..., Any], name: str, dataset: Dataset) -> dict[str, Any]:
@@ -71,6 +85,16 @@ def _of_label(make: Callable[..., Any], name: str, dataset: Dataset) -> dict[str
         raise ValueError(f"behaviour {name}: it lies about labels; say with --label which column that is")
     values = {"values": np.unique(dataset.column(dataset.label)).tolist()} if "values" in takes else {}
     return {"label": dataset.label, **values}
+
+
+def _require_labels(make: Callable[..., Any], name: str, arguments: Mapping[str, Any], dataset: Dataset) -> None:
+    """What stands for a label is one that a row has."""
+    for key, each in _numbers_of(make).items():
+        if each.annotation == "Any":
+            labels = np.unique(dataset.column(dataset.label)).tolist()
+            if arguments[key] not in labels:
+                there = ", ".join(map(str, labels[:_MOST_SHOWN])) + (", …" if len(labels) > _MOST_SHOWN else "")
+                raise ValueError(f"behaviour {name}: {key}: no row is labelled {arguments[key]!r}; labels are {there}")
 
 
 def spelled(names: Mapping[str, Callable[..., Any]]) -> list[tuple[str, str]]:
@@ -108,6 +132,8 @@ def _arguments(kind: str, make: Callable[..., Any], name: str, text: str) -> dic
 
 
 def _read(kind: str, name: str, key: str, value: str, annotation: str) -> Any:
+    if annotation == "Trigger":
+        return value
     if annotation == "Any":  # the value of a label, which may be text
         try:
             return int(value)
@@ -120,17 +146,14 @@ def _read(kind: str, name: str, key: str, value: str, annotation: str) -> Any:
         raise ValueError(f"{kind} {name}: {key} is a {'whole ' if whole else ''}number, not {value!r}") from None
 
 
-def _sites(who: str) -> float | tuple[str, ...]:
-    try:
-        return float(who)
-    except ValueError:
-        return tuple(who.split("+"))
-
-
 def _usage(make: Callable[..., Any], name: str) -> str:
     if make is partitions.by_column:
         return "by_column:COLUMN"
-    parts = ["SHARE"] if "sites" in inspect.signature(make).parameters and make not in PARTITIONS.values() else []
+    takes = () if make in PARTITIONS.values() else inspect.signature(make).parameters
+    parts = [said for key, said in _WHO.items() if key in takes]
     for key, each in _numbers_of(make).items():
+        if each.annotation == "Trigger":
+            parts.append(f"{key}=COLUMN:NUMBER+…")
+            continue
         parts.append(f"{key}=…" if each.default is each.empty else f"{key}={each.default:g}")
     return f"{name}:{','.join(parts)}" if parts else name
