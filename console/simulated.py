@@ -1,7 +1,8 @@
 """What a plan takes over from a simulation's settings, and what goes before it. Trust zone: the member's own machine.
 
-The file is what ``Simulation.save_settings`` writes, or a saved result, which holds the same (docs/simulation.md). Its
-writer may have got anything wrong: whatever is taken from it is held against the plan's own rules with all the rest.
+The file is what ``Simulation.save_settings`` writes, or a saved result, JSON or Parquet, which holds the same
+(docs/simulation.md). Its writer may have got anything wrong: whatever is taken from it is held against the plan's own
+rules with all the rest.
 """
 
 from __future__ import annotations
@@ -21,6 +22,9 @@ from trusted.documents.terms import Aggregation
 T = TypeVar("T")
 
 FORMAT = "cloister-simulation/v1"
+PARQUET_KEY = b"cloister.simulation"
+"""Under which a saved result's settings stand in the metadata of its Parquet file."""
+_PARQUET = b"PAR1"
 _MAX_BYTES = 256 << 20  # a saved result has its model and all rounds
 _FOLDING = frozenset({"rule", "false_sites", "kept", "server", "proximal_mu", "max_weight"})
 _TRAVEL = frozenset({"model_encoding", "update_encoding", "exchange_tensor"})
@@ -65,10 +69,7 @@ class Carried:
         """
         if path is None:
             return cls(given=given)
-        try:
-            found = json.loads(read_bounded(path, _MAX_BYTES))
-        except ValueError:
-            raise UserError(f"{path}: not JSON", _HINT) from None
+        found = _record(path)
         if isinstance(found, dict) and isinstance(found.get("settings"), dict):
             found = found["settings"]
         if not isinstance(found, dict) or found.get("format") != FORMAT:
@@ -160,6 +161,34 @@ class Carried:
 
     def _gave(self, options: frozenset[str]) -> bool:
         return not options.isdisjoint(self.given)
+
+
+def _record(path: Path) -> Any:
+    """The JSON of a file, or that in the metadata of a Parquet file."""
+    content = read_bounded(path, _MAX_BYTES)
+    if content.startswith(_PARQUET):
+        content = _metadata(path, content)
+    try:
+        return json.loads(content)
+    except ValueError:
+        raise UserError(f"{path}: neither JSON nor a result as Parquet", _HINT) from None
+
+
+def _metadata(path: Path, content: bytes) -> bytes:
+    """What a saved result says of itself; its rows are not read."""
+    try:
+        import pyarrow as pa
+        import pyarrow.parquet as pq
+    except ImportError:
+        said = f"{path}: results as Parquet are read with pyarrow, which is not installed"
+        raise UserError(said, "pip install 'cloister[console]', or save the result as .json.") from None
+    try:
+        found = pq.read_schema(pa.BufferReader(content)).metadata or {}
+    except (pa.ArrowException, OSError):
+        raise UserError(f"{path}: cannot be read as Parquet", "Check that the file is whole.") from None
+    if PARQUET_KEY not in found:
+        raise UserError(f"{path}: not the settings of a simulation", _HINT)
+    return bytes(found[PARQUET_KEY])
 
 
 def _entries(value: Any) -> Iterator[tuple[str, Any]]:

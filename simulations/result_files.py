@@ -16,13 +16,13 @@ from typing import Any
 from console.files import write_file
 from console.initial_model import read_initial_model
 from console.output import UserError
+from console.simulated import PARQUET_KEY
 from simulations.result import Ending, Result, RoundRow
 from trusted.apps.arrays import split_vector
 from trusted.documents.layout import Layout
 from trusted.errors import ProtocolError, Reason
 
 _VERSION = 1
-_KEY = b"cloister.simulation"
 _MAPS = ("reported", "evaluated", "wall_s")
 _TOLD = "It was not written by Result.save, or by another version of Cloister."
 
@@ -135,7 +135,9 @@ def _parquet(result: Result) -> bytes:
     rows = [_flat(row) for row in result.rounds]
     names = list(dict.fromkeys(name for row in rows for name in row))
     columns = {name: pa.array([row.get(name) for row in rows], type=_type(name)) for name in names}
-    table = pa.table(columns).replace_schema_metadata({_KEY: json.dumps(_head(result), allow_nan=False).encode()})
+    table = pa.table(columns).replace_schema_metadata(
+        {PARQUET_KEY: json.dumps(_head(result), allow_nan=False).encode()}
+    )
     sink = pa.BufferOutputStream()
     pq.write_table(table, sink)
     return bytes(sink.getvalue())
@@ -169,7 +171,7 @@ def _from_parquet(path: Path) -> dict[str, Any]:
             table = pq.read_table(file)
         except pa.ArrowInvalid as error:
             raise ValueError("not Parquet") from error
-    head = json.loads((table.schema.metadata or {})[_KEY])
+    head = json.loads((table.schema.metadata or {})[PARQUET_KEY])
     return {**head, "rounds": [_nested(flat) for flat in table.to_pylist()]}
 
 

@@ -44,7 +44,10 @@ def new(  # one parameter for each field of the document
         Path | None, typer.Option("--app", help="A Flower app's folder, or its bundle.", show_default=False)
     ] = None,
     from_simulation: Annotated[
-        Path | None, typer.Option(help="A simulation's settings or result: what is not given here is as it was there.")
+        Path | None,
+        typer.Option(
+            help="A simulation's settings or result (JSON, Parquet): what is not given here is as it was there."
+        ),
     ] = None,
     no_privacy_because: Annotated[str, typer.Option(help="Why no privacy mechanism is needed.")] = "",
     privacy: Annotated[

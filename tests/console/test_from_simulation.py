@@ -3,22 +3,29 @@
 from __future__ import annotations
 
 import json
+import sys
 from pathlib import Path
 from typing import Any
 
 import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
 import pytest
 
+from console.simulated import PARQUET_KEY
 from simulations.dataset import Dataset
 from simulations.partition import Partition
+from simulations.result import Ending, Result
 from simulations.simulation import Simulation
 from simulations.tasks.app import App
 from simulations.tasks.function import Function
 from tests.console.conftest import Answer, Cloister, Consortium
+from tests.simulations.results import row
 from tests.worker.flower_apps import LAYOUT, write_app
 from trusted.apps.arrays import split_vector
 from trusted.documents.terms import MetricRule
 from trusted.documents.terms.app import Change
+from worker.trainer import join_arrays
 
 ROWS = Dataset({"age": np.arange(6.0), "visits": np.arange(6)})
 PARTS = Partition.of(np.split(np.arange(6), 3))
@@ -124,7 +131,7 @@ def test_a_rule_too_large_for_the_members_is_told(chartered: Consortium, cloiste
 @pytest.mark.parametrize(
     ("text", "sentence"),
     [
-        ("not json", "not JSON"),
+        ("not json", "neither JSON nor a result as Parquet"),
         ("[]", "not the settings of a simulation"),
         ('{"format": "cloister-simulation/v0"}', "not the settings of a simulation"),
         ('{"format": "cloister-simulation/v1", "terms": {}}', "lack their terms or their task"),
@@ -150,6 +157,47 @@ def test_a_function_is_no_plans_app_and_a_saved_result_holds_its_settings(
     (chartered / "result.json").write_text(json.dumps({"settings": made.settings, "rounds": []}))
     answer = planned(chartered, cloister, made, *WHY, "--from-simulation", chartered / "result.json")
     assert answer.data["plan"]["rounds"] == 4
+
+
+@pytest.mark.parametrize("suffix", [".json", ".parquet"])
+def test_a_result_as_it_was_saved_gives_the_plan_of_its_settings(
+    chartered: Consortium, cloister: Cloister, suffix: str
+) -> None:
+    made = simulated(chartered.folder)
+    from_settings = planned(chartered, cloister, made, *WHY).data["plan"]
+    initial = split_vector(LAYOUT, np.zeros(LAYOUT.elements, "f4"))
+    layout = made._task.layout
+    saved = Result(made.settings, (row(1), row(2)), Ending.COMPLETE, layout, join_arrays(layout, initial))
+    path = saved.save(chartered / f"result{suffix}")
+    found = planned(chartered, cloister, made, *WHY, "--from-simulation", path).data
+    for name in ("rounds", "cohort", "aggregation", "exchange", "deadlines", "metrics", "app", "dataset"):
+        assert found["plan"][name] == from_settings[name], name
+    assert "rounds 4" in found["simulated"]
+
+
+def test_a_parquet_file_that_is_no_result_is_told(chartered: Consortium, cloister: Cloister) -> None:
+    made, path = simulated(chartered.folder), chartered / "rows.parquet"
+    pq.write_table(pa.table({"age": [1, 2]}), path)
+    answer = planned(chartered, cloister, made, *WHY, "--from-simulation", path)
+    assert "not the settings of a simulation" in answer.error["message"]
+    path.write_bytes(path.read_bytes()[:-5])
+    answer = planned(chartered, cloister, made, *WHY, "--from-simulation", path)
+    assert "cannot be read as Parquet" in answer.error["message"]
+    pq.write_table(pa.table({"age": [1]}).replace_schema_metadata({PARQUET_KEY: b"{"}), path)
+    answer = planned(chartered, cloister, made, *WHY, "--from-simulation", path)
+    assert "neither JSON nor a result as Parquet" in answer.error["message"]
+
+
+def test_without_pyarrow_a_parquet_file_is_told_in_a_sentence_and_json_is_read(
+    chartered: Consortium, cloister: Cloister, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    made, path = simulated(chartered.folder), chartered / "rows.parquet"
+    pq.write_table(pa.table({"age": [1, 2]}), path)
+    monkeypatch.setitem(sys.modules, "pyarrow", None)
+    answer = planned(chartered, cloister, made, *WHY, "--from-simulation", path)
+    assert "read with pyarrow, which is not installed" in answer.error["message"]
+    assert "pip install" in answer.error["hint"]
+    assert planned(chartered, cloister, made, *WHY).code == 0
 
 
 def test_without_a_simulation_an_app_is_needed(chartered: Consortium, cloister: Cloister) -> None:
