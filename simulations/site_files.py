@@ -51,7 +51,10 @@ class WrittenFiles:
 
 @dataclass(frozen=True, slots=True)
 class AdmittedFiles:
-    """Data of members, admitted under a plan's contract by the worker's own code; a poisoned site's is written anew."""
+    """Data of members, admitted under a plan's contract by the worker's own code.
+
+    A poisoned site's is written anew: it poisons all that it has, before its worker hides columns from the app.
+    """
 
     admitted: AdmittedData
     data: SiteData
@@ -59,24 +62,34 @@ class AdmittedFiles:
 
     def folder(self, site: int) -> Path:
         """What the worker admitted, to the byte, unless the site is poisoned."""
-        admitted = self.admitted.folders[site]
+        admitted = self.admitted
         if site not in self.data.poisons:
-            return admitted
+            return admitted.folders[site]
         folder = self.root / self.data.partition.names[site]
         if not folder.is_dir():
-            folder.mkdir()
-            for file in sorted(admitted.glob("*.csv")):
-                write_csv(self.data.poisoned(site, readers.read_csv(file)), folder / file.name)
+            whole = folder.with_name(f"{folder.name}.whole")
+            whole.mkdir()
+            for file in sorted(admitted.wholes[site].glob("*.csv")):
+                write_csv(self.data.poisoned(site, readers.read_csv(file)), whole / file.name)
+            if admitted.unseen:
+                without_columns(whole, admitted.unseen, folder)
+            else:
+                whole.rename(folder)
         return folder
 
 
 @dataclass(frozen=True, slots=True)
 class AdmittedData:
-    """What members' workers would admit: a folder and a number of rows for each, in the order of names."""
+    """What members' workers would admit: folders and a number of rows for each, in the order of names.
+
+    ``folders`` are what the app gets to see, without the columns ``unseen``, of ``wholes``.
+    """
 
     names: tuple[str, ...]
+    wholes: tuple[Path, ...]
     folders: tuple[Path, ...]
     rows: tuple[int, ...]
+    unseen: tuple[str, ...]
     kept: tempfile.TemporaryDirectory[str] = field(repr=False)
 
     @classmethod
@@ -87,17 +100,15 @@ class AdmittedData:
             AppError: whose data the contract does not let in, and why.
         """
         kept = tempfile.TemporaryDirectory(prefix="cloister-simulation-")
-        names, folders, rows = tuple(sorted(sources)), [], []
+        names, wholes, rows = tuple(sorted(sources)), [], []
         for name in names:
-            whole, seen = (Path(kept.name) / f"{name}{ending}" for ending in ("", ".seen"))
+            whole = Path(kept.name) / name
             whole.mkdir()
             gate = Gate(contract, datetime.now(UTC))
             rows.append(admit_dataset(Source(sources[name]), gate, into=whole, secret=bytes(32)).rows)
-            if unseen:
-                seen.mkdir()
-                without_columns(whole, unseen, seen)
-            folders.append(seen if unseen else whole)
-        return cls(names, tuple(folders), tuple(rows), kept)
+            wholes.append(whole)
+        folders = [without_columns(whole, unseen, whole.with_name(f"{whole.name}.seen")) for whole in wholes]
+        return cls(names, tuple(wholes), tuple(folders), tuple(rows), unseen, kept)
 
     @property
     def starts(self) -> NDArray[np.int64]:

@@ -19,7 +19,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from simulations.dataset import Dataset
+from simulations.dataset import Dataset, Rows
 from simulations.dice import NOBODY, Dice
 from simulations.site_data import SiteData
 from simulations.site_files import AdmittedData, AdmittedFiles, Scratch, SiteFiles, WrittenFiles, write_csv
@@ -70,6 +70,12 @@ class App:
         if self.admitted is None:
             raise RuntimeError("app: no member's data was admitted")
         return self.admitted
+
+    def shown(self, rows: Rows) -> Rows:
+        """Of ``rows`` that no site has, the columns that an app gets to see at a site."""
+        hidden = () if self.admitted is None else self.admitted.unseen
+        wanted = self.columns or tuple(rows)
+        return {name: column for name, column in rows.items() if name in wanted and name not in hidden}
 
     def under(self, privacy: Privacy, aggregation: Aggregation) -> App:
         """The same as a worker is told under a plan with these terms."""
@@ -203,7 +209,7 @@ class AppTask:
                 rows = {"": self._data.held_out.columns, **self._data.probed()}
                 for place, (name, columns) in enumerate(rows.items()):
                     self._judged[name] = self._scratch.made(f"{_NO_SITE}.{place}")
-                    write_csv(columns, self._judged[name] / "data.csv")
+                    write_csv(self._recipe.shown(columns), self._judged[name] / "data.csv")
         return self._judged
 
     def _seed_globals(self, number: int, site: int) -> None:

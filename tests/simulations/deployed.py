@@ -15,6 +15,7 @@ from tests.world import Net, World
 from worker.contract import Gate
 from worker.dataset import Source, admit_dataset
 from worker.flower import FlowerApp
+from worker.strata import without_columns
 from worker.trainer import Call, Trainer
 
 
@@ -35,10 +36,12 @@ class AppSite(WorkingSite):
         plan = net.world.plan.document
         into.mkdir(parents=True)
         admit_dataset(Source(data), Gate(plan.dataset, net.world.now), into=into, secret=bytes(32))
+        unseen = () if plan.evaluation is None else plan.evaluation.unseen
+        seen = without_columns(into, unseen, into.with_name(f"{into.name}.seen"))
         app = FlowerApp.load(
             app_dir,
             config=dict(plan.app.config),
-            node_config={"data-path": str(into), "partition-id": 0, "num-partitions": 1},
+            node_config={"data-path": str(seen), "partition-id": 0, "num-partitions": 1},
             messages={
                 Call.TRAIN: dict(plan.app.train_config) | plan.aggregation.train_config,
                 Call.EVALUATE: dict(plan.app.evaluate_config),

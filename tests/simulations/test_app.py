@@ -179,6 +179,22 @@ def test_dp_sgd_is_for_apps_that_make_private_steps(tmp_path):
         simulation(app_of(tmp_path, SUMS), privacy=privacy).run()
 
 
+def test_with_admission_the_aggregator_is_told_of_private_steps(tmp_path):
+    pytest.importorskip("opacus")
+    privacy = {
+        "mechanism": "dp-sgd", "unit": "record", "max_grad_norm": 1, "noise_multiplier": 1, "sample_rate": 0.05,
+        "max_steps": 50, "epsilon": 20, "delta": 1e-5,
+    }  # fmt: skip
+    data = Dataset.from_csvs([DATA / f"site-{number}.csv" for number in (3, 5)])
+    names, owner = np.unique(data.column("site"), return_inverse=True)
+    parts = Partition.by_owner(owner, len(names), names.tolist())
+    app = App(EXAMPLE, config={"private": True})
+    terms = {"rounds": 1, "engine": "in-process", "privacy": privacy, "admission": True}
+    row = Simulation(app, data, parts, **terms).run().rounds[0]
+    assert row.counted == tuple(names)
+    assert row.epsilon > 0
+
+
 def test_the_example_simulates_as_it_is_and_starts_from_what_its_own_server_starts_from():
     files = [DATA / f"site-{number}.csv" for number in (3, 5)]
     data = Dataset.from_csvs(files)
