@@ -27,7 +27,6 @@ from coordinator.enclave.rounds import Round, RoundEvent, RoundState
 from coordinator.enclave.sampling import upload_name
 from coordinator.enclave.sealing import RoundModel
 from coordinator.enclave.stages import Stages
-from coordinator.enclave.vigil import Sign, Vigil
 from trusted.blob import BlobKind
 from trusted.errors import BlobError, Reason
 from trusted.ledger import leaves
@@ -59,9 +58,12 @@ class _Closing:
 class RoundLoop:
     """The rounds of one run. ``concluded`` is called after each; it opens the next by :meth:`proceed`, or does not."""
 
-    def __init__(self, course: Course, answers: Answers, concluded: Callable[[datetime], None]) -> None:
+    def __init__(
+        self, course: Course, answers: Answers, attendance: Attendance, concluded: Callable[[datetime], None]
+    ) -> None:
         self._course = course
         self._answers = answers
+        self._attendance = attendance
         self._concluded = concluded
         self.current: Round | None = None
         self.stages: Stages | None = None
@@ -69,11 +71,6 @@ class RoundLoop:
         self._closing = _Closing()
         self._busy = False
         self._over = False
-        self._attendance = Attendance(course)
-
-    @property
-    def _vigil(self) -> Vigil:
-        return self._attendance.vigil
 
     def proceed(self, now: datetime, *, paused: bool = False) -> None:
         """Do whatever can be done now; a loop that is ``paused`` opens no round."""
@@ -102,21 +99,8 @@ class RoundLoop:
         if self._attendance.welcome(self.current, member) and self.current is not None:
             self._send_task(self.current, member, now)
 
-    def hear(self, member: str, number: int, sign: Sign) -> None:
-        """``member`` tells of its work."""
-        self._attendance.hear(self.current, member, number, sign)
-
-    def part(self, member: str, reason: Reason) -> None:
-        """``member`` says that it goes: for now, or for good."""
-        self._attendance.part(self.current, member, reason)
-
-    def missing_since(self, member: str, now: datetime) -> datetime:
-        """Since when ``member`` has not been here as a witness; ``now`` if it was at the last look."""
-        return self._attendance.missing_since(member, now)
-
     def shift(self, by: timedelta) -> None:
         """The clock was put forward by ``by``: what was to last so long still does."""
-        self._attendance.shift(by)
         if self.current is not None:
             self.current.deadline += by
         if self.stages is not None:

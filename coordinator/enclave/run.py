@@ -12,6 +12,7 @@ from typing import Any
 
 from coordinator.enclave.admissions import Admissions, Arrival
 from coordinator.enclave.answers import Answers
+from coordinator.enclave.attendance import Attendance
 from coordinator.enclave.beginning import Beginning
 from coordinator.enclave.closing import ClosingNote
 from coordinator.enclave.course import Course
@@ -81,16 +82,17 @@ class Run:
         self._initial = InitialModel(admissions, store, jobs, self._begin_with)
         if (server_app is not None) != self._course.has_server_app:
             raise ValueError("an app's own server is for a plan with this rule, and only for one")
+        self._attendance = Attendance(self._course)
         self._exchanges: Exchanges | None = None
         self._rounds: RoundLoop | Exchanges
         if server_app is None:
-            self._rounds = RoundLoop(self._course, self._answers, self._concluded)
+            self._rounds = RoundLoop(self._course, self._answers, self._attendance, self._concluded)
         else:
-            failing = self._server_app_failed
-            self._exchanges = Exchanges(self._course, server_app, self._answers, self._concluded, failing)
+            done, failing = self._concluded, self._server_app_failed
+            self._exchanges = Exchanges(self._course, server_app, self._answers, self._attendance, done, failing)
             self._rounds = self._exchanges
         self._ending = Ending(self._course, lambda now: self._end(RunState.FINISHED, now))
-        self._evaluating = Evaluating(self._course, self._rounds.missing_since, self._ending.release)
+        self._evaluating = Evaluating(self._course, self._attendance.missing_since, self._ending.release)
         self._holders: set[str] = set()  # of the initial model
         self._paused: bool | None = None  # until an order says so
         self._invalid_since: datetime | None = None
@@ -154,6 +156,7 @@ class Run:
 
     def shift(self, by: timedelta) -> None:
         """The clock was put forward by ``by`` (back, below zero): what was to last so long still does."""
+        self._attendance.shift(by)
         self._rounds.shift(by)
         self._evaluating.shift(by)
         self._beginning.shift(by)
@@ -198,7 +201,7 @@ class Run:
                 if self._evaluating.is_open:
                     self._evaluating.hear(member, sign)
                 else:
-                    self._rounds.hear(member, number, sign)
+                    self._attendance.hear(self._rounds.current, member, number, sign)
             elif kind == "evaluated":
                 self._evaluating.take(peer, fields)
             elif kind == "failed" and self._evaluating.is_open:
@@ -227,7 +230,7 @@ class Run:
             reason = Reason(number)
             if reason is Reason.SITE_WITHDRAWS:
                 resting[member] = reason  # until it comes back and says otherwise: no round waits for it to come
-            self._rounds.part(member, reason)
+            self._attendance.part(self._rounds.current, member, reason)
             self._evaluating.part(member, reason)
             self._admissions.part(member, reason)
         else:

@@ -52,7 +52,6 @@ from coordinator.enclave.server_app.ended import EndedExchanges
 from coordinator.enclave.server_app.nodes import members_by_node, node_of
 from coordinator.enclave.server_app.offered import OfferedMessages
 from coordinator.enclave.server_app.replies import Replies, Told
-from coordinator.enclave.vigil import Sign
 from trusted.blob import BlobKind
 from trusted.channel.aggregator import AdmittedPeer
 from trusted.encoding import Vector
@@ -72,6 +71,7 @@ class Exchanges:
         course: Course,
         app: ServerApp,
         answers: Answers,
+        attendance: Attendance,
         concluded: Callable[[datetime], None],
         failing: Failing,
     ) -> None:
@@ -81,7 +81,7 @@ class Exchanges:
         self._concluded = concluded
         self._failing = failing
         self._replies = Replies(answers, course.store, course.plan, answers.proceed)
-        self._attendance = Attendance(course)
+        self._attendance = attendance
         self._begun = self._thinking = self._busy = self._over = False
         self._ask: Ask | None = None
         self._asked_at: datetime | None = None
@@ -487,21 +487,8 @@ class Exchanges:
         if self._attendance.welcome(self.current, member) and self.current is not None:
             self._send_message(self.current, member, now)
 
-    def hear(self, member: str, number: int, sign: Sign) -> None:
-        """``member`` tells of its work."""
-        self._attendance.hear(self.current, member, number, sign)
-
-    def part(self, member: str, reason: Reason) -> None:
-        """``member`` says that it goes: for now, or for good."""
-        self._attendance.part(self.current, member, reason)
-
-    def missing_since(self, member: str, now: datetime) -> datetime:
-        """Since when ``member`` has not been here as a witness; ``now`` if it was at the last look."""
-        return self._attendance.missing_since(member, now)
-
     def shift(self, by: timedelta) -> None:
         """The clock was put forward by ``by``: what was to last so long still does."""
-        self._attendance.shift(by)
         if self.current is not None:
             self.current.deadline += by
         if self._asked_at is not None:
