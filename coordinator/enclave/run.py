@@ -26,7 +26,7 @@ from coordinator.enclave.record import SealedVector
 from coordinator.enclave.resuming import Resumed
 from coordinator.enclave.round_loop import RoundLoop
 from coordinator.enclave.sealing import Sealer
-from coordinator.enclave.server_app import Exchanges, ServerApp
+from coordinator.enclave.server_app import Exchanges, ServerApp, Turns
 from coordinator.enclave.stages import Stages
 from coordinator.enclave.vigil import MAX_BEAT, STAGES, Sign
 from coordinator.enclave.witnesses import Witnesses, refusal_event
@@ -89,7 +89,8 @@ class Run:
             self._rounds = RoundLoop(self._course, self._answers, self._attendance, self._concluded)
         else:
             done, failing = self._concluded, self._server_app_failed
-            self._exchanges = Exchanges(self._course, server_app, self._answers, self._attendance, done, failing)
+            turns = Turns(self._course, server_app, proceed=self.proceed, concluded=done, failing=failing)
+            self._exchanges = Exchanges(self._course, turns, self._answers, self._attendance)
             self._rounds = self._exchanges
         self._ending = Ending(self._course, lambda now: self._end(RunState.FINISHED, now))
         self._evaluating = Evaluating(self._course, self._attendance.missing_since, self._ending.release)
