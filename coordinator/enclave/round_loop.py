@@ -24,7 +24,7 @@ from coordinator.enclave.disclosure import disclosed_round
 from coordinator.enclave.fold import ContributionLost, fold, fold_noisily
 from coordinator.enclave.record import Counted, Phase, RunRecord
 from coordinator.enclave.rounds import Round, RoundEvent, RoundState
-from coordinator.enclave.sampling import upload_name
+from coordinator.enclave.sampling import expect_upload
 from coordinator.enclave.sealing import RoundModel
 from coordinator.enclave.stages import Stages
 from trusted.blob import BlobKind
@@ -180,21 +180,14 @@ class RoundLoop:
 
     def _send_task(self, current: Round, member: str, now: datetime) -> None:
         course, made = self._course, self._require_sent()
-        peer = course.admissions.peer(member)
-        if peer is None or member not in course.witnesses.promised:
+        upload = expect_upload(course, current, member, BlobKind.UPDATE)
+        if upload is None:
             return  # it is sent when it comes
-        size = course.exchanged.header(BlobKind.UPDATE, current.number, member).sealed_bytes
-        blob = upload_name(course.seed, current.number, member, peer.verify_key)
-        earlier = current.uploads.get(member)
-        if earlier is not None and earlier != blob:  # of an earlier start of this worker, whose key is gone
-            course.discard([earlier])
-        current.uploads[member] = blob
-        course.store.expect(blob, size)
         task = {"type": "task", "round": current.number, "model": course.sealer.announce(made.sent).to_json()}
         if course.base_sealed is not None:
             task["base"] = course.sealer.announce(course.base_sealed).to_json()
         self._attendance.begin(member, now)
-        course.admissions.send(member, task | {"upload": {"blob": blob.hex(), "bytes": size}})
+        course.admissions.send(member, task | {"upload": upload})
 
     # --- collecting ------------------------------------------------------------------------------------------------
 

@@ -25,7 +25,7 @@ from coordinator.enclave.disclosure import disclosed_round
 from coordinator.enclave.fold import ContributionLost
 from coordinator.enclave.record import RunRecord, SealedVector
 from coordinator.enclave.rounds import Round, RoundEvent, RoundState
-from coordinator.enclave.sampling import upload_name
+from coordinator.enclave.sampling import expect_upload
 from coordinator.enclave.server_app.asks import (
     Ask,
     Collect,
@@ -212,24 +212,16 @@ class Exchanges:
         self._turns.give(Sent(opened.number), now)
 
     def _send_message(self, current: Round, member: str, now: datetime) -> None:
-        course = self._course
-        peer = course.admissions.peer(member)
-        if peer is None or member not in course.witnesses.promised:
+        course, upload = self._course, expect_upload(self._course, current, member, BlobKind.REPLY)
+        if upload is None:
             return  # it is sent when it comes
-        size = course.exchanged.header(BlobKind.REPLY, current.number, member).sealed_bytes
-        blob = upload_name(course.seed, current.number, member, peer.verify_key)
-        earlier = current.uploads.get(member)
-        if earlier is not None and earlier != blob:
-            course.discard([earlier])
-        current.uploads[member] = blob
-        course.store.expect(blob, size)
         self._attendance.begin(member, now)
         message = {
             "type": "message",
             "round": current.number,
             "node": self.node(member),
             "message": course.sealer.announce(self._messages.of(member)).to_json(),
-            "upload": {"blob": blob.hex(), "bytes": size},
+            "upload": upload,
         }
         course.admissions.send(member, message)
 
