@@ -99,13 +99,6 @@ class RoundLoop:
         if self._attendance.welcome(self.current, member) and self.current is not None:
             self._send_task(self.current, member, now)
 
-    def shift(self, by: timedelta) -> None:
-        """The clock was put forward by ``by``: what was to last so long still does."""
-        if self.current is not None:
-            self.current.deadline += by
-        if self.stages is not None:
-            self.stages.shift(by)
-
     def resume(self, record: RunRecord, now: datetime) -> None:
         """Go on with the round that an earlier aggregator left at ``record``."""
         self._sent = RoundModel(record.sent, record.kept, record.moments, b"")

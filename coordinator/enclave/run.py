@@ -59,6 +59,8 @@ class RunState(Enum):
 class Run:
     """The run of one plan. Its owner feeds it arrivals and time; it speaks through ``admissions`` and the store.
 
+    Time is the run's own: the clock's, less all by which that ever ``jumped``. What is to last so long does so.
+
     ``jobs`` does what takes long (reading, folding, sealing); while the round's own job is at work nothing else of the
     run moves on, but members are admitted, challenged and answered. ``server_app`` is the child for a plan that has the
     app's own server, and only for one.
@@ -98,6 +100,7 @@ class Run:
         self._paused: bool | None = None  # until an order says so
         self._invalid_since: datetime | None = None
         self._told_overtaken = False  # by another aggregator
+        self.jumped = timedelta(0)
         self.state = RunState.WAITING
 
     @property
@@ -154,16 +157,6 @@ class Run:
         if not self._is_over:
             self._paused = True
             self._course.emit("aggregator-drains")
-
-    def shift(self, by: timedelta) -> None:
-        """The clock was put forward by ``by`` (back, below zero): what was to last so long still does."""
-        self._attendance.shift(by)
-        self._rounds.shift(by)
-        self._evaluating.shift(by)
-        self._beginning.shift(by)
-        self._ending.shift(by)
-        if self._invalid_since is not None:
-            self._invalid_since += by
 
     # --- what members say ------------------------------------------------------------------------------------------
 
@@ -348,7 +341,7 @@ class Run:
     def _is_valid(self, now: datetime) -> bool:
         """Whether charter and plan hold. A clock may be wrong: the run is given up when they have not for one lease."""
         try:
-            self._admissions.federation.require_valid(now)
+            self._admissions.federation.require_valid(now + self.jumped)
         except DocumentError as error:
             if self._invalid_since is None:
                 self._invalid_since = now

@@ -366,9 +366,3 @@ class Exchanges:
         """Give ``member``, which has just come, the message that it may still have to answer."""
         if self._attendance.welcome(self.current, member) and self.current is not None:
             self._send_message(self.current, member, now)
-
-    def shift(self, by: timedelta) -> None:
-        """The clock was put forward by ``by``: what was to last so long still does."""
-        if self.current is not None:
-            self.current.deadline += by
-        self._turns.shift(by)

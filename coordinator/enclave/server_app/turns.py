@@ -159,11 +159,6 @@ class Turns:
         self._app.stop()
         return () if self._kept is None else (self._kept.blob,)
 
-    def shift(self, by: timedelta) -> None:
-        """The clock was put forward by ``by``."""
-        if self._asked_at is not None:
-            self._asked_at += by
-
     def record(self, number: int, cohort: tuple[str, ...], *, phase: Phase = Phase.COLLECTING) -> RunRecord:
         """What is kept of the run beside its model."""
         course = self._course
