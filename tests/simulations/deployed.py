@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 
 from softtee.chip import Chip, SoftwareRoot
-from tests.enclave.test_run import released_model
+from tests.enclave.runs import released_model
 from tests.world import MemoryStore, Net, SimpleSite, World
 from trusted.blob import BlobHeader
 from trusted.exchange import Exchanged
