@@ -5,6 +5,8 @@ Everything is in memory: real admission, real sealing, real witnesses; an aggreg
 
 from __future__ import annotations
 
+from datetime import timedelta
+
 import numpy as np
 import pytest
 
@@ -116,6 +118,28 @@ def test_deleted_state_is_refused_and_no_second_run_begins(world):
     assert refused["reason"] == Reason.STATE_MISSING.code
     assert len(net.outcomes("round-opened")) == 2
     assert len(net.outcomes("initial-model")) == 1
+
+
+def test_a_jump_of_the_clock_is_no_lease_in_which_the_host_could_have_found_the_right_disk(world):
+    net = in_second_round(world)
+    for member in world.members[1:]:
+        net.keepers[member].records.clear()
+    net.store.blobs.clear()
+    net.kill()
+    for member in world.members:
+        net.live(member)
+    net.start()
+    net.connect()
+    course, by = net.aggregator._run._course, timedelta(hours=1)
+    net.now += by
+    net.perform(net.aggregator.clock_jumped(by, net.now))
+    net.connect()
+    for _ in range(11):
+        net.pass_time(10)
+        assert course.journal is None
+    net.pass_time(10)
+    assert course.journal is not None  # one lease has passed, and a quorum knows of no run
+    assert [told["reason"] for told in net.outcomes("state-refused")] == [Reason.STATE_MISSING.code]
 
 
 @pytest.mark.parametrize("place", ["segment", "state"])
