@@ -10,7 +10,7 @@ import asyncio
 from collections.abc import Iterator
 from dataclasses import dataclass
 from datetime import UTC, datetime
-from itertools import chain, islice
+from itertools import chain
 from typing import Any
 
 import grpc
@@ -21,7 +21,8 @@ from benchmarks.consortium import Consortium
 from benchmarks.worker_processes import Address
 from protos.chunks import as_bytes, decode_chunk, put_chunk_head
 from protos.v1 import cloister_pb2
-from trusted.blob import BlobHeader, BlobOpener, ContentKey, seal_vector
+from trusted.blob import BlobHeader, BlobOpener, ContentKey
+from trusted.blob.sealed_vector import SealedVector
 from trusted.channel.federation import Federation
 from trusted.channel.session import Identity
 from trusted.channel.states import State
@@ -130,15 +131,14 @@ class _Worker:
             return [self._session.session.send(action.message)]
         key = ContentKey.generate()
         if isinstance(action, SendInitial):
-            _, messages = self._seal(action.header, self._shared.initial, key)
-            await self._upload(channel, action.blob, messages)
+            await self._upload(channel, action.blob, self._seal(action.header, self._shared.initial, key))
             message: dict[str, Any] = {"type": "initial", "blob": action.blob.hex(), "key": key.secret.hex()}
         else:
             await self._download(channel, action)
-            prefix_sha256, messages = self._seal(action.upload_header, self._shared.update, key)
-            await self._upload(channel, action.upload, messages)
+            sealed = self._seal(action.upload_header, self._shared.update, key)
+            await self._upload(channel, action.upload, sealed)
             message = {"type": "update", "round": action.round, "blob": action.upload.hex(), "key": key.secret.hex()}
-            message |= {"prefix_sha256": prefix_sha256.hex(), "weight": 1, "metrics": {}}
+            message |= {"prefix_sha256": sha256(sealed.prefix).hex(), "weight": 1, "metrics": {}}
         return [self._session.session.send(message)]
 
     async def _download(self, channel: grpc.aio.Channel, task: Train) -> None:
@@ -161,21 +161,19 @@ class _Worker:
         if next(pieces, None) is not None:
             raise RuntimeError(f"{self._member}: the model ended early")
 
-    async def _upload(self, channel: grpc.aio.Channel, blob: bytes, messages: Iterator[bytes]) -> None:
+    async def _upload(self, channel: grpc.aio.Channel, blob: bytes, sealed: SealedVector) -> None:
         put = channel.stream_unary("/cloister.v1.Blobs/Put", as_bytes, cloister_pb2.BlobState.FromString)
         name = cloister_pb2.BlobName(plan=self._plan, blob=blob)
         begin = cloister_pb2.PutChunk(name=name).SerializeToString()
-        state = await put(chain([begin], messages))
+        state = await put(chain([begin], _messages(sealed)))
         if state.received_bytes != state.total_bytes:
             raise RuntimeError(f"{self._member}: the host took the upload and holds less than all of it")
 
-    def _seal(self, header: BlobHeader, vector: Vector, key: ContentKey) -> tuple[bytes, Iterator[bytes]]:
-        """SHA-256 of the blob's prefix, and the messages of its upload, each sealed when asked for, and not kept."""
-        parts = seal_vector(header, vector, key=key, signing_key=self._identity.signing_key)
-        prefix = bytes(next(parts))
-        return sha256(prefix), _messages(chain([prefix], map(bytes, parts)))
+    def _seal(self, header: BlobHeader, vector: Vector, key: ContentKey) -> SealedVector:
+        """Piece by piece while it is sent; nothing sealed is kept."""
+        return SealedVector(header, vector, key=key, signing_key=self._identity.signing_key)
 
 
-def _messages(parts: Iterator[bytes]) -> Iterator[bytes]:
-    while taken := list(islice(parts, _PIECES_A_MESSAGE)):
-        yield b"".join((put_chunk_head(sum(map(len, taken))), *taken))
+def _messages(sealed: SealedVector) -> Iterator[bytes]:
+    for stretch in sealed.stretches():
+        yield b"".join((put_chunk_head(len(stretch)), stretch))

@@ -103,6 +103,7 @@ def measure(spec: Deployment) -> dict[str, Any]:
             workers.append(fork(stack, folder / f"workers-{place}.log", spec, work))
         peaks = stack.enter_context(_peaks({"host": host.pid, "aggregator": aggregator}))
         kinds = {"host": [host.pid], "aggregator": [aggregator], "workers": workers}
+        stack.enter_context(_failing_with([aggregator, *workers]))
         try:
             found = _run(consortium, address, kinds)
         except BaseException:
@@ -206,6 +207,23 @@ def fork(stack: ExitStack, log: Path, spec: Deployment, work: Callable[[], None]
         sys.stderr.flush()
     finally:
         os._exit(code)
+
+
+@contextmanager
+def _failing_with(pids: list[int]) -> Iterator[None]:
+    """While this holds, the end of one of these children with an error is one here: nothing would come any more."""
+
+    def look(*_: object) -> None:
+        for pid in pids:
+            ended = os.waitid(os.P_PID, pid, os.WEXITED | os.WNOHANG | os.WNOWAIT)  # left for who reaps it
+            if ended is not None and (ended.si_code, ended.si_status) != (os.CLD_EXITED, 0):
+                raise RuntimeError(f"process {pid} of the federation failed: its log stands above")
+
+    before = signal.signal(signal.SIGCHLD, look)
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGCHLD, before)
 
 
 def _die_with_parent() -> None:

@@ -18,6 +18,9 @@ Yes = Annotated[bool, typer.Option("--yes", "-y", help="Do not ask; the document
 Key = Annotated[Path, typer.Option(help="Your signing-key.pem.", show_default=False)]
 CharterFile = Annotated[Path, typer.Option("--charter", help="The signed charter (DSSE).", show_default=False)]
 PlanFile = Annotated[Path, typer.Option("--plan", help="The signed plan (DSSE).", show_default=False)]
+Coordinator = Annotated[str, typer.Option(help="The host's name:port.", show_default=False)]
+Ca = Annotated[Path | None, typer.Option(help="The host's CA file; default: the public ones.")]
+Proxy = Annotated[str, typer.Option(help="http://name:port of a CONNECT proxy.")]
 ValidDays = Annotated[int, typer.Option(min=1, max=3650, help="Days from now until it expires.")]
 
 

@@ -16,6 +16,8 @@ _ROOT = Path(__file__).resolve().parents[1]
 _EXAMPLES = _ROOT / "examples"
 _FORK = (
     "test_trainer_process.py",
+    "test_trainer_confinement.py",
+    "test_trainer_judging.py",
     "test_hostile_app.py",
     "test_data_start.py",
     "test_scorer.py",

@@ -8,38 +8,29 @@ trainer process may.
 
 from __future__ import annotations
 
-import os
-import sys
 import traceback
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+from trusted.apps.flower_component import import_component  # before flwr: it lets flwr call nobody
+
+# isort: split
+from flwr.app import Array, ArrayRecord, ConfigRecord, Context, Message, RecordDict
+from flwr.clientapp import ClientApp
+from flwr.common.config import flatten_dict, get_project_config
+from flwr.supercore.task_identity import TaskIdentity
+
 from trusted.apps.arrays import Arrays
 from trusted.apps.config import Scalar, as_defaults, fuse_config
+from trusted.apps.flower_records import flower_records, plain_records
 from trusted.apps.messages import AppMessage
 from trusted.documents.terms import Change
 from trusted.errors import AppError, Reason
+from worker.flower_legacy import legacy_reply, legacy_request
 from worker.rows import ROWS
 from worker.trainer import Call, Log, Reply
-
-# Read by flwr when it is imported (supercore/telemetry.py, update_check.py): nothing may call home from inside a TEE.
-OFF = {
-    "FLWR_TELEMETRY_ENABLED": "0",
-    "FLWR_DISABLE_UPDATE_CHECK": "1",
-    "FLWR_DISABLE_RUNTIME_DEPENDENCY_INSTALLATION": "1",
-}
-os.environ.update(OFF)
-
-from flwr.app import Array, ArrayRecord, ConfigRecord, Context, Message, RecordDict  # noqa: E402
-from flwr.clientapp import ClientApp  # noqa: E402
-from flwr.common.config import flatten_dict, get_project_config  # noqa: E402
-from flwr.supercore.object_ref import load_app  # noqa: E402
-from flwr.supercore.task_identity import TaskIdentity  # noqa: E402
-
-from trusted.apps.flower_records import flower_records, plain_records  # noqa: E402  (imports flwr)
-from worker.flower_legacy import legacy_reply, legacy_request  # noqa: E402  (imports flwr)
 
 _RUN, _NODE, _TASK = 1, 1, 1  # one run, one node in this process; the app sees no identity of the federation
 
@@ -104,7 +95,12 @@ class FlowerApp:
             )
             for change in changes
         ]
-        client = _import_client(reference, app_dir.absolute(), log)
+
+        def raised(error: BaseException) -> AppError:
+            log(traceback.format_exc())
+            return AppError(_why(error), "app: importing it raised; see the site's log")
+
+        client = import_component(reference, app_dir.absolute(), ClientApp, raised=raised)
         context = Context(
             run_id=_RUN, node_id=_NODE, node_config=dict(node_config), state=RecordDict(), run_config=run_config
         )
@@ -230,29 +226,6 @@ class FlowerApp:
             return {name: array.numpy() for name, array in reply.content.array_records["scores"].items()}
         except (KeyError, TypeError, ValueError, EOFError, OSError):
             raise AppError(Reason.APP_REPLY, "app's reply: an ArrayRecord `scores` in NumPy form expected") from None
-
-
-def _import_client(reference: str, app_dir: Path, log: Log) -> ClientApp:
-    """Import ``package.module:attribute`` from ``app_dir`` and from nowhere else.
-
-    The folder goes to the *end* of the path: Flower puts it first, where a file of the app named ``torch.py`` or
-    ``trusted`` would take the place of measured code.
-    """
-    if str(app_dir) not in sys.path:
-        sys.path.append(str(app_dir))
-    try:
-        client = load_app(reference, AttributeError, app_dir)
-    except AttributeError:
-        raise AppError(Reason.BUNDLE_MALFORMED, "app bundle: components.clientapp names nothing in the app") from None
-    except (Exception, SystemExit) as error:  # the app's own top-level code
-        log(traceback.format_exc())
-        raise AppError(_why(error), "app: importing it raised; see the site's log") from None
-    source = getattr(sys.modules[reference.partition(":")[0]], "__file__", None)
-    if source is None or not Path(source).resolve().is_relative_to(app_dir.resolve()):
-        raise AppError(Reason.BUNDLE_MALFORMED, "app bundle: its package has the name of an installed one; rename it")
-    if not isinstance(client, ClientApp):
-        raise AppError(Reason.BUNDLE_MALFORMED, "app bundle: components.clientapp is not a ClientApp")
-    return client
 
 
 def _why(error: BaseException) -> Reason:

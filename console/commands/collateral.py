@@ -7,6 +7,7 @@ from typing import Annotated
 
 import typer
 
+from console.options import Ca, Coordinator, Proxy
 from console.output import ExitCode, JsonOption, reporting
 
 app = typer.Typer(no_args_is_help=True, help="Keep revocation lists and other collateral for sites without a network.")
@@ -43,10 +44,10 @@ def import_(
     "--coordinator coordinator.example:8443 --ca ca.pem --store ./collateral"
 )
 def fetch(
-    coordinator: Annotated[str, typer.Option(help="The host's name:port.", show_default=False)],
+    coordinator: Coordinator,
     store: Store,
-    ca: Annotated[Path | None, typer.Option(help="The host's CA file; default: the public ones.")] = None,
-    proxy: Annotated[str, typer.Option(help="http://name:port of a CONNECT proxy.")] = "",
+    ca: Ca = None,
+    proxy: Proxy = "",
     charter: Annotated[Path | None, typer.Option(help="Trust its roots; default: AMD's and Intel's.")] = None,
     json_output: JsonOption = False,
 ) -> None:

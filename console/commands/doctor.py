@@ -7,6 +7,7 @@ from typing import Annotated
 
 import typer
 
+from console.options import Proxy
 from console.output import ExitCode, JsonOption, reporting
 
 
@@ -19,7 +20,7 @@ def command(
     listen: Annotated[str, typer.Option(help="address:port that a coordinator shall serve on.")] = "",
     coordinator: Annotated[str, typer.Option(help="name:port that this machine shall reach.")] = "",
     ca: Annotated[Path | None, typer.Option(help="That coordinator's CA file; default: the public ones.")] = None,
-    proxy: Annotated[str, typer.Option(help="http://name:port of a CONNECT proxy.")] = "",
+    proxy: Proxy = "",
     proxy_file: Annotated[Path | None, typer.Option(help="File with the proxy's URL, where it has a password.")] = None,
     json_output: JsonOption = False,
 ) -> None:

@@ -8,8 +8,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from console.commands.granting import Store
-from console.commands.run import Ca, Coordinator, Proxy
-from console.options import CharterFile, PassphraseFd, PassphraseFile, PlanFile
+from console.options import Ca, CharterFile, Coordinator, PassphraseFd, PassphraseFile, PlanFile, Proxy
 from console.output import JsonOption, reporting
 
 if TYPE_CHECKING:

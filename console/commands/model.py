@@ -8,8 +8,7 @@ from typing import Annotated
 import typer
 
 from console.commands import granting, model_serving
-from console.commands.run import Ca, Coordinator, Proxy
-from console.options import CharterFile, Force, PassphraseFd, PassphraseFile, PlanFile
+from console.options import Ca, CharterFile, Coordinator, Force, PassphraseFd, PassphraseFile, PlanFile, Proxy
 from console.output import JsonOption, reporting
 
 app = typer.Typer(no_args_is_help=True, help="Open a released model, read its card, grant it, serve it, ask it.")

@@ -11,8 +11,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from console.commands.run import Ca, Coordinator, Proxy
-from console.options import CharterFile, Force, Key, PassphraseFd, PassphraseFile, PlanFile
+from console.options import Ca, CharterFile, Coordinator, Force, Key, PassphraseFd, PassphraseFile, PlanFile, Proxy
 from console.output import JsonOption, UserError, reporting
 from console.tee_options import Chip, TeeChoice
 

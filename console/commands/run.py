@@ -10,14 +10,10 @@ from typing import Annotated
 
 import typer
 
-from console.options import CharterFile, Key, PassphraseFd, PassphraseFile, PlanFile
+from console.options import Ca, CharterFile, Coordinator, Key, PassphraseFd, PassphraseFile, PlanFile, Proxy
 from console.output import JsonOption, reporting
 
 app = typer.Typer(no_args_is_help=True, help="Start, watch, pause, resume and stop a training run.")
-
-Coordinator = Annotated[str, typer.Option(help="The host's name:port.", show_default=False)]
-Ca = Annotated[Path | None, typer.Option(help="The host's CA file; default: the public ones.")]
-Proxy = Annotated[str, typer.Option(help="http://name:port of a CONNECT proxy.")]
 
 
 @app.command(

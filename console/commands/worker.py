@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from console.options import CharterFile, PassphraseFd, PassphraseFile, PlanFile
+from console.options import CharterFile, PassphraseFd, PassphraseFile, PlanFile, Proxy
 from console.output import JsonOption, UserError, reporting
 from console.tee_options import Chip, TeeChoice
 
@@ -40,7 +40,7 @@ def join(
     ca: Annotated[
         list[Path], typer.Option(help="The host's CA file; default: the public ones. Repeat for replicas.")
     ] = [],  # noqa: B006
-    proxy: Annotated[str, typer.Option(help="http://name:port of a CONNECT proxy.")] = "",
+    proxy: Proxy = "",
     proxy_file: Annotated[Path | None, typer.Option(help="File with the proxy's URL, where it has a password.")] = None,
     bundle: Annotated[Path | None, typer.Option(help="The app bundle; default: the .fab next to the plan.")] = None,
     initial_model: Annotated[Path | None, typer.Option(help="safetensors, at the one site that brings it.")] = None,

@@ -49,38 +49,38 @@ class Aggregator:
         """A frame came on a connection."""
         arrival = self._admissions.receive(connection, frame, now)
         if arrival is not None:
-            self._run.arrive(arrival, now)
+            self._run.arrive(arrival, self._own(now))
         return self._drain()
 
     def detach(self, connection: int, now: datetime) -> tuple[Effect, ...]:
         """A connection ended."""
         self._admissions.detach(connection)
-        self._run.proceed(now)
+        self._run.proceed(self._own(now))
         return self._drain()
 
     def start(self, now: datetime) -> tuple[Effect, ...]:
         """The host passed on an order to start."""
-        self._run.start(now)
+        self._run.start(self._own(now))
         return self._drain()
 
     def pause(self, now: datetime) -> tuple[Effect, ...]:
         """The host passed on an order to open no further round."""
-        self._run.pause(now)
+        self._run.pause(self._own(now))
         return self._drain()
 
     def unpause(self, now: datetime) -> tuple[Effect, ...]:
         """The host passed on an order to open rounds again."""
-        self._run.unpause(now)
+        self._run.unpause(self._own(now))
         return self._drain()
 
     def stop(self, now: datetime) -> tuple[Effect, ...]:
         """The host passed on an order to stop."""
-        self._run.stop(now)
+        self._run.stop(self._own(now))
         return self._drain()
 
     def drain(self, now: datetime) -> tuple[Effect, ...]:
         """This process is asked to end: open nothing more."""
-        self._run.drain(now)
+        self._run.drain(self._own(now))
         return self._drain()
 
     @property
@@ -99,21 +99,25 @@ class Aggregator:
         No lease is believed across that: everybody proves itself anew, and is judged by the clock as it is now.
         """
         self._admissions.effects.append(Emit("clock-jumped", {"seconds": by.total_seconds()}))
-        self._run.shift(by)
+        self._run.jumped += by
         self._admissions.dismiss_all(Reason.CLOCK_JUMPED)
-        self._run.proceed(now)
+        self._run.proceed(self._own(now))
         return self._drain()
 
     def finish(self, done: Callable[[datetime], None], now: datetime) -> tuple[Effect, ...]:
         """A job came back: let it say what it did."""
-        done(now)
+        done(self._own(now))
         return self._drain()
 
     def tick(self, now: datetime) -> tuple[Effect, ...]:
         """Time passed."""
         self._admissions.tick(now)
-        self._run.proceed(now)
+        self._run.proceed(self._own(now))
         return self._drain()
+
+    def _own(self, now: datetime) -> datetime:
+        """The run's own time, which never jumps."""
+        return now - self._run.jumped
 
     def _drain(self) -> tuple[Effect, ...]:
         return self._admissions.take_effects()

@@ -8,7 +8,7 @@ is waited for no longer, and again as soon as it comes or moves.
 from __future__ import annotations
 
 from dataclasses import dataclass, field
-from datetime import datetime, timedelta
+from datetime import datetime
 
 from coordinator.enclave.course import Course
 from coordinator.enclave.rounds import Round
@@ -141,9 +141,3 @@ class Attendance:
             current.away[member] = Reason.MEMBER_SILENT
             fields = {"member": member, "outcome": "silent", "seconds": (now - sign.since).total_seconds()}
             course.emit("contribution", round=current.number, **fields, reason=Reason.MEMBER_SILENT.code)
-
-    def shift(self, by: timedelta) -> None:
-        """The clock was put forward by ``by``: what was to last so long still does."""
-        self.vigil.shift(by)
-        self._absent_since = {member: since + by for member, since in self._absent_since.items()}
-        self._missing_since = {member: since + by for member, since in self._missing_since.items()}

@@ -80,11 +80,6 @@ class Beginning:
                 self._noted.add(member)
                 course.jobs.submit(partial(ClosingNote.read, store, said.recovery_key, plan), found, now)
 
-    def shift(self, by: timedelta) -> None:
-        """The clock was put forward by ``by``."""
-        if self._ask_at is not None:
-            self._ask_at += by
-
     def _begin(self, now: datetime) -> None:
         course, quorum = self.course, self.course.witnesses.quorum
         federation = course.admissions.federation

@@ -114,11 +114,6 @@ class Ending:
             for member in list(self.course.admissions.members):
                 self.say_closed(member)
 
-    def shift(self, by: timedelta) -> None:
-        """The clock was put forward by ``by``."""
-        if self._farewell_at is not None:
-            self._farewell_at += by
-
     def welcome(self, member: str) -> None:
         """``member`` comes when the run is over: as a witness of its end, or to hear of it."""
         if self._farewell_at is None or self.course.journal is None:

@@ -199,13 +199,6 @@ class Evaluating:
         self.advance(EvaluationEvent.SETTLED)
         self._fold(now)
 
-    def shift(self, by: timedelta) -> None:
-        """The clock was put forward by ``by``: what was to last so long still does."""
-        self._vigil.shift(by)
-        self._absent_since = {member: since + by for member, since in self._absent_since.items()}
-        if self._deadline is not None:
-            self._deadline += by
-
     def end(self) -> tuple[bytes, ...]:
         """The run is over: ask nobody any more; the blob that nobody needs now."""
         left = () if self._final is None or self.state is EvaluationState.DONE else (self._final.sealed.blob,)

@@ -24,10 +24,9 @@ from coordinator.enclave.disclosure import disclosed_round
 from coordinator.enclave.fold import ContributionLost, fold, fold_noisily
 from coordinator.enclave.record import Counted, Phase, RunRecord
 from coordinator.enclave.rounds import Round, RoundEvent, RoundState
-from coordinator.enclave.sampling import upload_name
+from coordinator.enclave.sampling import expect_upload
 from coordinator.enclave.sealing import RoundModel
 from coordinator.enclave.stages import Stages
-from coordinator.enclave.vigil import Sign, Vigil
 from trusted.blob import BlobKind
 from trusted.errors import BlobError, Reason
 from trusted.ledger import leaves
@@ -59,9 +58,12 @@ class _Closing:
 class RoundLoop:
     """The rounds of one run. ``concluded`` is called after each; it opens the next by :meth:`proceed`, or does not."""
 
-    def __init__(self, course: Course, answers: Answers, concluded: Callable[[datetime], None]) -> None:
+    def __init__(
+        self, course: Course, answers: Answers, attendance: Attendance, concluded: Callable[[datetime], None]
+    ) -> None:
         self._course = course
         self._answers = answers
+        self._attendance = attendance
         self._concluded = concluded
         self.current: Round | None = None
         self.stages: Stages | None = None
@@ -69,11 +71,6 @@ class RoundLoop:
         self._closing = _Closing()
         self._busy = False
         self._over = False
-        self._attendance = Attendance(course)
-
-    @property
-    def _vigil(self) -> Vigil:
-        return self._attendance.vigil
 
     def proceed(self, now: datetime, *, paused: bool = False) -> None:
         """Do whatever can be done now; a loop that is ``paused`` opens no round."""
@@ -101,26 +98,6 @@ class RoundLoop:
         """Give ``member``, which has just come, the task that it may still have to do."""
         if self._attendance.welcome(self.current, member) and self.current is not None:
             self._send_task(self.current, member, now)
-
-    def hear(self, member: str, number: int, sign: Sign) -> None:
-        """``member`` tells of its work."""
-        self._attendance.hear(self.current, member, number, sign)
-
-    def part(self, member: str, reason: Reason) -> None:
-        """``member`` says that it goes: for now, or for good."""
-        self._attendance.part(self.current, member, reason)
-
-    def missing_since(self, member: str, now: datetime) -> datetime:
-        """Since when ``member`` has not been here as a witness; ``now`` if it was at the last look."""
-        return self._attendance.missing_since(member, now)
-
-    def shift(self, by: timedelta) -> None:
-        """The clock was put forward by ``by``: what was to last so long still does."""
-        self._attendance.shift(by)
-        if self.current is not None:
-            self.current.deadline += by
-        if self.stages is not None:
-            self.stages.shift(by)
 
     def resume(self, record: RunRecord, now: datetime) -> None:
         """Go on with the round that an earlier aggregator left at ``record``."""
@@ -196,21 +173,14 @@ class RoundLoop:
 
     def _send_task(self, current: Round, member: str, now: datetime) -> None:
         course, made = self._course, self._require_sent()
-        peer = course.admissions.peer(member)
-        if peer is None or member not in course.witnesses.promised:
+        upload = expect_upload(course, current, member, BlobKind.UPDATE)
+        if upload is None:
             return  # it is sent when it comes
-        size = course.exchanged.header(BlobKind.UPDATE, current.number, member).sealed_bytes
-        blob = upload_name(course.seed, current.number, member, peer.verify_key)
-        earlier = current.uploads.get(member)
-        if earlier is not None and earlier != blob:  # of an earlier start of this worker, whose key is gone
-            course.discard([earlier])
-        current.uploads[member] = blob
-        course.store.expect(blob, size)
         task = {"type": "task", "round": current.number, "model": course.sealer.announce(made.sent).to_json()}
         if course.base_sealed is not None:
             task["base"] = course.sealer.announce(course.base_sealed).to_json()
         self._attendance.begin(member, now)
-        course.admissions.send(member, task | {"upload": {"blob": blob.hex(), "bytes": size}})
+        course.admissions.send(member, task | {"upload": upload})
 
     # --- collecting ------------------------------------------------------------------------------------------------
 

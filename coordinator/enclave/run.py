@@ -12,6 +12,7 @@ from typing import Any
 
 from coordinator.enclave.admissions import Admissions, Arrival
 from coordinator.enclave.answers import Answers
+from coordinator.enclave.attendance import Attendance
 from coordinator.enclave.beginning import Beginning
 from coordinator.enclave.closing import ClosingNote
 from coordinator.enclave.course import Course
@@ -25,7 +26,7 @@ from coordinator.enclave.record import SealedVector
 from coordinator.enclave.resuming import Resumed
 from coordinator.enclave.round_loop import RoundLoop
 from coordinator.enclave.sealing import Sealer
-from coordinator.enclave.server_app import Exchanges, ServerApp
+from coordinator.enclave.server_app import Exchanges, ServerApp, Turns
 from coordinator.enclave.stages import Stages
 from coordinator.enclave.vigil import MAX_BEAT, STAGES, Sign
 from coordinator.enclave.witnesses import Witnesses, refusal_event
@@ -58,6 +59,8 @@ class RunState(Enum):
 class Run:
     """The run of one plan. Its owner feeds it arrivals and time; it speaks through ``admissions`` and the store.
 
+    Time is the run's own: the clock's, less all by which that ever ``jumped``. What is to last so long does so.
+
     ``jobs`` does what takes long (reading, folding, sealing); while the round's own job is at work nothing else of the
     run moves on, but members are admitted, challenged and answered. ``server_app`` is the child for a plan that has the
     app's own server, and only for one.
@@ -81,20 +84,23 @@ class Run:
         self._initial = InitialModel(admissions, store, jobs, self._begin_with)
         if (server_app is not None) != self._course.has_server_app:
             raise ValueError("an app's own server is for a plan with this rule, and only for one")
+        self._attendance = Attendance(self._course)
         self._exchanges: Exchanges | None = None
         self._rounds: RoundLoop | Exchanges
         if server_app is None:
-            self._rounds = RoundLoop(self._course, self._answers, self._concluded)
+            self._rounds = RoundLoop(self._course, self._answers, self._attendance, self._concluded)
         else:
-            failing = self._server_app_failed
-            self._exchanges = Exchanges(self._course, server_app, self._answers, self._concluded, failing)
+            done, failing = self._concluded, self._server_app_failed
+            turns = Turns(self._course, server_app, proceed=self.proceed, concluded=done, failing=failing)
+            self._exchanges = Exchanges(self._course, turns, self._answers, self._attendance)
             self._rounds = self._exchanges
         self._ending = Ending(self._course, lambda now: self._end(RunState.FINISHED, now))
-        self._evaluating = Evaluating(self._course, self._rounds.missing_since, self._ending.release)
+        self._evaluating = Evaluating(self._course, self._attendance.missing_since, self._ending.release)
         self._holders: set[str] = set()  # of the initial model
         self._paused: bool | None = None  # until an order says so
         self._invalid_since: datetime | None = None
         self._told_overtaken = False  # by another aggregator
+        self.jumped = timedelta(0)
         self.state = RunState.WAITING
 
     @property
@@ -152,15 +158,6 @@ class Run:
             self._paused = True
             self._course.emit("aggregator-drains")
 
-    def shift(self, by: timedelta) -> None:
-        """The clock was put forward by ``by`` (back, below zero): what was to last so long still does."""
-        self._rounds.shift(by)
-        self._evaluating.shift(by)
-        self._beginning.shift(by)
-        self._ending.shift(by)
-        if self._invalid_since is not None:
-            self._invalid_since += by
-
     # --- what members say ------------------------------------------------------------------------------------------
 
     def arrive(self, arrival: Arrival, now: datetime) -> None:
@@ -198,7 +195,7 @@ class Run:
                 if self._evaluating.is_open:
                     self._evaluating.hear(member, sign)
                 else:
-                    self._rounds.hear(member, number, sign)
+                    self._attendance.hear(self._rounds.current, member, number, sign)
             elif kind == "evaluated":
                 self._evaluating.take(peer, fields)
             elif kind == "failed" and self._evaluating.is_open:
@@ -227,7 +224,7 @@ class Run:
             reason = Reason(number)
             if reason is Reason.SITE_WITHDRAWS:
                 resting[member] = reason  # until it comes back and says otherwise: no round waits for it to come
-            self._rounds.part(member, reason)
+            self._attendance.part(self._rounds.current, member, reason)
             self._evaluating.part(member, reason)
             self._admissions.part(member, reason)
         else:
@@ -344,7 +341,7 @@ class Run:
     def _is_valid(self, now: datetime) -> bool:
         """Whether charter and plan hold. A clock may be wrong: the run is given up when they have not for one lease."""
         try:
-            self._admissions.federation.require_valid(now)
+            self._admissions.federation.require_valid(now + self.jumped)
         except DocumentError as error:
             if self._invalid_since is None:
                 self._invalid_since = now

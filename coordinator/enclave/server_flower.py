@@ -2,14 +2,12 @@
 
 Trust zone: the confined child of the aggregator TEE, which runs the members' own server code. An ordinary ServerApp
 runs here unmodified, over a Grid whose every call is an ask of the enclave (docs/server-apps.md).
-``tests/enclave/server_app/`` holds each seam against the installed version. Importing this module imports flwr, which
-imports gRPC: only the child may.
+``tests/enclave/test_server_app.py`` holds each seam against the installed version. Importing this module imports flwr,
+which imports gRPC: only the child may.
 """
 
 from __future__ import annotations
 
-import os
-import sys
 import threading
 import time
 from collections.abc import Callable, Iterable, Iterator, Mapping
@@ -19,6 +17,18 @@ from hashlib import sha256
 from pathlib import Path
 from secrets import token_hex
 from typing import Any, TypeVar
+
+from trusted.apps.flower_component import import_component  # before flwr: it lets flwr call nobody
+
+# isort: split
+from flwr.app import Array, ArrayRecord, Context, Error, Message, RecordDict
+from flwr.common import ndarrays_to_parameters, parameters_to_ndarrays
+from flwr.common.config import flatten_dict, get_project_config
+from flwr.server.server import Server
+from flwr.serverapp import Grid, ServerApp
+from flwr.serverapp.strategy import Strategy
+from flwr.supercore.run import Run
+from flwr.supercore.task_identity import TaskIdentity
 
 from coordinator.enclave.server_app.asks import (
     Answer,
@@ -36,30 +46,11 @@ from coordinator.enclave.server_app.asks import (
 )
 from trusted.apps.arrays import Arrays, final_vector, is_like, split_vector
 from trusted.apps.config import Scalar, fuse_config
+from trusted.apps.flower_records import flower_records, plain_records
 from trusted.apps.messages import AppMessage
 from trusted.documents.layout import Layout
 from trusted.encoding import Vector
 from trusted.errors import AppError, Reason
-
-# Read by flwr when it is imported: nothing may call home from inside a TEE.
-OFF = {
-    "FLWR_TELEMETRY_ENABLED": "0",
-    "FLWR_DISABLE_UPDATE_CHECK": "1",
-    "FLWR_DISABLE_RUNTIME_DEPENDENCY_INSTALLATION": "1",
-}
-os.environ.update(OFF)
-
-from flwr.app import Array, ArrayRecord, Context, Error, Message, RecordDict  # noqa: E402
-from flwr.common import ndarrays_to_parameters, parameters_to_ndarrays  # noqa: E402
-from flwr.common.config import flatten_dict, get_project_config  # noqa: E402
-from flwr.server.server import Server  # noqa: E402
-from flwr.serverapp import Grid, ServerApp  # noqa: E402
-from flwr.serverapp.strategy import Strategy  # noqa: E402
-from flwr.supercore.object_ref import load_app  # noqa: E402
-from flwr.supercore.run import Run  # noqa: E402
-from flwr.supercore.task_identity import TaskIdentity  # noqa: E402
-
-from trusted.apps.flower_records import flower_records, plain_records  # noqa: E402  (imports flwr)
 
 _RUN, _NODE, _TASK = 1, 1, 1  # one run in this process; the node is Flower's own number of a server
 _ROUNDS_KEY = "num-server-rounds"  # as `flwr new` writes it
@@ -269,7 +260,9 @@ class HostedServerApp:
         run_config = fuse_config(defaults, config)
         if _ROUNDS_KEY in defaults:
             run_config[_ROUNDS_KEY] = rounds
-        return cls(_import_server(reference, app_dir.absolute()), layout, run_config)
+        failed = AppError(Reason.SERVER_APP_FAILED, "app: importing its server raised")
+        server = import_component(reference, app_dir.absolute(), ServerApp, raised=lambda _: failed)
+        return cls(server, layout, run_config)
 
     def run(self, model: Vector, ask: AskFor, message_bytes: int) -> Vector:
         """Run the app from ``model``, the plan's initial one, float32[elements]; its final model in the plan's layout.
@@ -334,24 +327,6 @@ def first_arrays(app_dir: Path, config: Mapping[str, Scalar]) -> Arrays:
     finally:
         Strategy.start, Server._get_initial_parameters = start, first
     raise AppError(Reason.SERVER_APP_MODEL, "initial model: the app's server ended and started no strategy")
-
-
-def _import_server(reference: str, app_dir: Path) -> ServerApp:
-    """Import ``package.module:attribute`` from ``app_dir`` and from nowhere else; the folder goes last in the path."""
-    if str(app_dir) not in sys.path:
-        sys.path.append(str(app_dir))
-    try:
-        server = load_app(reference, AttributeError, app_dir)
-    except AttributeError:
-        raise AppError(Reason.BUNDLE_MALFORMED, "app bundle: components.serverapp names nothing in the app") from None
-    except (Exception, SystemExit):  # the app's own top-level code
-        raise AppError(Reason.SERVER_APP_FAILED, "app: importing its server raised") from None
-    source = getattr(sys.modules[reference.partition(":")[0]], "__file__", None)
-    if source is None or not Path(source).resolve().is_relative_to(app_dir.resolve()):
-        raise AppError(Reason.BUNDLE_MALFORMED, "app bundle: its package has the name of an installed one; rename it")
-    if not isinstance(server, ServerApp):
-        raise AppError(Reason.BUNDLE_MALFORMED, "app bundle: components.serverapp is not a ServerApp")
-    return server
 
 
 @contextmanager

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
-from datetime import datetime, timedelta
+from datetime import datetime
 from statistics import fmean
 from typing import Any
 
@@ -40,10 +40,6 @@ class Stages:
         """``stage`` ends now; the next one begins. A stage that a round goes through again adds up."""
         self._marks[stage] = self._marks.get(stage, 0.0) + (now - self.begun).total_seconds()
         self.begun = now
-
-    def shift(self, by: timedelta) -> None:
-        """The clock was put forward by ``by``, and no time passed."""
-        self.begun += by
 
     def add_worker(self, seconds: Mapping[str, float]) -> None:
         """What one worker says."""

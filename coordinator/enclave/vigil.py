@@ -8,7 +8,7 @@ member says of its work is believed for that and nothing else: a lying one holds
 from __future__ import annotations
 
 from collections.abc import Iterable
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from datetime import datetime, timedelta
 
 STAGES = ("download", "train", "upload", "evaluate")
@@ -72,10 +72,6 @@ class Vigil:
     def lost(self, members: Iterable[str], now: datetime) -> dict[str, Sign]:
         """Those that have shown nothing new for a whole lease."""
         return dict(self._among(members, now, self.lease))
-
-    def shift(self, by: timedelta) -> None:
-        """The clock was put forward by ``by``, and nothing else happened."""
-        self._signs = {member: replace(sign, since=sign.since + by) for member, sign in self._signs.items()}
 
     def _among(self, members: Iterable[str], now: datetime, patience: timedelta) -> list[tuple[str, Sign]]:
         signs = ((member, self._signs.get(member)) for member in members)

@@ -5,14 +5,10 @@ Trust zone: the developer's machine.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any
 
 import torch
-from torch import Tensor, nn
-
-_LEAST_FUSED = 1 << 16  # elements of a weight: below it the call costs more than the memory that it does not touch
+from torch import Tensor
 
 
 @dataclass(frozen=True, slots=True)
@@ -62,59 +58,3 @@ class Descent:
                 gradients = momenta
             torch._foreach_add_(parameters, gradients, alpha=-self.learning_rate)
         return momenta
-
-
-class _FusedLinear(torch.autograd.Function):  # type: ignore[misc]
-    """A linear layer whose backward pass is its step: the gradient of a large weight is never written to memory."""
-
-    @staticmethod
-    def forward(ctx: Any, rows: Tensor, weight: Tensor, bias: Tensor | None, learning_rate: float) -> Tensor:
-        ctx.save_for_backward(rows, weight)  # the weight too: torch then refuses a layer that is used twice in a pass
-        ctx.bias, ctx.learning_rate = bias, learning_rate
-        return torch.nn.functional.linear(rows, weight, bias)
-
-    @staticmethod
-    def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor | None, None, None, None]:
-        rows, weight = ctx.saved_tensors
-        before = gradient @ weight if ctx.needs_input_grad[0] else None
-        flat = gradient.reshape(-1, gradient.shape[-1])
-        weight.addmm_(flat.t(), rows.reshape(-1, rows.shape[-1]), alpha=-ctx.learning_rate)
-        if ctx.bias is not None:
-            ctx.bias.add_(flat.sum(0), alpha=-ctx.learning_rate)
-        return before, None, None, None
-
-
-def fuse(module: nn.Module, learning_rate: float) -> list[nn.Linear]:
-    """Let the large linear layers of ``module`` step in their backward pass; those layers.
-
-    Only layers that are exactly ``nn.Linear``, without hooks, whose weight nobody shares. Gradients of theirs are None.
-    """
-    users: dict[int, int] = {}
-    for part in module.modules():
-        for parameter in part.parameters(recurse=False):
-            users[id(parameter)] = users.get(id(parameter), 0) + 1
-    fused = [part for part in module.modules() if type(part) is nn.Linear and _fusible(part, users)]
-    for layer in fused:
-        layer.forward = _fused_forward(layer, learning_rate)
-    return fused
-
-
-def unfuse(layers: Sequence[nn.Linear]) -> None:
-    """Undo :func:`fuse`."""
-    for layer in layers:
-        del layer.forward
-
-
-def _fusible(layer: nn.Linear, users: dict[int, int]) -> bool:
-    alone = all(users[id(parameter)] == 1 and parameter.requires_grad for parameter in layer.parameters())
-    hooks = layer._forward_hooks or layer._forward_pre_hooks or layer._backward_hooks or layer._backward_pre_hooks
-    return alone and not hooks and bool(layer.weight.numel() >= _LEAST_FUSED)
-
-
-def _fused_forward(layer: nn.Linear, learning_rate: float) -> Any:
-    def forward(rows: Tensor) -> Tensor:
-        if torch.is_grad_enabled():
-            return _FusedLinear.apply(rows, layer.weight, layer.bias, learning_rate)
-        return torch.nn.functional.linear(rows, layer.weight, layer.bias)
-
-    return forward

@@ -141,7 +141,7 @@ class TorchTask:
         if self._together > 1:
             self._trainer = self._stack(Stacked.of(module), self._together)
         else:
-            self._one.fuse_if_equal(self._initial, self._trial)
+            self._one.take_shortcuts(self._initial, self._trial)
 
     @property
     def layout(self) -> Layout:

@@ -88,6 +88,15 @@ def test_every_dtype_of_plain_numbers_passes(dtype: str) -> None:
     np.testing.assert_array_equal(found, array)
 
 
+@pytest.mark.parametrize("dtype", ["object", "M8[ns]", "double", "UINT64", "uint46"])
+def test_no_other_name_of_a_dtype_of_as_many_bytes_is_read(dtype: str) -> None:
+    encoded = message(AppRecord("a", RecordKind.ARRAYS, {"x": np.ones((2, 2), "uint64")})).encode(SIZE)
+    assert encoded.count(b'"uint64"') == 1
+    with pytest.raises(AppError) as caught:
+        AppMessage.parse(encoded.replace(b'"uint64"', f'"{dtype}"'.encode()))
+    assert caught.value.reason is Reason.MESSAGE_FORM
+
+
 def test_every_message_of_a_size_is_of_that_size_and_no_larger_one_is_made() -> None:
     said = full()
     least = int.from_bytes(said.encode(SIZE)[:8], "big") + 8

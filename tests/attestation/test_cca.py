@@ -222,6 +222,7 @@ BAD_CLAIMS: tuple[tuple[int, str, Any, Any], ...] = (
     (1, "platform", 256, b"\x02" + bytes(32)),
     (1, "platform", 256, b"\x01" + bytes(31)),
     (1, "platform", 2395, 0x7000),
+    (1, "platform", 2395, 0x2FFF),
     (1, "platform", 2395, 0x3100),
     (1, "platform", 2395, -1),
     (1, "platform", 2402, "sha-1"),

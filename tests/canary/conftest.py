@@ -53,7 +53,7 @@ class Canaries:
         yield from vector_needle("the released model", self.opened.vector[:4].tolist())
 
 
-@pytest.fixture(scope="session")
+@pytest.fixture(scope="package")  # what it captures is everybody's: it ends with the last test that looks at it
 def canaries(tmp_path_factory: pytest.TempPathFactory, software_root: SoftwareRoot) -> Iterator[Canaries]:
     """Run it, watching the host in the middle of each round, after each round, and after the run."""
     folder = Folder(tmp_path_factory.mktemp("canary"))
@@ -108,13 +108,13 @@ def _told(folder: Folder, name: str) -> list[dict[str, list[float]]]:
     return [json.JSONDecoder().raw_decode(line)[0] for line in lines]
 
 
-@pytest.fixture(scope="session")
+@pytest.fixture(scope="package")
 def search(canaries: Canaries) -> Search:
     """Looks for every secret at once."""
     return Search(canaries.patterns())
 
 
-@pytest.fixture(scope="session")
+@pytest.fixture(scope="package")
 def initial(canaries: Canaries) -> NDArray[np.float32]:
     """The first row of the initial model."""
     return np.array(canaries.told[NAMES[0]][0]["model"], dtype=np.float32)

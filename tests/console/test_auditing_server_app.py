@@ -11,9 +11,8 @@ from console.output import Report
 from console.run_log import show_log
 from softtee.chip import Chip, SoftwareRoot
 from tests.console.test_run_log import Given
-from tests.enclave.server_apps import running, server_of, server_world
-from tests.enclave.test_recovery import begun
-from tests.enclave.test_server_app import fed_avg
+from tests.enclave.recoveries import begun
+from tests.enclave.server_apps import fed_avg, running, server_of, server_world
 from tests.enclave.test_server_app_strategies import client_with
 from tests.world import World
 from trusted.errors import LedgerError, Reason

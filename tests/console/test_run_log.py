@@ -16,8 +16,8 @@ from console.auditing import AuditedLog, Auditor, described, read_credential
 from console.output import UserError
 from console.run_log import read_head
 from softtee.chip import Chip, SoftwareRoot
+from tests.enclave.recoveries import Mortal, begun, go_on
 from tests.enclave.test_privacy import Lasting
-from tests.enclave.test_recovery import Mortal, begun, go_on
 from tests.world import MEMBERS, World
 from trusted.documents.terms import Aggregation, Cohort, Privacy
 from trusted.errors import LedgerError, ProtocolError, Reason

@@ -10,11 +10,11 @@ from collections.abc import Callable, Mapping
 from typing import Any
 
 import numpy as np
-from flwr.app import Array, ArrayRecord, Context, Error, Message, MetricRecord, RecordDict
+from flwr.app import Array, ArrayRecord, ConfigRecord, Context, Error, Message, MetricRecord, RecordDict
 from flwr.clientapp import ClientApp
 from flwr.common.serde import message_from_proto, message_to_proto
 from flwr.proto.message_pb2 import Message as ProtoMessage
-from flwr.serverapp import Grid, ServerApp
+from flwr.serverapp import Grid, ServerApp, strategy
 from flwr.supercore.run import Run
 from flwr.supercore.task_identity import TaskIdentity
 
@@ -27,12 +27,15 @@ from trusted.apps.messages import AppMessage
 from trusted.blob import ContentKey, SealedVector, open_vector, seal
 from trusted.documents.layout import Layout
 from trusted.documents.terms import Aggregation, Cohort
-from trusted.errors import AppError, Reason
+from trusted.errors import AppError, ProtocolError, Reason
+from trusted.ledger import leaves
+from trusted.ledger.segments import Segment
 from trusted.wire import sha256
 from worker.flower import FlowerApp
 from worker.participant import Respond, SendInitial
 
 MIB = 1 << 20
+FOUR = {"min_train_nodes": 4, "min_evaluate_nodes": 4, "min_available_nodes": 4}
 TERMS = {"rule": "server-app", "max_weight": 1000, "max_exchanges": 40, "max_message_mib": 1, "turn_s": 20}
 
 
@@ -264,3 +267,94 @@ def plainly(
     more.pop("initial", None)
     result = server().start(grid=PlainGrid(client, 4), initial_arrays=arrays, num_rounds=rounds, **more)
     return {name: array.numpy() for name, array in result.arrays.items()}
+
+
+def fed_avg(**more: Any) -> strategy.FedAvg:
+    return strategy.FedAvg(**(FOUR | more))
+
+
+def main_of(body: Any) -> ServerApp:
+    app = ServerApp()
+    app.main()(body)
+    return app
+
+
+def kept(context: Context, arrays: dict[str, np.ndarray] | None = None) -> None:
+    """A custom app leaves its final model where docs/server-apps.md says."""
+    named = split_vector(LAYOUT, INITIAL) if arrays is None else arrays
+    context.state["arrays"] = ArrayRecord({name: Array(value) for name, value in named.items()})
+
+
+def asked(node: int, said: str = "hello", kind: str = "query") -> Message:
+    return Message(RecordDict({"config": ConfigRecord({"said": said})}), node, kind)
+
+
+def echoing() -> ClientApp:
+    """A client that says back what it was asked, and as whom."""
+    app = ClientApp()
+
+    @app.query()
+    def query(message: Message, context: Context) -> Message:
+        said = str(message.content["config"]["said"])
+        if said == "raise":
+            raise ValueError("secret words of a site")
+        content = {"config": ConfigRecord({"said": said, "node": context.node_id})}
+        return Message(RecordDict(content), reply_to=message)
+
+    return app
+
+
+def logged(net: AppNet) -> list[Any]:
+    """Every leaf that lies at the host."""
+    found = []
+    for stored in net.store.blobs.values():
+        try:
+            segment = Segment.decode(stored)
+        except ProtocolError:
+            continue
+        found.append((segment.before.size, segment.leaves))
+    return [leaves.parse(leaf) for _, some in sorted(found) for leaf in some]
+
+
+def failure(net: AppNet) -> list[str]:
+    assert net.aggregator.state.value == "abandoned", net.events[-4:]
+    return [fields["reason"] for fields in net.outcomes("server-app-failed")]
+
+
+def slow(world: World, server: ServerApp, client: ClientApp, automatic: tuple[str, ...]) -> AppNet:
+    """A run in which only some sites answer by themselves."""
+    terms = world.plan.document.aggregation
+    net = AppNet(world, ThreadedServerApp(HostedServerApp(server, LAYOUT, {}), terms.message_bytes))
+    net.start()
+    for place, member in enumerate(world.members):
+        site = AppSite(world, member, client, has_initial=place == 0)
+        site.automatic = member in automatic
+        net.join(site)
+    return net
+
+
+class Lying(ThreadedServerApp):
+    """A child that asks what our code in it never would."""
+
+    def __init__(self, *asks: Ask) -> None:
+        self.script = list(asks)
+        self.heard = []
+
+    def turn(self, answer: Any) -> Ask:
+        return self.script.pop(0) if self.script else Failed(Reason.SERVER_APP_FAILED)
+
+    def stop(self) -> None:
+        pass
+
+
+def successor(net: AppNet, port: Any) -> None:
+    """Another aggregator over the same store; the same workers come back to it."""
+    before = list(net.sites.values())
+    net.port, net.sites, net.due = port, {}, type(net.due)()
+    net.aggregator = net.make_aggregator()
+    net.start()
+    for site in before:
+        again = AppSite(net.world, site.member, echoing())
+        again.participant = site.participant
+        again.identity = site.identity
+        net.join(again)

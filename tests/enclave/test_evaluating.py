@@ -11,7 +11,7 @@ import pytest
 from coordinator.enclave.evaluating import TABLE, Evaluating, EvaluationEvent, EvaluationState
 from coordinator.enclave.scoring import Auc
 from tests.enclave.evaluations import card_of, tables_of, terms, world_of
-from tests.enclave.test_recovery import Mortal, begun, crash_at, go_on
+from tests.enclave.recoveries import Mortal, begun, crash_at, go_on
 from tests.world import INITIAL, NOW, Net, SimpleSite, World
 from trusted.card import card_name, encode_card, sign_card, verify_card
 from trusted.errors import DocumentError, ProtocolError, Reason, RoundError

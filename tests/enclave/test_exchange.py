@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 
 from softtee.chip import Chip, SoftwareRoot
-from tests.enclave.test_run import released_model, running, weighted
+from tests.enclave.runs import released_model, running, weighted
 from tests.world import INITIAL, LAYOUT, NOW, Net, SimpleSite, World
 from trusted.blob import BlobKind, ContentKey, open_vector, seal_vector
 from trusted.documents.terms import Exchange

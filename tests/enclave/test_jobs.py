@@ -15,7 +15,7 @@ from coordinator.enclave.aggregator import Aggregator
 from coordinator.enclave.fold import Advance, Contribution, ContributionLost, State, fold
 from coordinator.enclave.jobs import Inline
 from softtee.chip import Chip, SoftwareRoot
-from tests.enclave.test_run import keep_alive, released_model, weighted
+from tests.enclave.runs import keep_alive, released_model, weighted
 from tests.world import INITIAL, LAYOUT, MemoryStore, Net, SimpleSite, World
 from trusted.blob import BlobHeader, BlobKind, ContentKey, seal_vector
 from trusted.documents.terms import Aggregation, Rule

@@ -10,8 +10,8 @@ from typing import Any
 import pytest
 
 from coordinator.enclave.journal import Journal
+from tests.enclave.runs import running
 from tests.enclave.test_jobs import LaterNet
-from tests.enclave.test_run import running
 from tests.world import Net, SimpleSite, World
 from trusted.errors import Reason
 from trusted.ledger.checkpoint import Checkpoint, TreeHead

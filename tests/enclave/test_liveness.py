@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 
 from coordinator.enclave.vigil import Sign, Vigil
-from tests.enclave.test_run import Manual, manual, running, task
+from tests.enclave.runs import Manual, manual, running, task
 from tests.world import LAYOUT, NOW, Net, SimpleSite, World
 from trusted.errors import Reason
 

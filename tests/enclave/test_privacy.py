@@ -12,8 +12,8 @@ from coordinator.enclave import round_loop
 from coordinator.enclave.fold import fold_noisily
 from coordinator.enclave.privacy.accountant import Accountant
 from tests.enclave.evaluations import COLUMNS, card_of, tables_of, terms
-from tests.enclave.test_recovery import Mortal, begun, crash_at, go_on
-from tests.enclave.test_run import released_model
+from tests.enclave.recoveries import Mortal, begun, crash_at, go_on
+from tests.enclave.runs import released_model
 from tests.world import INITIAL, LAYOUT, MemoryStore, Net, SimpleSite, World
 from trusted.documents.terms import Aggregation, DatasetContract, Privacy
 from trusted.errors import Reason

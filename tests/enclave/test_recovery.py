@@ -5,151 +5,26 @@ Everything is in memory: real admission, real sealing, real witnesses; an aggreg
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable
-from typing import Any
+from datetime import timedelta
 
 import numpy as np
 import pytest
 
-from coordinator.enclave.aggregator import Aggregator
-from coordinator.enclave.closing import note_name
 from coordinator.enclave.release import History, publish, seal_release
-from tests.enclave.test_run import released_model
-from tests.world import INITIAL, MemoryStore, Net, SimpleSite, World
-from trusted.channel.worker import WorkerChannel
+from tests.enclave.recoveries import Mortal, Waiting, begun, crash_at, ended, go_on, in_second_round, steps_of
+from tests.enclave.runs import released_model
+from tests.world import INITIAL, MemoryStore, World
 from trusted.errors import Reason
 from trusted.release import release_name, verify_release
-
-
-class MemoryKeeper:
-    """A worker's vault: what was written outlives its process."""
-
-    def __init__(self) -> None:
-        self.records: dict[str, bytes] = {}
-
-    def read(self, name: str) -> bytes | None:
-        return self.records.get(name)
-
-    def write(self, name: str, content: bytes) -> None:
-        self.records[name] = content
-
-
-class Crash(Exception):
-    """The power goes out."""
-
-
-class Mortal(Net):
-    """A run whose aggregator and workers may die and come back at any moment."""
-
-    def __init__(self, world: World, store: MemoryStore | None = None) -> None:
-        super().__init__(world, store)
-        self.keepers = {member: MemoryKeeper() for member in world.members}
-        self.by_member: dict[str, SimpleSite] = {}
-        self.steps_left: int | None = None  # effects until the aggregator dies
-        self.uploads: list[tuple[str, bytes]] = []
-
-    def live(self, member: str) -> SimpleSite:
-        """A start of this member's worker, with what an earlier one remembered."""
-        site = SimpleSite(self.world, member, has_initial=True)
-        site.participant = self.world.participant(member, self.keepers[member])
-        self.by_member[member] = site
-        return site
-
-    def connect(self, *members: str) -> None:
-        """New sessions of workers that live already."""
-        for member in members or tuple(self.by_member):
-            site = self.by_member[member]
-            site.channel = WorkerChannel(self.world.federation, site.identity, self.world.membership(member))
-            self.join(site)
-
-    def perform_one(self, effect: Any) -> None:
-        if self.steps_left is not None:
-            if self.steps_left == 0:
-                self.steps_left = None
-                raise Crash
-            self.steps_left -= 1
-        super().perform_one(effect)
-
-    def kill(self) -> None:
-        """The aggregator dies, with its sessions; another one of the same plan is started."""
-        self.due.clear()
-        self.sites.clear()
-        self.aggregator = Aggregator(self.world.federation, self.world.identity("aggregator"), self.store)
-
-    def contribute(self, connection: int, task: Any, **changes: Any) -> dict[str, Any]:
-        """A worker that has sealed its update sends the key again, and no byte."""
-        site = self.sites[connection]
-        kept = getattr(site, "kept", None)
-        if kept is not None and kept["blob"] == task.upload.hex():
-            self.say(connection, kept)
-            return kept
-        self.uploads.append((site.member, task.upload))
-        kept = super().contribute(connection, task, **changes)
-        site.kept = kept  # type: ignore[attr-defined]
-        return kept
-
-    def join(self, site: SimpleSite) -> int:
-        connection = self.next_connection = getattr(self, "next_connection", 0) + 1
-        self.sites[connection] = site
-        self.perform(self.aggregator.attach(connection, self.now))
-        self.up(connection, site.channel.begin())
-        return connection
-
-
-def begun(world: World, net: Mortal | None = None, members: Iterable[str] | None = None) -> Mortal:
-    net = net or Mortal(world)
-    for member in members or world.members:
-        net.live(member)
-    net.start()
-    net.connect()
-    return net
 
 
 def undisturbed(world: World) -> bytes:
     return released_model(world, begun(world), "site-1").tobytes()
 
 
-def ended(net: Mortal) -> bool:
-    return net.aggregator.state.value == "finished"
-
-
 @pytest.fixture(scope="module")
 def expected(world: World) -> bytes:
     return undisturbed(world)
-
-
-def steps_of(world: World, net: Mortal | None = None) -> int:
-    """How many effects a whole run has."""
-    net = net or Mortal(world)
-    count = 0
-    perform_one = net.perform_one
-
-    def counting(effect: Any) -> None:
-        nonlocal count
-        count += 1
-        perform_one(effect)
-
-    net.perform_one = counting  # type: ignore[method-assign]
-    begun(world, net)
-    return count
-
-
-def go_on(net: Mortal) -> None:
-    net.kill()
-    net.start()
-    net.connect()
-
-
-def crash_at(net: Mortal, step: int, act: Callable[[], None]) -> bool:
-    """Whether the aggregator died before ``act`` was through."""
-    net.steps_left = step
-    try:
-        act()
-    except Crash:
-        return True
-    finally:
-        net.steps_left = None
-    return False
 
 
 def test_an_aggregator_that_dies_at_any_step_is_replaced_and_the_model_is_the_same(world, expected):
@@ -204,24 +79,6 @@ def test_an_aggregator_that_dies_again_and_again_comes_to_the_end(world, expecte
     assert released_model(world, net, "site-1").tobytes() == expected
 
 
-class Waiting(Mortal):
-    """Sites get their tasks and wait for the test."""
-
-    def live(self, member: str) -> SimpleSite:
-        site = super().live(member)
-        site.automatic = False
-        return site
-
-
-def in_second_round(world: World) -> Waiting:
-    net = Waiting(world)
-    begun(world, net)
-    for connection in list(net.sites):
-        net.contribute(connection, net.sites[connection].tasks[-1])
-    assert net.outcomes("round-opened")[-1]["round"] == 2
-    return net
-
-
 def finish(net: Mortal) -> None:
     while not ended(net) and net.sites:
         before = len(net.outcomes("round-committed"))
@@ -261,6 +118,28 @@ def test_deleted_state_is_refused_and_no_second_run_begins(world):
     assert refused["reason"] == Reason.STATE_MISSING.code
     assert len(net.outcomes("round-opened")) == 2
     assert len(net.outcomes("initial-model")) == 1
+
+
+def test_a_jump_of_the_clock_is_no_lease_in_which_the_host_could_have_found_the_right_disk(world):
+    net = in_second_round(world)
+    for member in world.members[1:]:
+        net.keepers[member].records.clear()
+    net.store.blobs.clear()
+    net.kill()
+    for member in world.members:
+        net.live(member)
+    net.start()
+    net.connect()
+    course, by = net.aggregator._run._course, timedelta(hours=1)
+    net.now += by
+    net.perform(net.aggregator.clock_jumped(by, net.now))
+    net.connect()
+    for _ in range(11):
+        net.pass_time(10)
+        assert course.journal is None
+    net.pass_time(10)
+    assert course.journal is not None  # one lease has passed, and a quorum knows of no run
+    assert [told["reason"] for told in net.outcomes("state-refused")] == [Reason.STATE_MISSING.code]
 
 
 @pytest.mark.parametrize("place", ["segment", "state"])
@@ -396,94 +275,6 @@ def test_what_a_checkpoint_makes_superfluous_is_discarded(world):
     others = [blob for blob in others if b'"kind":"initial"' not in blob[:200]]  # of those who were not the first
     assert len(states) == 1
     assert len(others) == 1  # the released model
-
-
-def ended_run(world: World) -> Mortal:
-    net = begun(world)
-    assert ended(net)
-    return net
-
-
-def left_behind(net: Mortal, member: str) -> SimpleSite:
-    """Of all workers only this one did not hear of the end; a new aggregator is there, and no order starts it."""
-    site = net.by_member[member]
-    site.closed = None
-    net.kill()
-    net.connect(member)
-    return site
-
-
-def test_a_worker_that_was_left_behind_is_sent_home_by_a_new_aggregator_without_a_quorum(world):
-    net = ended_run(world)
-    site = left_behind(net, "site-4")
-    assert site.closed is not None
-    assert (site.closed.outcome, site.closed.rounds) == ("finished", world.plan.document.rounds)
-    assert len(net.outcomes("round-opened")) == world.plan.document.rounds
-
-
-@pytest.mark.parametrize("change", ["deleted", "altered", "cut"])
-def test_without_the_closing_note_it_is_sent_nowhere(world, change):
-    net = ended_run(world)
-    name = note_name(world.plan.digest)
-    note = net.store.blobs[name]
-    if change == "deleted":
-        del net.store.blobs[name]
-    else:
-        net.store.blobs[name] = note[:-1] + (b"" if change == "cut" else bytes([note[-1] ^ 1]))
-    assert left_behind(net, "site-4").closed is None
-    net.connect()
-    assert net.by_member["site-4"].closed is not None  # all together know it from the log
-
-
-def test_a_worker_that_remembers_nothing_opens_no_note_and_starts_nothing(world):
-    net = ended_run(world)
-    net.kill()
-    net.keepers["site-4"].records.clear()
-    net.live("site-4")
-    net.connect("site-4")
-    assert net.by_member["site-4"].closed is None
-    assert net.aggregator.state.value == "waiting"
-
-
-def test_the_closing_note_of_another_run_is_none(world, software_root, chip):
-    net, other = ended_run(world), World(software_root, chip)
-    theirs = ended_run(other).store.blobs[note_name(other.plan.digest)]
-    net.store.blobs[note_name(world.plan.digest)] = theirs
-    assert left_behind(net, "site-4").closed is None
-
-
-def test_the_aggregator_waits_for_whoever_took_part_and_has_not_heard(world):
-    net = ended_run(world)
-    assert net.aggregator.is_awaited
-    for connection in list(net.sites)[:-1]:
-        net.say(connection, {"type": "heard"})
-        assert net.aggregator.is_awaited
-    net.say(list(net.sites)[-1], {"type": "heard"})
-    assert not net.aggregator.is_awaited
-
-
-def test_a_restarted_aggregator_waits_for_those_too_that_only_the_one_before_it_met(world):
-    net = in_second_round(world)
-    net.kill()
-    net.start()
-    net.connect("site-1", "site-2", "site-3")
-    for _ in range(5):
-        net.pass_time(30)
-    for connection in list(net.sites):
-        if not ended(net):  # two are enough: nobody showed any progress for a lease
-            net.contribute(connection, net.sites[connection].tasks[-1])
-    assert ended(net)
-    for connection in list(net.sites):
-        net.say(connection, {"type": "heard"})
-    assert net.aggregator.is_awaited
-    net.connect("site-4")
-    assert net.by_member["site-4"].closed is not None
-    net.say(max(net.sites), {"type": "heard"})
-    assert not net.aggregator.is_awaited
-
-
-def test_a_run_that_is_under_way_awaits_nobody(world):
-    assert not in_second_round(world).aggregator.is_awaited
 
 
 def test_a_site_that_promised_itself_to_a_fork_comes_back_and_everybody_goes_on(world, expected):

@@ -13,8 +13,8 @@ from flwr.clientapp import ClientApp
 from flwr.clientapp import mod as mods
 from flwr.serverapp import strategy
 
+from tests.enclave.runs import released_model
 from tests.enclave.server_apps import plainly, running, server_of, server_world
-from tests.enclave.test_run import released_model
 from tests.world import INITIAL, LAYOUT, World
 from trusted.apps.arrays import final_vector
 from trusted.documents.layout import Dtype, Layout, TensorSpec

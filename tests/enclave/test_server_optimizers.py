@@ -14,8 +14,8 @@ from coordinator.enclave.record import SealedVector
 from coordinator.enclave.release import History
 from softtee.chip import Chip, SoftwareRoot
 from tests.enclave.folds import ADAM, terms
-from tests.enclave.test_recovery import Mortal, begun, crash_at, ended, go_on, steps_of
-from tests.enclave.test_run import released_model
+from tests.enclave.recoveries import Mortal, begun, crash_at, ended, go_on, steps_of
+from tests.enclave.runs import released_model
 from tests.world import INITIAL, MemoryStore, SimpleSite, World
 from trusted.blob import BlobKind, open_vector
 from trusted.documents.terms import Exchange

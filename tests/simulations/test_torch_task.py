@@ -17,6 +17,8 @@ from simulations.partition import Partition
 from simulations.site_data import SiteData
 from simulations.task import Job
 from simulations.tasks.descent import Descent
+from simulations.tasks.one_by_one import OneByOne
+from simulations.tasks.shortcuts import pool_first
 from simulations.tasks.stacked import NotStackable, Stacked
 from simulations.tasks.torch import TorchRecipe, TorchTask
 from trusted.documents.layout import Dtype
@@ -190,6 +192,11 @@ def test_poisoned_sites_train_on_what_the_behaviour_made_of_their_rows():
     assert same == [True, True, False, True, True]
 
 
+def test_large_layers_step_in_their_backward_pass_in_bfloat16_too():
+    task = recipe(images, bfloat16=True).prepare(data((20, 12), (3, 8, 8)))
+    assert "forward" in vars(task._one.module[3])
+
+
 def test_large_layers_step_in_their_backward_pass_and_nothing_changes():
     given = data((20, 12), (3, 8, 8))
     task = recipe(images, shuffle=False).prepare(given)
@@ -207,6 +214,45 @@ def test_a_layer_that_is_used_twice_is_not_fused():
     np.testing.assert_allclose(
         updates(task, [Job(0, 1)])[0], plainly(seeded(Twice), given.rows(0), PER_ROW, 8, lr=0.1), rtol=1e-4, atol=1e-6
     )
+
+
+def pooled() -> nn.Module:
+    return nn.Sequential(nn.Conv2d(3, 4, 3), nn.ReLU(), nn.MaxPool2d(2, padding=1), nn.Flatten(), nn.Linear(4 * 16, 3))
+
+
+def test_a_maximum_over_relus_is_pooled_first_to_the_same_bits():
+    given = data((20, 12), (3, 8, 8))
+    task = recipe(pooled).prepare(given)
+    assert [type(part) for part in task._one.module[1:3]] == [nn.MaxPool2d, nn.ReLU]
+    plain = OneByOne(seeded(pooled), loss=PER_ROW, descent=Descent(0.1), batch=8, channels_last=False, bfloat16=False)
+    model, out = torch.from_numpy(task.initial()), torch.empty(2, task.layout.elements)
+    plain.train(model, [task._site(job) for job in JOBS[:2]], list(out))
+    np.testing.assert_array_equal(updates(task, JOBS[:2]), out.numpy())
+
+
+def test_what_somebody_listens_to_stays_where_it_is():
+    module = pooled()
+    module[1].register_forward_hook(lambda *_: None)
+    assert pool_first(module) is None
+    assert type(module[1]) is nn.ReLU
+
+
+class Halves(nn.Module):
+    """Uses the parts of a sequence one by one, with something of its own between them."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.parts = nn.Sequential(nn.ReLU(), nn.MaxPool1d(2))
+        self.last = nn.Linear(4, 3)
+
+    def forward(self, rows: torch.Tensor) -> torch.Tensor:
+        first = self.parts[0](rows)
+        return self.last(self.parts[1](-torch.nn.functional.interpolate(first[:, None], 8)).squeeze(1))
+
+
+def test_a_shortcut_that_changes_a_step_is_not_taken():
+    task = recipe(Halves).prepare(data((20, 12), (8,)))
+    assert type(task._one.module.parts[0]) is nn.ReLU
 
 
 @pytest.mark.parametrize(("setting", "most"), [("channels_last", 1e-3), ("bfloat16", 0.1)])

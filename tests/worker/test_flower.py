@@ -16,9 +16,10 @@ from flwr.app import ArrayRecord, ConfigRecord
 from flwr.serverapp.strategy import FedProx
 
 from tests.worker.flower_apps import LAYOUT, unpacked, write_app
+from trusted.apps.flower_component import OFF
 from trusted.documents.terms import Aggregation, Change, Rule
 from trusted.errors import AppError, Reason
-from worker.flower import OFF, FlowerApp, as_defaults, fuse_config
+from worker.flower import FlowerApp, as_defaults, fuse_config
 from worker.trainer import Call, Trainer, join_arrays, split_vector
 
 EXAMPLE = Path(__file__).parents[2] / "examples" / "rand_hie"

@@ -15,7 +15,7 @@ import numpy as np
 import pytest
 
 from tests.worker.flower_apps import LAYOUT
-from tests.worker.test_trainer_process import KEY, MODEL, READER, ended, refused, spec_of, words_in
+from tests.worker.trainer_processes import KEY, MODEL, READER, ended, refused, spec_of, words_in
 from trusted.errors import AppError, Reason
 from worker.app_log import BLOCK_BYTES, End, open_log
 from worker.log_process import LogProcess

@@ -235,7 +235,7 @@ def test_work_that_outlives_its_session_is_told_in_the_next_one(place: Place) ->
     assert place.outcome is None
     place.attend()
     until(lambda: len(place.net.frames) == 2 and 101 in place.net.aggregator._run._admissions.members.values())
-    vigil = place.net.aggregator._run._rounds._vigil
+    vigil = place.net.aggregator._run._attendance.vigil
     place.beats += 5
     until(lambda: (sign := vigil.last(MEMBER)) is not None and sign.stage == "train" and sign.beat >= 5)
     assert place.site.pulse is pulse
@@ -257,7 +257,7 @@ def test_a_stopped_run_is_heard_while_the_site_trains(place: Place) -> None:
 def test_progress_of_a_trainer_that_works_is_told_and_that_of_one_that_hangs_is_not(place: Place) -> None:
     place.attend()
     assert place.training.wait(15)
-    vigil = place.net.aggregator._run._rounds._vigil
+    vigil = place.net.aggregator._run._attendance.vigil
     until(lambda: (sign := vigil.last(MEMBER)) is not None and sign.stage == "train")
     first = vigil.last(MEMBER)
     place.beats += 5

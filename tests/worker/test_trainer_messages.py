@@ -14,7 +14,7 @@ import numpy as np
 import pytest
 
 from tests.worker.test_contribution import SITES, WHOLE, Store
-from tests.worker.test_trainer_process import spec_of
+from tests.worker.trainer_processes import spec_of
 from trusted.apps.messages import AppMessage, AppRecord, RecordKind
 from trusted.blob import BlobKind, open_vector
 from trusted.documents.terms import Exchange

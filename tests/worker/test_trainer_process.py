@@ -4,108 +4,24 @@ from __future__ import annotations
 
 import contextlib
 import os
-import signal
 import socket
 import subprocess
 import sys
 import threading
 import time
-from collections.abc import Callable, Iterator
 from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
 import pytest
 
-from tests.worker.flower_apps import LAYOUT, WELL_BEHAVED, unpacked
-from trusted.confinement import Confinement, confine, landlock_abi
-from trusted.documents.terms import DpSgd, Unit
+from tests.worker.flower_apps import WELL_BEHAVED
+from tests.worker.trainer_processes import MODEL, ended, gone, has_settled, refused, spec_of, trainer, until, words_in
+from trusted.confinement import Confinement, confine
 from trusted.errors import AppError, Reason
-from trusted.hpke import SealingKey
-from worker.app_log import End, Reader, open_log
-from worker.trainer_process import MAX_FRAME_BYTES, TrainerProcess, TrainerSpec
+from worker.trainer_process import MAX_FRAME_BYTES, TrainerProcess
 
-MODEL = np.arange(LAYOUT.elements, dtype=np.float32)
-KEY = SealingKey.generate()
-READER = Reader("hospital-a", bytes(32), KEY.public)
-
-
-@pytest.fixture(autouse=True)
-def alone() -> None:
-    """A worker forks before it has threads. These tests come first (tests/conftest.py); what is left ends by itself."""
-    deadline = time.monotonic() + 5
-    while threading.active_count() > 1 and time.monotonic() < deadline:
-        time.sleep(0.05)
-    assert threading.active_count() == 1, threading.enumerate()
-
-
-@contextlib.contextmanager
-def trainer(tmp_path: Path, body: str = WELL_BEHAVED, **config: bool | int | float | str) -> Iterator[TrainerProcess]:
-    spec = spec_of(tmp_path, body, **config)
-    process = TrainerProcess.start(spec, timeout_s=60)
-    try:
-        yield process
-    finally:
-        process.stop()
-
-
-def spec_of(tmp_path: Path, body: str = WELL_BEHAVED, **config: bool | int | float | str) -> TrainerSpec:
-    (tmp_path / "scratch").mkdir()
-    (tmp_path / "data").mkdir()
-    (tmp_path / "data" / "site.csv").write_text("a,b\n1,2\n")
-    return TrainerSpec(
-        app_dir=unpacked(tmp_path, train=body),
-        data=tmp_path / "data",
-        layout=LAYOUT,
-        config=config,
-        log_file=tmp_path / "app.log",
-        scratch=tmp_path / "scratch",
-        log_reader=READER,
-    )
-
-
-def words_in(log: Path, *, end: End = End.WHOLE) -> str:
-    """What the member reads in ``log``; call it once the trainer has been stopped."""
-    with log.open("rb") as file:
-        (start,) = open_log(file, KEY)
-    assert start.end is end
-    return start.words.decode()
-
-
-def refused(process: TrainerProcess, *, timeout_s: float = 30) -> AppError:
-    with pytest.raises(AppError) as error:
-        process.train(MODEL, 1, timeout_s)
-    return error.value
-
-
-def until(holds: Callable[[], bool], timeout_s: float = 30) -> None:
-    deadline = time.monotonic() + timeout_s
-    while not holds():
-        assert time.monotonic() < deadline
-        time.sleep(0.05)
-
-
-def has_settled(process: TrainerProcess) -> bool:
-    """Whether its processor time stands still for a second."""
-    before = process.beat()
-    time.sleep(1.0)
-    return process.beat() == before
-
-
-def gone(pid: int) -> bool:
-    try:
-        os.kill(pid, 0)
-    except ProcessLookupError:
-        return True
-    return False
-
-
-def ended(pid: int) -> bool:
-    """Gone, or dead and not yet collected by whoever inherited it."""
-    try:
-        return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0] == "Z"
-    except (FileNotFoundError, ProcessLookupError):
-        return True
+pytestmark = pytest.mark.usefixtures("alone")
 
 
 def test_rounds_run_one_after_the_other_and_state_lives_on(tmp_path: Path) -> None:
@@ -301,130 +217,6 @@ for fd in range(3, 64):
         assert gone(process.pid)
 
 
-def test_the_app_has_no_environment_descriptor_network_or_program_of_the_worker(tmp_path: Path, monkeypatch) -> None:
-    monkeypatch.setenv("CLOISTER_CANARY", "secret")
-    leak = os.open(tmp_path, os.O_RDONLY)
-    os.set_inheritable(leak, True)
-    body = """\
-import os, socket, subprocess
-def fails(act):
-    try:
-        act()
-    except OSError:
-        return 1
-    return 0
-metrics = {
-    "num-examples": 1,
-    "environment": len([name for name in os.environ if "CANARY" in name]),
-    "descriptors": len([fd for fd in range(3, 1024) if not fails(lambda: os.fstat(fd))]),
-    "no-network": fails(lambda: socket.socket(socket.AF_INET)),
-    "no-program": fails(lambda: subprocess.run(["/bin/true"])),
-    "core": __import__("resource").getrlimit(4)[0],
-}
-return answered(message, arrays, metrics)
-"""
-    with trainer(tmp_path, body) as process:
-        metrics = dict(process.train(MODEL, 1, 30).metrics)
-    os.close(leak)
-    assert metrics.pop("descriptors") <= 2  # the channel, and one that is open while they are counted
-    assert metrics == {"environment": 0, "no-network": 1, "no-program": 1, "core": 0}
-
-
-@pytest.mark.skipif(landlock_abi() == 0, reason="this kernel has no Landlock")
-def test_the_app_reads_its_data_and_no_other_file_and_writes_to_its_scratch_alone(tmp_path: Path) -> None:
-    (tmp_path / "other.txt").write_text("another member's")
-    (tmp_path / "state").mkdir()  # where the worker remembers across its restarts
-    (tmp_path / "state" / "witness.sealed").write_bytes(b"sealed")
-    body = f"""\
-import os, pathlib
-def fails(act):
-    try:
-        act()
-    except OSError:
-        return 1
-    return 0
-data = pathlib.Path(context.node_config["data-path"])
-metrics = {{
-    "num-examples": 1,
-    "data": fails(lambda: (data / "site.csv").read_text()),
-    "scratch": fails(lambda: pathlib.Path("mine.txt").write_text("x")),
-    "other": fails(lambda: pathlib.Path({str(tmp_path / "other.txt")!r}).read_text()),
-    "app": fails(lambda: pathlib.Path(__file__).with_name("new.py").write_text("x")),
-    "write-data": fails(lambda: (data / "new.csv").write_text("x")),
-    "state": fails(lambda: os.listdir({str(tmp_path / "state")!r})),
-    "record": fails(lambda: pathlib.Path({str(tmp_path / "state" / "witness.sealed")!r}).read_bytes()),
-    "write-state": fails(lambda: pathlib.Path({str(tmp_path / "state" / "new")!r}).write_text("x")),
-    "remove-record": fails(lambda: os.unlink({str(tmp_path / "state" / "witness.sealed")!r})),
-    "passwd": fails(lambda: pathlib.Path("/etc/passwd").read_text()),
-    "parent": fails(lambda: pathlib.Path(f"/proc/{{os.getppid()}}/environ").read_bytes()),
-}}
-return answered(message, arrays, metrics)
-"""
-    with trainer(tmp_path, body) as process:
-        metrics = process.train(MODEL, 1, 30).metrics
-    assert metrics.pop("data") == metrics.pop("scratch") == 0
-    assert len(metrics) == 9
-    assert set(metrics.values()) == {1}
-
-
-def test_stop_ends_the_child_and_may_be_called_twice(tmp_path: Path) -> None:
-    with trainer(tmp_path) as process:
-        process.stop()
-        assert gone(process.pid)
-        process.stop()
-
-
-def test_processes_that_the_app_forked_end_with_it(tmp_path: Path) -> None:
-    body = """\
-import os, time
-child = os.fork()
-if child == 0:
-    time.sleep(600)
-return answered(message, arrays, {"num-examples": 1, "child": child})
-"""
-    with trainer(tmp_path, body) as process:
-        child = int(process.train(MODEL, 1, 30).metrics["child"])
-        assert not gone(child)
-        process.stop()
-        deadline = time.monotonic() + 5
-        while not ended(child) and time.monotonic() < deadline:
-            time.sleep(0.02)
-        assert ended(child)
-
-
-def test_the_child_ends_when_its_parent_does(tmp_path: Path) -> None:
-    spec = spec_of(tmp_path)
-    ours, theirs = socket.socketpair()
-    parent = os.fork()
-    if parent == 0:
-        process = TrainerProcess.start(spec, timeout_s=60)
-        theirs.sendall(process.pid.to_bytes(4, "big"))
-        signal.pause()
-        os._exit(0)
-    child = int.from_bytes(ours.recv(4), "big")
-    os.kill(parent, signal.SIGKILL)
-    os.waitpid(parent, 0)
-    deadline = time.monotonic() + 10
-    while not ended(child) and time.monotonic() < deadline:
-        time.sleep(0.02)
-    ours.close()
-    theirs.close()
-    assert ended(child)
-
-
-def test_starting_after_threads_is_the_callers_error(tmp_path: Path) -> None:
-    spec = spec_of(tmp_path)
-    leave = threading.Event()
-    thread = threading.Thread(target=leave.wait)
-    thread.start()
-    try:
-        with pytest.raises(RuntimeError, match="threads"):
-            TrainerProcess.start(spec)
-    finally:
-        leave.set()
-        thread.join()
-
-
 @pytest.mark.parametrize("wrong", [MODEL[:-1], MODEL.astype(np.float64)])
 def test_a_model_of_another_form_is_the_callers_error(tmp_path: Path, wrong) -> None:
     with trainer(tmp_path) as process:
@@ -488,112 +280,3 @@ def test_importing_the_handle_imports_neither_flower_nor_grpc_nor_torch() -> Non
     root = Path(__file__).parents[2]
     done = subprocess.run([sys.executable, "-c", code], cwd=root, capture_output=True, text=True, check=True)
     assert done.stdout.strip() == "[]"
-
-
-# --- judging ---------------------------------------------------------------------------------------------------------
-
-SEES = """\
-import csv, pathlib
-files = sorted(pathlib.Path(context.node_config["data-path"]).glob("*.csv"))
-values = [float(row["a"]) for file in files for row in csv.DictReader(file.open())]
-"""
-TRAINS_ON_ALL = SEES + WELL_BEHAVED.replace('"num-examples": 10', '"num-examples": len(values)')
-SCORES = (
-    SEES
-    + """\
-reply = answered(message, None, {"num-examples": len(values), "auc": 0.6})
-if message.content["config"].get("cloister-rows"):
-    arrays = {"row": np.arange(len(values)), "score": np.array(values) / 100, "held-out": np.arange(len(values)) % 2}
-    reply.content["cloister-rows"] = ArrayRecord({name: Array(np.asarray(value)) for name, value in arrays.items()})
-return reply
-"""
-)
-
-
-@contextlib.contextmanager
-def judging(tmp_path: Path, evaluate: str, train: str = TRAINS_ON_ALL) -> Iterator[TrainerProcess]:
-    spec = spec_of(tmp_path, train)
-    (tmp_path / "data" / "site.csv").write_text("a,b\n" + "".join(f"{at},2\n" for at in range(100)))
-    app_dir = unpacked(tmp_path, train=train, evaluate=evaluate)
-    process = TrainerProcess.start(replace(spec, app_dir=app_dir, rows=100), timeout_s=60)
-    try:
-        yield process
-    finally:
-        process.stop()
-
-
-def test_an_app_that_offers_it_scores_rows_and_trains_shadows_on_halves(tmp_path: Path) -> None:
-    with judging(tmp_path, SCORES) as process:
-        plain = process.train(MODEL, 1, 30)
-        assert plain.metrics["auc"] == 0.6, "in a round nobody asks for rows"
-        judged = process.judge(MODEL, 2, 30)
-        assert judged.num_examples == 100
-        assert judged.rows is not None
-        np.testing.assert_allclose(judged.rows.scores, np.arange(100, dtype=np.float32) / 100)
-        shadow = process.shadow(MODEL, 7, 2, 30)
-        assert len(shadow.rows) == 100, "a shadow scores all rows"
-        assert not (tmp_path / "scratch" / "shadow-data").exists()
-        assert process.train(MODEL, 3, 30).num_examples == 100
-
-
-def test_an_app_that_keeps_what_it_read_makes_no_shadow(tmp_path: Path) -> None:
-    kept = 'len(globals().setdefault("kept", values))'
-    caching = TRAINS_ON_ALL.replace("len(values)", kept)
-    with judging(tmp_path, SCORES, caching) as process:
-        process.train(MODEL, 1, 30)
-        with pytest.raises(AppError) as error:
-            process.shadow(MODEL, 7, 1, 30)
-        assert error.value.reason is Reason.AUDIT_SHADOWS
-        assert process.judge(MODEL, 2, 30).rows is not None, "and goes on"
-
-
-def test_scores_that_cannot_be_right_are_a_reason_and_the_child_goes_on(tmp_path: Path) -> None:
-    with judging(tmp_path, SCORES.replace("np.array(values) / 100", "np.array(values)")) as process:
-        with pytest.raises(AppError) as error:
-            process.judge(MODEL, 2, 30)
-        assert error.value.reason is Reason.APP_ROWS
-        assert process.train(MODEL, 3, 30).num_examples == 100
-
-
-def test_an_app_without_the_hook_is_judged_by_its_metrics(tmp_path: Path) -> None:
-    with judging(tmp_path, 'return answered(message, None, {"num-examples": 4, "auc": 0.5})') as process:
-        judged = process.judge(MODEL, 2, 30)
-        assert (judged.num_examples, judged.metrics, judged.rows) == (4, {"auc": 0.5}, None)
-
-
-PRIVATE = DpSgd(Unit.RECORD, 1.0, 2.0, 0.5, 3)
-PRIVATE_STEPS = """
-import torch
-from worker import dp_sgd
-
-assert dp_sgd.terms().max_steps == 3
-net = torch.nn.Linear(2, 1)
-rows = torch.utils.data.TensorDataset(torch.ones((8, 2)))
-private, optimizer, loader = dp_sgd.make_private(net, torch.optim.SGD(net.parameters(), lr=0.1), rows)
-for (batch,) in loader:
-    optimizer.zero_grad()
-    private(batch).mean().backward()
-    optimizer.step()
-return answered(message, arrays, {"num-examples": 8})
-"""
-
-
-@contextlib.contextmanager
-def private_trainer(tmp_path: Path, body: str) -> Iterator[TrainerProcess]:
-    process = TrainerProcess.start(replace(spec_of(tmp_path, body), private=PRIVATE), timeout_s=60)
-    try:
-        yield process
-    finally:
-        process.stop()
-
-
-def test_an_app_that_makes_no_private_step_under_dp_sgd_is_refused(tmp_path: Path) -> None:
-    with private_trainer(tmp_path, WELL_BEHAVED) as process:
-        assert refused(process).reason is Reason.APP_NOT_PRIVATE
-        assert refused(process).reason is Reason.APP_NOT_PRIVATE  # this round failed, and the process lives
-
-
-@pytest.mark.slow
-def test_an_app_that_trains_privately_is_counted_round_by_round(tmp_path: Path) -> None:
-    with private_trainer(tmp_path, PRIVATE_STEPS) as process:
-        assert [process.train(MODEL, number, 120).private_steps for number in (1, 2)] == [3, 3]

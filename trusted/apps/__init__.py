@@ -1,4 +1,5 @@
 """What every TEE that runs an app's code shares: the bundle, the confined child, and messages as bytes.
 
-Worker, recipient and aggregator import it; ``flower_records`` alone imports flwr, and only a confined child imports it.
+Worker, recipient and aggregator import it; ``flower_component`` and ``flower_records`` alone import flwr, and only a
+confined child imports them.
 """

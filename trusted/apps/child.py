@@ -85,7 +85,7 @@ def confine_app(readable: tuple[Path, ...], *, scratch: Path) -> tuple[Feature, 
     """Give up the network, other programs, and all files but the installation, ``readable`` and ``scratch``."""
     # Without the launcher's bytecode every import would compile anew: seconds for a framework.
     installed = [sys.prefix, sys.base_prefix, sys.pycache_prefix or sys.prefix, *(entry for entry in sys.path if entry)]
-    found = [Path(path) for path in (*_OWN_PACKAGES, *installed, *_SYSTEM_PATHS) if Path(path).exists()]
+    found = [path for path in (*_OWN_PACKAGES, *map(Path, (*installed, *_SYSTEM_PATHS))) if path.exists()]
     return confine(
         Confinement(
             readable=(*found, *readable),

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from enum import Enum, unique
-from typing import TypeVar
+from typing import Self, TypeVar
 
 from trusted.channel import records
 from trusted.errors import ChannelError, Reason
@@ -17,8 +17,25 @@ S = TypeVar("S", bound=Enum)
 K = TypeVar("K", bound=Enum)
 
 
+class FrameKind(Enum):
+    """The frames of one protocol, by their label."""
+
+    @classmethod
+    def of(cls, frame: bytes) -> Self:
+        """The kind that ``frame`` says it is.
+
+        Raises:
+            ChannelError: UNEXPECTED_MESSAGE: another label. WireError: MALFORMED: none.
+        """
+        label = label_of(frame)
+        try:
+            return cls(label)
+        except ValueError:
+            raise ChannelError(Reason.UNEXPECTED_MESSAGE, "frame: unknown label") from None
+
+
 @unique
-class Kind(Enum):
+class Kind(FrameKind):
     """The frames there are, by their label."""
 
     HELLO = "cloister/hello/v1"
@@ -27,15 +44,6 @@ class Kind(Enum):
     WELCOME = "cloister/welcome/v1"
     RECORD = records.LABEL
     REFUSE = "cloister/refuse/v1"
-
-    @classmethod
-    def of(cls, frame: bytes) -> Kind:
-        """The kind that ``frame`` says it is."""
-        label = label_of(frame)
-        try:
-            return cls(label)
-        except ValueError:
-            raise ChannelError(Reason.UNEXPECTED_MESSAGE, "frame: unknown label") from None
 
 
 @unique

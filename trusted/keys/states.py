@@ -8,12 +8,11 @@ from __future__ import annotations
 from collections.abc import Mapping
 from enum import Enum, unique
 
-from trusted.errors import ChannelError, Reason
-from trusted.wire import label_of
+from trusted.channel.states import FrameKind
 
 
 @unique
-class Kind(Enum):
+class Kind(FrameKind):
     """The frames there are, by their label."""
 
     HELLO = "cloister/key-hello/v1"
@@ -23,15 +22,6 @@ class Kind(Enum):
     RENEW = "cloister/key-renew/v1"
     RENEWED = "cloister/key-renewed/v1"
     REFUSE = "cloister/refuse/v1"
-
-    @classmethod
-    def of(cls, frame: bytes) -> Kind:
-        """The kind that ``frame`` says it is."""
-        label = label_of(frame)
-        try:
-            return cls(label)
-        except ValueError:
-            raise ChannelError(Reason.UNEXPECTED_MESSAGE, "frame: unknown label") from None
 
 
 @unique

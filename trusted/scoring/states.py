@@ -6,12 +6,11 @@ from collections.abc import Mapping
 from enum import Enum, unique
 
 from trusted.channel import records
-from trusted.errors import ChannelError, Reason
-from trusted.wire import label_of
+from trusted.channel.states import FrameKind
 
 
 @unique
-class Kind(Enum):
+class Kind(FrameKind):
     """The frames there are, by their label."""
 
     QUESTION = "cloister/scoring-question/v1"
@@ -20,15 +19,6 @@ class Kind(Enum):
     WELCOME = "cloister/scoring-welcome/v1"
     RECORD = records.LABEL
     REFUSE = "cloister/refuse/v1"
-
-    @classmethod
-    def of(cls, frame: bytes) -> Kind:
-        """The kind that ``frame`` says it is."""
-        label = label_of(frame)
-        try:
-            return cls(label)
-        except ValueError:
-            raise ChannelError(Reason.UNEXPECTED_MESSAGE, "frame: unknown label") from None
 
 
 @unique

@@ -6,5 +6,6 @@ Trust zone: aggregator TEE. No I/O, no clock, no Flower. The child that runs the
 
 from coordinator.enclave.server_app.asks import ServerApp
 from coordinator.enclave.server_app.exchanges import Exchanges
+from coordinator.enclave.server_app.turns import Turns
 
-__all__ = ["Exchanges", "ServerApp"]
+__all__ = ["Exchanges", "ServerApp", "Turns"]

@@ -2,22 +2,19 @@
 
 Rules:
 
-1. The app's server asks one thing at a time (:mod:`asks`); what it asks for is done when it can be, in this order.
+1. What the app's server asks for in its turns (:mod:`turns`) is done when it can be, in this order.
 2. An exchange is a round in all but who chooses: the app's server names the members, this side opens, collects and
    closes it, by the rules of rounds and their waiting. One is open at a time.
 3. Nothing of an answer reaches the app's server before a quorum has witnessed whose answers count.
 4. Fewer answers than the plan's minimum, or than all where fewer were asked, reach it never; three such exchanges in a
-   row end the run. A model that heard fewer members than the minimum in the whole run is not released.
+   row end the run.
 5. Answers stay sealed at the host until they are asked for, one by one, once.
-6. What the app's server remembers dies with this aggregator. A later one does not pretend to go on: it ends the run,
-   unless the final model was there already.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from datetime import datetime, timedelta
-from functools import partial
 
 import numpy as np
 
@@ -25,15 +22,12 @@ from coordinator.enclave.answers import Answers
 from coordinator.enclave.attendance import Attendance
 from coordinator.enclave.course import Course
 from coordinator.enclave.disclosure import disclosed_round
-from coordinator.enclave.fold import ContributionLost, State
-from coordinator.enclave.model import GlobalModel
-from coordinator.enclave.record import Phase, RunRecord, SealedVector
+from coordinator.enclave.fold import ContributionLost
+from coordinator.enclave.record import RunRecord, SealedVector
 from coordinator.enclave.rounds import Round, RoundEvent, RoundState
-from coordinator.enclave.sampling import upload_name
+from coordinator.enclave.sampling import expect_upload
 from coordinator.enclave.server_app.asks import (
-    Answer,
     Ask,
-    Begin,
     Collect,
     Failed,
     Finished,
@@ -46,46 +40,31 @@ from coordinator.enclave.server_app.asks import (
     Reply,
     Send,
     Sent,
-    ServerApp,
 )
 from coordinator.enclave.server_app.ended import EndedExchanges
 from coordinator.enclave.server_app.nodes import members_by_node, node_of
 from coordinator.enclave.server_app.offered import OfferedMessages
 from coordinator.enclave.server_app.replies import Replies, Told
-from coordinator.enclave.vigil import Sign
+from coordinator.enclave.server_app.turns import Turns
 from trusted.blob import BlobKind
 from trusted.channel.aggregator import AdmittedPeer
-from trusted.encoding import Vector
 from trusted.errors import Reason
 from trusted.ledger import leaves
 from trusted.wire import Fields
 
 MAX_ABANDONED_IN_A_ROW = 3
-Failing = Callable[[Reason, datetime], None]
 
 
 class Exchanges:
-    """The exchanges of one run. ``concluded`` is called once the final model is there, ``failing`` if none will be."""
+    """The exchanges of one run, in which ``turns`` says what the app's server asks."""
 
-    def __init__(
-        self,
-        course: Course,
-        app: ServerApp,
-        answers: Answers,
-        concluded: Callable[[datetime], None],
-        failing: Failing,
-    ) -> None:
+    def __init__(self, course: Course, turns: Turns, answers: Answers, attendance: Attendance) -> None:
         self._course = course
-        self._app = app
+        self._turns = turns
         self._answers = answers
-        self._concluded = concluded
-        self._failing = failing
+        self._attendance = attendance
         self._replies = Replies(answers, course.store, course.plan, answers.proceed)
-        self._attendance = Attendance(course)
-        self._begun = self._thinking = self._busy = self._over = False
-        self._ask: Ask | None = None
-        self._asked_at: datetime | None = None
-        self._kept: SealedVector | None = None  # the model that the sealed state holds
+        self._busy = self._over = False
         self._messages = OfferedMessages()
         self._ended = EndedExchanges()
         self._heard: set[str] = set()
@@ -98,17 +77,22 @@ class Exchanges:
         self._attendance.note_missing(now)
         if self._over:
             return
-        if self._busy:
+        if self._is_busy:
             self._tell_waiting()
             return
         if self.current is not None:
             self._wait_on(self.current, now)
-        if self._ask is not None and not self._busy and not self._over:
+        ask = self._turns.ask
+        if ask is not None and not self._is_busy and not self._over:
             if paused:
-                self._asked_at = now
-            self._serve(self._ask, now, paused=paused)
-        elif not self._begun and not paused:
+                self._turns.wait(now)
+            self._serve(ask, now, paused=paused)
+        elif not self._turns.has_begun and not paused:
             self._begin_when_gathered(now)
+
+    @property
+    def _is_busy(self) -> bool:
+        return self._busy or self._turns.is_busy
 
     def _tell_waiting(self) -> None:
         """An exchange that is closed waits for its witnesses."""
@@ -121,34 +105,8 @@ class Exchanges:
         if course.model is None:
             self._attendance.forget_missing()
             return
-        if course.require_journal().is_held or self._attendance.gathered(now) is None:
-            return
-        self._begun = self._busy = True
-        model = course.model.vector
-
-        def sealed(made: tuple[SealedVector, bytes], later: datetime) -> None:
-            self._busy = False
-            if self._over:
-                course.discard([made[0].blob])
-                return
-            self._kept = made[0]
-            app, bundle = self._app, course.plan.app.bundle_sha256
-            course.require_journal().append(leaves.ServerApp(bundle, app.component, app.flower))
-            course.emit("server-app-started")
-            self._let_think(Begin(model), later)
-
-        course.jobs.submit(lambda: course.sealer.seal(BlobKind.STATE, 0, model), sealed, now)
-
-    def _let_think(self, answer: Answer, now: datetime) -> None:
-        """Give the app's server its turn; it comes back with what it asks next."""
-        self._ask, self._thinking = None, True
-        self._course.jobs.submit(partial(self._app.turn, answer), self._asked, now)
-
-    def _asked(self, ask: Ask, now: datetime) -> None:
-        self._thinking = False
-        if not self._over:
-            self._ask, self._asked_at = ask, now
-            self._answers.proceed(now)
+        if not course.require_journal().is_held and self._attendance.gathered(now) is not None:
+            self._turns.begin(now)
 
     def _serve(self, ask: Ask, now: datetime, *, paused: bool) -> None:
         """Do what is asked, if it can be done now; else it is looked at again."""
@@ -166,18 +124,9 @@ class Exchanges:
                 self._pull(exchange, node, now)
             case Finished(model):
                 if self.current is None:
-                    self._finish(model, now)
+                    self._turns.finish(model, now, heard=len(self._heard), left=self._left_behind())
             case Failed(reason):
-                self._fail(reason, now)
-
-    def _fail(self, reason: Reason, now: datetime) -> None:
-        self._course.emit("server-app-failed", reason=reason.code)
-        self._failing(reason, now)
-
-    def _is_late(self, now: datetime) -> bool:
-        """Whether what the app's server asks has waited for sites for a whole turn."""
-        asked_at = self._asked_at or now
-        return now - asked_at >= timedelta(seconds=self._course.plan.aggregation.turn_s)
+                self._turns.fail(reason, now)
 
     # --- who is there ----------------------------------------------------------------------------------------------
 
@@ -189,11 +138,11 @@ class Exchanges:
         course, present = self._course, self._attendance.present
         if len(present) >= course.plan.cohort.minimum and not course.require_journal().is_held:
             course.moves()
-            self._let_think(Here(tuple(sorted(map(self.node, present)))), now)
+            self._turns.give(Here(tuple(sorted(map(self.node, present)))), now)
             return
         course.wait_for(set(course.plan.cohort.members) - present, "members")
-        if self._is_late(now):
-            self._fail(Reason.COHORT_MINIMUM, now)
+        if self._turns.is_late(now):
+            self._turns.fail(Reason.COHORT_MINIMUM, now)
 
     # --- opening ---------------------------------------------------------------------------------------------------
 
@@ -202,19 +151,19 @@ class Exchanges:
         if paused or self.current is not None or course.require_journal().is_held:
             return False
         if course.attempts >= course.plan.aggregation.max_exchanges:
-            self._fail(Reason.SERVER_APP_LIMIT, now)
+            self._turns.fail(Reason.SERVER_APP_LIMIT, now)
             return False
         if len(self._messages.offered) >= len(course.plan.cohort.members):
-            self._fail(Reason.SERVER_APP_LIMIT, now)
+            self._turns.fail(Reason.SERVER_APP_LIMIT, now)
             return False
         return True
 
     def _seal(self, content: bytes, now: datetime) -> None:
         course, number = self._course, self._course.attempts + 1
         if len(content) != course.plan.aggregation.message_bytes:
-            self._fail(Reason.MESSAGE_SIZE, now)
+            self._turns.fail(Reason.MESSAGE_SIZE, now)
             return
-        self._busy, self._ask = True, None
+        self._busy = True
 
         def sealed(made: tuple[SealedVector, bytes], later: datetime) -> None:
             self._busy = False
@@ -222,7 +171,7 @@ class Exchanges:
                 course.discard([made[0].blob])
                 return
             self._messages.offered.append(made)
-            self._let_think(Offered(len(self._messages.offered) - 1), later)
+            self._turns.give(Offered(len(self._messages.offered) - 1), later)
 
         words = np.frombuffer(content, dtype="<f4")
         course.jobs.submit(lambda: course.sealer.seal(BlobKind.MESSAGE, number, words), sealed, now)
@@ -232,7 +181,7 @@ class Exchanges:
         members = members_by_node(course.seed, course.plan.cohort.members)
         known = all(node in members and 0 <= place < len(messages.offered) for node, place in ask.to)
         if not known or not ask.to or len({node for node, _ in ask.to}) != len(ask.to) or self.current is not None:
-            self._fail(Reason.SERVER_APP_FAILED, now)
+            self._turns.fail(Reason.SERVER_APP_FAILED, now)
             return
         messages.to = {members[node]: place for node, place in ask.to}
         course.attempts += 1
@@ -245,8 +194,8 @@ class Exchanges:
         present = tuple(sorted(self._attendance.present | set(cohort)))
         journal = course.require_journal()
         journal.append(leaves.Opened(number, present, cohort, messages.prefix_sha256()))
-        self._busy, self._ask = True, None
-        record, spent = self._record(number, cohort), course.take_spent()
+        self._busy = True
+        record, spent = self._turns.record(number, cohort), course.take_spent()
         journal.keep(record, now, stored=lambda then: self._announce(opened, then), spent=spent)
 
     def _announce(self, opened: Round, now: datetime) -> None:
@@ -260,27 +209,19 @@ class Exchanges:
         for member in opened.cohort:
             self._send_message(opened, member, now)
         self._attendance.part_again(opened)
-        self._let_think(Sent(opened.number), now)
+        self._turns.give(Sent(opened.number), now)
 
     def _send_message(self, current: Round, member: str, now: datetime) -> None:
-        course = self._course
-        peer = course.admissions.peer(member)
-        if peer is None or member not in course.witnesses.promised:
+        course, upload = self._course, expect_upload(self._course, current, member, BlobKind.REPLY)
+        if upload is None:
             return  # it is sent when it comes
-        size = course.exchanged.header(BlobKind.REPLY, current.number, member).sealed_bytes
-        blob = upload_name(course.seed, current.number, member, peer.verify_key)
-        earlier = current.uploads.get(member)
-        if earlier is not None and earlier != blob:
-            course.discard([earlier])
-        current.uploads[member] = blob
-        course.store.expect(blob, size)
         self._attendance.begin(member, now)
         message = {
             "type": "message",
             "round": current.number,
             "node": self.node(member),
             "message": course.sealer.announce(self._messages.of(member)).to_json(),
-            "upload": {"blob": blob.hex(), "bytes": size},
+            "upload": upload,
         }
         course.admissions.send(member, message)
 
@@ -329,7 +270,7 @@ class Exchanges:
         places = {leaf: journal.append(leaf) for leaf in counted}
         lost = [leaves.Lost(member, reason) for member, reason in sorted(closed.lost.items())]
         journal.append(leaves.Closed(closed.number, tuple(leaf.member for leaf in counted), tuple(lost)))
-        record = self._record(closed.number, closed.cohort)
+        record = self._turns.record(closed.number, closed.cohort)
         journal.commit(record, now, then=lambda later: self._give(closed, places, later))
 
     def _give(self, closed: Round, places: Mapping[leaves.Counted, int], now: datetime) -> None:
@@ -360,7 +301,7 @@ class Exchanges:
         ended.counted.clear()
         self._end_exchange(ended, ended.lost | kept_back)
         if course.abandoned_in_a_row >= MAX_ABANDONED_IN_A_ROW:
-            self._fail(Reason.COHORT_MINIMUM, now)
+            self._turns.fail(Reason.COHORT_MINIMUM, now)
 
     def _end_exchange(self, ended: Round, lost: Mapping[str, Reason]) -> None:
         course, answers = self._course, {self.node(member): entry for member, entry in ended.counted.items()}
@@ -375,16 +316,16 @@ class Exchanges:
     def _collect(self, exchange: int, now: datetime) -> None:
         collected = self._ended.collect(exchange)
         if collected is not None:
-            self._let_think(collected, now)
+            self._turns.give(collected, now)
         elif self.current is None or self.current.number != exchange:
-            self._fail(Reason.SERVER_APP_FAILED, now)
+            self._turns.fail(Reason.SERVER_APP_FAILED, now)
 
     def _pull(self, exchange: int, node: NodeId, now: datetime) -> None:
         course, contribution = self._course, self._ended.take(exchange, node)
         if contribution is None:
-            self._fail(Reason.SERVER_APP_FAILED, now)
+            self._turns.fail(Reason.SERVER_APP_FAILED, now)
             return
-        self._busy, self._ask = True, None
+        self._busy = True
 
         def read() -> bytes | None:
             try:
@@ -396,85 +337,24 @@ class Exchanges:
             self._busy = False
             course.spent.append(contribution.blob)
             if not self._over:
-                self._let_think(Reply(content), later)
+                self._turns.give(Reply(content), later)
 
         course.jobs.submit(read, was_read, now)
 
     # --- the end ---------------------------------------------------------------------------------------------------
 
-    def _finish(self, model: Vector, now: datetime) -> None:
-        """The app's server is done: its model is the run's, if it can be."""
-        course = self._course
-        if model.shape != (course.plan.layout.elements,) or not np.isfinite(model).all():
-            self._fail(Reason.SERVER_APP_MODEL, now)
-        elif len(self._heard) < course.plan.cohort.minimum:
-            self._fail(Reason.COHORT_MINIMUM, now)
-        else:
-            self._busy, self._ask = True, None
-            self._app.stop()
-            number = course.attempts
-            course.jobs.submit(
-                lambda: course.sealer.seal(BlobKind.STATE, number, model), partial(self._keep_final, model), now
-            )
-
-    def _keep_final(self, model: Vector, made: tuple[SealedVector, bytes], now: datetime) -> None:
-        course, before = self._course, self._kept
-        if self._over:
-            course.discard([made[0].blob])
-            return
-        self._kept = made[0]
-        if before is not None:
-            course.spent.append(before.blob)
-        course.spent += self._left_behind()
-        course.model = GlobalModel(State(model))
-        record = self._record(course.attempts, course.plan.cohort.members, phase=Phase.CLOSED)
-
-        def stored(later: datetime) -> None:
-            self._busy = False
-            if not self._over:
-                course.finished = True
-                course.emit("server-app-finished", outcome=str(course.history.rounds))
-                self._concluded(later)
-
-        course.require_journal().keep(record, now, stored=stored, spent=course.take_spent())
-
     def resume(self, record: RunRecord, now: datetime) -> None:
-        """An earlier aggregator left the run at ``record``: it goes on from a final model, or it is over."""
-        course, self._begun, self._kept = self._course, True, record.kept
-        course.require_journal().commit(record, now)
-        if record.phase is Phase.CLOSED:
-            course.finished = True
-            self._app.stop()
-            self._concluded(now)
-        else:
-            self._fail(Reason.SERVER_APP_LOST, now)
+        """An earlier aggregator left the run at ``record``."""
+        self._turns.resume(record, now)
 
     def end(self) -> tuple[bytes, ...]:
         """Open nothing any more; the blobs that nobody needs now."""
         self._over = True
-        self._app.stop()
-        kept = () if self._kept is None else (self._kept.blob,)
         uploads = () if self.current is None else tuple(self.current.uploads.values())
-        return (*kept, *uploads, *self._left_behind())
+        return (*self._turns.end(), *uploads, *self._left_behind())
 
     def _left_behind(self) -> tuple[bytes, ...]:
         return (*self._messages.blobs, *self._ended.blobs)
-
-    def _record(self, number: int, cohort: tuple[str, ...], *, phase: Phase = Phase.COLLECTING) -> RunRecord:
-        course = self._course
-        if self._kept is None:
-            raise RuntimeError("an exchange was opened before the model was kept")
-        return RunRecord(
-            phase=phase,
-            number=max(number, 1),
-            abandoned_in_a_row=course.abandoned_in_a_row,
-            seed=course.seed,
-            sent=self._kept,
-            kept=self._kept,
-            moments=(),
-            base=None,
-            cohort=cohort,
-        )
 
     # --- what members say, and the clock ---------------------------------------------------------------------------
 
@@ -486,23 +366,3 @@ class Exchanges:
         """Give ``member``, which has just come, the message that it may still have to answer."""
         if self._attendance.welcome(self.current, member) and self.current is not None:
             self._send_message(self.current, member, now)
-
-    def hear(self, member: str, number: int, sign: Sign) -> None:
-        """``member`` tells of its work."""
-        self._attendance.hear(self.current, member, number, sign)
-
-    def part(self, member: str, reason: Reason) -> None:
-        """``member`` says that it goes: for now, or for good."""
-        self._attendance.part(self.current, member, reason)
-
-    def missing_since(self, member: str, now: datetime) -> datetime:
-        """Since when ``member`` has not been here as a witness; ``now`` if it was at the last look."""
-        return self._attendance.missing_since(member, now)
-
-    def shift(self, by: timedelta) -> None:
-        """The clock was put forward by ``by``: what was to last so long still does."""
-        self._attendance.shift(by)
-        if self.current is not None:
-            self.current.deadline += by
-        if self._asked_at is not None:
-            self._asked_at += by
