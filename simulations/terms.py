@@ -26,7 +26,7 @@ from trusted.exchange import Exchanged
 from trusted.wire import pack, sha256
 
 NO_PRIVACY = Privacy(Mechanism.NONE, "a simulation")
-DEADLINES = Deadlines(round_s=3600, lease_s=120, reattest_s=3600)
+DEADLINES = Deadlines(round_s=3600, lease_s=120, reattest_s=60)
 IN_FULL = Exchange()
 _FEWEST = 2  # of any plan
 

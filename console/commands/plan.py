@@ -101,7 +101,7 @@ def new(  # one parameter for each field of the document
     turn_s: Annotated[int, typer.Option(min=1, help="server-app: its seconds between two exchanges.")] = 600,
     round_s: Annotated[int, typer.Option(min=1, help="Seconds until a round ends.")] = 3600,
     lease_s: Annotated[int, typer.Option(min=1, help="Seconds without progress until a worker is lost.")] = 120,
-    reattest_s: Annotated[int, typer.Option(min=1, help="Seconds between attestations.")] = 3600,
+    reattest_s: Annotated[int, typer.Option(min=1, help="Seconds between attestations, fewer than a lease's.")] = 60,
     valid_days: ValidDays = 30,
     out: Annotated[Path, typer.Option(help="Where to write it; the bundle goes next to it.")] = Path("plan.dsse.json"),
     force: Force = False,

@@ -92,7 +92,7 @@ def plan_json(charter: VerifiedCharter, **changes: Any) -> dict[str, Any]:
         },
         "rounds": 5,
         "cohort": {"members": list(MEMBERS), "minimum": 3, "size": 3},
-        "deadlines": {"round_s": 600, "lease_s": 60, "reattest_s": 300},
+        "deadlines": {"round_s": 600, "lease_s": 60, "reattest_s": 30},
         "aggregation": {"rule": "weighted-mean", "max_weight": 1000},
         "privacy": {"mechanism": "none", "reason": "all recipients are members"},
         "dataset": {"min_rows": 100, "columns": ["age", "visits"]},

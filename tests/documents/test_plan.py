@@ -166,6 +166,7 @@ OUT_OF_BOUNDS = [
     ("deadlines.round_s", 0),
     ("deadlines.lease_s", 0),
     ("deadlines.reattest_s", 0),
+    ("deadlines.reattest_s", 60),  # as long as a lease, which nothing would renew
     ("deadlines.round_s", 30 * 86_400 + 1),
     ("aggregation.rule", "sum"),
     ("aggregation.max_weight", 0),

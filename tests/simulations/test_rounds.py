@@ -19,7 +19,7 @@ from trusted.encoding import Encoding
 from trusted.errors import Reason
 
 CLIPPING = {"mechanism": "member-clipping", "clip_norm": 1, "noise_multiplier": 4, "delta": 1e-5}
-DEADLINES = {"round_s": 60, "lease_s": 20, "reattest_s": 60}
+DEADLINES = {"round_s": 60, "lease_s": 20, "reattest_s": 10}
 
 
 def behaves(**does) -> Behaviour:

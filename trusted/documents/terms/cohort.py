@@ -38,7 +38,10 @@ class Cohort:
 
 @dataclass(frozen=True, slots=True)
 class Deadlines:
-    """How long a round, a lease and an attestation last, in seconds."""
+    """How long a round, a lease and an attestation last, in seconds.
+
+    A lease is renewed by attestation alone, so everybody is attested again before it ends.
+    """
 
     round_s: int
     lease_s: int
@@ -48,7 +51,10 @@ class Deadlines:
     def read(cls, value: Any) -> Deadlines:
         """``plan.deadlines``."""
         with Fields(value, "plan.deadlines") as fields:
-            return cls(*(fields.integer(key, low=1, high=MAX_DEADLINE_S) for key in cls.__slots__))
+            deadlines = cls(*(fields.integer(key, low=1, high=MAX_DEADLINE_S) for key in cls.__slots__))
+        at_most = "less than plan.deadlines.lease_s expected, half of it for instance: attestation renews a lease"
+        rule(deadlines.reattest_s < deadlines.lease_s, "plan.deadlines.reattest_s", at_most)
+        return deadlines
 
     def to_json(self) -> dict[str, Any]:
         """``plan.deadlines``."""
