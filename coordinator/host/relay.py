@@ -69,6 +69,8 @@ class RelayService:
 
     async def _carry_down(self, context: Context, aggregator: Aggregator, session: Session) -> None:
         """Aggregator → worker."""
+        # Before the first frame: while one waits to be sent with the metadata, gRPC can tell no reason for the end.
+        await context.send_initial_metadata(())
         while (frame := await session.next_frame()) is not None:
             write = write_in_time(context, cloister_pb2.Frame(data=frame), self._limits.stall_s)
             session.writing = asyncio.ensure_future(write)

@@ -115,7 +115,7 @@ async def _say(context: Context, code: StatusCode, text: str, *trailers: tuple[s
     try:
         async with asyncio.timeout(_SAY_S):
             await context.abort(code, text, trailers)
-    except TimeoutError:
+    except (TimeoutError, grpc.aio.InternalError):  # the latter: what it was sent has not even left
         raise asyncio.CancelledError from None
 
 
