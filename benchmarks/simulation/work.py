@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 from numpy.lib.format import open_memmap
@@ -65,9 +65,12 @@ def write_rows(folder: Path, work: Work) -> None:
     unfinished[1].rename(labels)
 
 
-def read_rows(folder: Path, work: Work) -> tuple[NDArray[Any], NDArray[Any]]:
-    """Features and labels, [sites, rows, …], mapped: nothing is read before it is used, and processes share it."""
-    features, labels = (np.load(path, mmap_mode="c") for path in _paths(folder, work))
+def read_rows(folder: Path, work: Work, mode: Literal["c", "r"] = "c") -> tuple[NDArray[Any], NDArray[Any]]:
+    """Features and labels, [sites, rows, …], mapped: nothing is read before it is used, and processes share it.
+
+    ``mode`` as in ``numpy.load``: tensors are made of arrays that may be written to.
+    """
+    features, labels = (np.load(path, mmap_mode=mode) for path in _paths(folder, work))
     return features.reshape(work.sites, work.rows, *features.shape[1:]), labels.reshape(work.sites, work.rows)
 
 

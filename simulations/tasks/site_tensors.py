@@ -15,6 +15,9 @@ from torch import Tensor
 
 from simulations.dataset import Dataset, Rows
 from simulations.site_data import SiteData
+from simulations.tasks.mapped_rows import MappedRows
+
+_IMAGES = 4  # axes: rows, channels, height, width
 
 
 @dataclass(frozen=True, slots=True)
@@ -39,15 +42,19 @@ class SiteTensors:
     Attributes:
         features, labels: of all rows; site ``i`` has ``starts[i]:starts[i + 1]``.
         poisoned: by place, the rows of sites that train on others than their own.
+        channels_last: whether a site gets its images with their channels innermost.
+        files: in which features and labels lie, where they do.
     """
 
     features: Tensor
     labels: Tensor
     starts: NDArray[np.int64]
     poisoned: dict[int, tuple[Tensor, Tensor]]
+    channels_last: bool = False
+    files: tuple[MappedRows, ...] = ()
 
     @classmethod
-    def of(cls, data: SiteData, columns: Columns) -> SiteTensors:
+    def of(cls, data: SiteData, columns: Columns, *, channels_last: bool = False) -> SiteTensors:
         """Copied into the order of the sites, unless they lie in it already.
 
         Raises:
@@ -60,33 +67,40 @@ class SiteTensors:
             given = {name: column[order] for name, column in given.items()}
         features, labels = columns.of(given)
         poisoned = {site: columns.of(data.rows(site)) for site in data.poisons}
-        return cls(features, labels, starts, poisoned)
-
-    def channels_last(self) -> SiteTensors:
-        """With the channels of images innermost in memory."""
-        poisoned = {site: (_channels_last(rows), marks) for site, (rows, marks) in self.poisoned.items()}
-        return SiteTensors(_channels_last(self.features), self.labels, self.starts, poisoned)
+        files = [MappedRows.of(column) for column in given.values() if _is_seen_by(column, (features, labels))]
+        return cls(features, labels, starts, poisoned, channels_last, tuple(file for file in files if file is not None))
 
     def of_site(self, site: int) -> tuple[Tensor, Tensor]:
-        """Features and labels of the site at this place; views."""
+        """Features and labels of the site at this place; views, but for images with their channels innermost."""
         if site in self.poisoned:
-            return self.poisoned[site]
-        start, end = int(self.starts[site]), int(self.starts[site + 1])
-        return self.features[start:end], self.labels[start:end]
+            features, labels = self.poisoned[site]
+        else:
+            start, end = int(self.starts[site]), int(self.starts[site + 1])
+            features, labels = self.features[start:end], self.labels[start:end]
+        if self.channels_last and features.dim() == _IMAGES:
+            features = features.contiguous(memory_format=torch.channels_last)
+        return features, labels
+
+    def release(self, site: int) -> None:
+        """The site has trained: its rows need no memory where a file has them."""
+        for file in self.files:
+            file.release(int(self.starts[site]), int(self.starts[site + 1]))
 
     def __reduce__(self) -> tuple[Any, ...]:
         """As arrays, which pickle and Ray carry without a copy."""
         poisoned = {site: (rows.numpy(), marks.numpy()) for site, (rows, marks) in self.poisoned.items()}
-        return _restore, (self.features.numpy(), self.labels.numpy(), self.starts, poisoned)
+        settings = self.channels_last, self.starts, poisoned
+        return _restore, (self.features.numpy(), self.labels.numpy(), *settings)
 
 
-def _restore(features: Any, labels: Any, starts: Any, poisoned: Any) -> SiteTensors:
+def _restore(features: Any, labels: Any, channels_last: bool, starts: Any, poisoned: Any) -> SiteTensors:
     tensors = {site: (_tensor(rows), _tensor(marks)) for site, (rows, marks) in poisoned.items()}
-    return SiteTensors(_tensor(features), _tensor(labels), starts, tensors)
+    return SiteTensors(_tensor(features), _tensor(labels), starts, tensors, channels_last)
 
 
-def _channels_last(features: Tensor) -> Tensor:
-    return features.contiguous(memory_format=torch.channels_last) if features.dim() == 4 else features
+def _is_seen_by(column: NDArray[Any], tensors: Sequence[Tensor]) -> bool:
+    """Whether one of the ``tensors`` is ``column`` itself, and no copy."""
+    return any(tensor.data_ptr() == column.ctypes.data for tensor in tensors)
 
 
 def held_out(dataset: Dataset | None, columns: Columns) -> tuple[Tensor, Tensor] | None:

@@ -84,7 +84,7 @@ class TorchRecipe:
                 that ``together`` sites cannot be trained for at once.
         """
         columns = _columns(self, data)
-        rows = SiteTensors.of(data, columns)
+        rows = SiteTensors.of(data, columns, channels_last=self.channels_last)
         judged = {name: columns.of(probe) for name, probe in data.probed().items()}
         return TorchTask(self, rows, Judged(held_out(data.held_out, columns), judged), data.seed, None)
 
@@ -121,7 +121,7 @@ class TorchTask:
 
     def __init__(self, recipe: TorchRecipe, rows: SiteTensors, judged: Judged, seed: int, together: int | None) -> None:
         self._recipe, self._judged, self._seed = recipe, judged, seed
-        self._rows = rows.channels_last() if recipe.channels_last else rows
+        self._rows = rows
         with torch.random.fork_rng(devices=[]):
             torch.manual_seed(seed)
             module = recipe.module()
@@ -167,6 +167,8 @@ class TorchTask:
         sites = [self._site(job) for job in jobs]
         rows = [torch.from_numpy(row) for row in out]
         lessons = self._trainer.train(torch.from_numpy(model), sites, rows)
+        for job in jobs:
+            self._rows.release(job.site)
         return [_trained(site, row, lesson) for site, row, lesson in zip(sites, rows, lessons, strict=True)]
 
     def evaluate(self, model: Vector) -> Mapping[str, float]:

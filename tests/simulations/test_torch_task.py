@@ -5,6 +5,8 @@ from __future__ import annotations
 import copy
 import functools
 import pickle
+import re
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -17,6 +19,7 @@ from simulations.partition import Partition
 from simulations.site_data import SiteData
 from simulations.task import Job
 from simulations.tasks.descent import Descent
+from simulations.tasks.mapped_rows import MappedRows
 from simulations.tasks.one_by_one import OneByOne
 from simulations.tasks.shortcuts import pool_first
 from simulations.tasks.stacked import NotStackable, Stacked
@@ -264,6 +267,37 @@ def test_an_opt_in_differs_by_no_more_than_it_says(setting, most):
     )
     error = np.linalg.norm(other - plain, axis=1) / np.linalg.norm(plain, axis=1)
     assert (error <= most).all()
+
+
+def resident_kib(path: Path) -> int:
+    """Of the mappings of a file in this process."""
+    blocks = Path("/proc/self/smaps").read_text().split("\nVmFlags")
+    found = (re.search(r"\nRss: +([0-9]+) kB", block) for block in blocks if str(path) in block)
+    return sum(int(match[1]) for match in found if match)
+
+
+@pytest.mark.parametrize("together", [1, 2])
+def test_rows_of_a_mapped_file_take_memory_while_their_site_trains(tmp_path, together):
+    sizes, rng = (4096, 4096, 4096), np.random.default_rng(0)
+    np.save(tmp_path / "x.npy", rng.standard_normal((sum(sizes), 64), dtype=np.float32))
+    labels, partition = rng.integers(0, 3, sum(sizes)), Partition.of(np.split(np.arange(sum(sizes)), 3))
+    module, found = (lambda: nn.Sequential(nn.Linear(64, 8), nn.ReLU(), nn.Linear(8, 3))), {}
+    for mode in ("r", None):
+        rows = np.load(tmp_path / "x.npy", mmap_mode=mode)
+        given = SiteData(Dataset({"x": rows, "y": labels}, "y"), partition, None, 3)
+        task = recipe(module, batch=512, together=together).prepare(given)
+        found[mode] = updates(task, [Job(0, 1), Job(1, 1)])
+        if mode == "r":
+            assert resident_kib(tmp_path / "x.npy") < 200  # of 2,048 that were read
+    np.testing.assert_array_equal(found["r"], found[None])
+
+
+def test_rows_that_somebody_may_have_written_to_stay(tmp_path):
+    np.save(tmp_path / "x.npy", np.zeros((4096, 64), np.float32))
+    rows = np.load(tmp_path / "x.npy", mmap_mode="c")
+    assert MappedRows.of(rows) is None
+    assert MappedRows.of(np.load(tmp_path / "x.npy", mmap_mode="r")[:, 3]) is None
+    assert MappedRows.of(np.zeros(3)) is None
 
 
 def test_buffers_and_whole_numbers_travel_too():

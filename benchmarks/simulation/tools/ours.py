@@ -26,7 +26,7 @@ def main(path: str) -> None:
     """All rounds."""
     asked = Asked.read(path)
     work, settings = asked.work, asked.settings
-    features, labels = read_rows(asked.rows, work)
+    features, labels = read_rows(asked.rows, work, "r")
     columns = {"x": features.reshape(-1, *features.shape[2:]), "y": labels.reshape(-1)}
     recipe = TorchRecipe(
         partial(module_of, work.model),
