@@ -87,6 +87,9 @@ class Family:
                 start_new_session=True,
             )
         self._started[name] = process
+        member = _identify(process.pid)
+        if member is not None:  # known without its environment, which is empty while the kernel loads the program
+            self._seen.setdefault(member, _Seen())
         return process
 
     def run(self, name: str, command: Sequence[str], *, cwd: Path, timeout_s: float) -> None:

@@ -101,7 +101,10 @@ def new(  # one parameter for each field of the document
     turn_s: Annotated[int, typer.Option(min=1, help="server-app: its seconds between two exchanges.")] = 600,
     round_s: Annotated[int, typer.Option(min=1, help="Seconds until a round ends.")] = 3600,
     lease_s: Annotated[int, typer.Option(min=1, help="Seconds without progress until a worker is lost.")] = 120,
-    reattest_s: Annotated[int, typer.Option(min=1, help="Seconds between attestations, fewer than a lease's.")] = 60,
+    reattest_s: Annotated[
+        int | None,
+        typer.Option(min=1, help="Seconds between attestations, fewer than a lease's. Default: half of them."),
+    ] = None,
     valid_days: ValidDays = 30,
     out: Annotated[Path, typer.Option(help="Where to write it; the bundle goes next to it.")] = Path("plan.dsse.json"),
     force: Force = False,
@@ -163,12 +166,11 @@ def new(  # one parameter for each field of the document
             judged.to_json(),
             contract,
         )
-        timing = plans.Timing(
-            carried.over("round_s", round_s),
-            carried.over("lease_s", lease_s),
-            carried.over("reattest_s", reattest_s),
-            valid_days,
-        )
+        round_s, lease_s = carried.over("round_s", round_s), carried.over("lease_s", lease_s)
+        half = max(1, lease_s // 2)  # a lease is renewed by attestation alone
+        simulated = carried.over("reattest_s", half)
+        reattest_s = reattest_s or (simulated if simulated < lease_s else half)
+        timing = plans.Timing(round_s, lease_s, reattest_s, valid_days)
         given = {"rounds"} if rounds else set()
         given |= {"size"} if size else set()
         given |= {f"train_config.{key}" for key in read_messages(train_config).get(1, {})}
