@@ -24,7 +24,7 @@ from coordinator.enclave.jobs import Jobs
 from coordinator.enclave.rounds import ENDED, Round, RoundState
 from coordinator.enclave.run import RunState
 from simulations.aggregator import Answer, Closed, Opened, Stages, Work
-from simulations.aggregators.agreed import LASTS, agreed
+from simulations.aggregators.agreed import LASTS, TICKS_A_LEASE, agreed
 from simulations.aggregators.enclave import OpenNet
 from simulations.hosts.released import opened as opened_release
 from simulations.hosts.working import WorkingSite
@@ -38,7 +38,6 @@ from trusted.wire import sha256
 from worker.participant import Train
 from worker.trainer import TrainResult
 
-_TICKS_A_LEASE = 2
 _MAX_WEIGHT = (1 << 53) - 1  # that a message can tell: more than every plan allows
 _BY_CODE = {reason.code: reason for reason in Reason}
 
@@ -170,12 +169,12 @@ class Admitted:
         self._away = away
 
     def _wait(self) -> None:
-        for _ in range(_TICKS_A_LEASE):
+        for _ in range(TICKS_A_LEASE):
             self._net.pass_time(self._tick.total_seconds())
 
     @property
     def _tick(self) -> timedelta:
-        return timedelta(seconds=self._terms.deadlines.lease_s) / _TICKS_A_LEASE
+        return timedelta(seconds=self._terms.deadlines.lease_s) / TICKS_A_LEASE
 
     # --- collecting ------------------------------------------------------------------------------------------------
 

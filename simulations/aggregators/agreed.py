@@ -1,7 +1,8 @@
 """The plan that virtual members agree on for a simulation with admission. Trust zone: the developer's machine.
 
-Everything of the simulation's terms stands in it as it is. What no round depends on is made up: names, dates, purpose;
-and an evaluation at the end, which a simulation does not play, is left out.
+Everything of the simulation's terms stands in it as it is, but for how often sites are attested anew. What no round
+depends on is made up: names, dates, purpose; and an evaluation at the end, which a simulation does not play, is left
+out.
 """
 
 from __future__ import annotations
@@ -22,7 +23,8 @@ from trusted.encoding import Vector
 from trusted.errors import DocumentError, ProtocolError
 
 LASTS = timedelta(days=100)  # of the virtual clock; a software root's revocation list ends after a year
-_PROOFS_A_LEASE = 2
+TICKS_A_LEASE = 2
+"""Virtual time passes by so much of a lease at least, and everybody is attested anew at each."""
 
 
 def require_agreeable(terms: Terms, layout: Layout) -> None:
@@ -71,8 +73,7 @@ def _changes(terms: Terms, layout: Layout) -> dict[str, Any]:
         "layout": layout,
         "rounds": terms.rounds,
         "cohort": terms.cohort,
-        # Virtual time passes by half a lease, so that often everybody is attested anew.
-        "deadlines": Deadlines(terms.deadlines.round_s, lease_s, lease_s // _PROOFS_A_LEASE),
+        "deadlines": Deadlines(terms.deadlines.round_s, lease_s, lease_s // TICKS_A_LEASE),
         "aggregation": terms.aggregation,
         "privacy": terms.privacy,
         "exchange": terms.exchange,

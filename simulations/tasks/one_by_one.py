@@ -118,21 +118,22 @@ class OneByOne:
         self._collect()
         return float(total) / len(steps)
 
-    def take_shortcuts(self, model: Tensor, site: SiteBatch) -> int:
-        """Do the same with less work, where a step on ``site`` shows that nothing changes; how many were taken."""
+    def take_shortcuts(self, model: Tensor, site: SiteBatch) -> None:
+        """Do the same with less work, where a step on ``site`` shows that nothing changes."""
         one = SiteBatch(site.features[: self._batch], site.labels[: self._batch], [None])
         ways: list[Callable[[], Undo | None]] = [lambda: pool_first(self.module)]
         if self._descent.plain:
             ways.append(lambda: fuse(self.module, self._descent.learning_rate))
         with torch.random.fork_rng(devices=[]):
-            return sum(self._take(way, model, one) for way in ways)
+            for way in ways:
+                self._take(way, model, one)
 
-    def _take(self, way: Callable[[], Undo | None], model: Tensor, one: SiteBatch) -> bool:
+    def _take(self, way: Callable[[], Undo | None], model: Tensor, one: SiteBatch) -> None:
         before, after = torch.empty_like(model), torch.empty_like(model)
         self.train(model, [one], [before])
         undo = way()
         if undo is None:
-            return False
+            return
         try:
             self.train(model, [one], [after])
             difference, close = (before - after).norm(), _CLOSE_BFLOAT16 if self._bfloat16 else _CLOSE
@@ -141,7 +142,6 @@ class OneByOne:
             equal = False
         if not equal:
             undo()
-        return equal
 
     def _mean_loss(self, features: Tensor, labels: Tensor) -> Tensor:
         if not self._bfloat16:

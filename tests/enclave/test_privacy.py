@@ -12,7 +12,7 @@ from coordinator.enclave import round_loop
 from coordinator.enclave.fold import fold_noisily
 from coordinator.enclave.privacy.accountant import Accountant
 from tests.enclave.evaluations import COLUMNS, card_of, tables_of, terms
-from tests.enclave.recoveries import Mortal, begun, crash_at, go_on
+from tests.enclave.recoveries import Mortal, begun, crash_at, go_on, steps_of
 from tests.enclave.runs import released_model
 from tests.world import INITIAL, LAYOUT, MemoryStore, Net, SimpleSite, World
 from trusted.documents.terms import Aggregation, DatasetContract, Privacy
@@ -285,7 +285,7 @@ def test_death_at_any_step_lowers_no_spend_and_draws_no_other_noise_for_the_same
         made.setdefault((advance.number, counted), set()).add(advance.after.model.tobytes())
 
     monkeypatch.setattr(round_loop, "fold_noisily", folding)
-    total = steps(world)
+    total = steps_of(world, Lasting(world))
     for step in range(1, total, 9):
         net = Lasting(world)
         if crash_at(net, step, lambda net=net: begun(world, net)) and len(net.by_member) == len(world.members):
@@ -296,20 +296,6 @@ def test_death_at_any_step_lowers_no_spend_and_draws_no_other_noise_for_the_same
         assert len(paid) >= world.plan.document.rounds
     assert folds > len(made)  # some rounds were folded by two aggregators
     assert {len(models) for models in made.values()} == {1}
-
-
-def steps(world: World) -> int:
-    net, count = Lasting(world), 0
-    perform_one = net.perform_one
-
-    def counting(effect: Any) -> None:
-        nonlocal count
-        count += 1
-        perform_one(effect)
-
-    net.perform_one = counting  # type: ignore[method-assign]
-    begun(world, net)
-    return count
 
 
 def test_other_contributions_have_other_noise(world):

@@ -15,8 +15,10 @@ from simulations.of_plan import Papers
 from simulations.partition import Partition
 from simulations.simulation import Simulation
 from simulations.tasks.app import App
+from tests.enclave.evaluations import TERMS
 from tests.enclave.folds import terms
 from tests.simulations.deployed import deployed
+from tests.simulations.test_app import READS
 from tests.worker.flower_apps import LAYOUT, write_app
 from tests.world import World
 from trusted.apps.bundle import build_bundle, bundle_digest
@@ -27,11 +29,6 @@ from trusted.documents.terms import Cohort, DatasetContract, Evaluation
 MEMBERS = ("site-1", "site-2", "site-3")
 COLUMNS = ("age", "visits", "sex")
 INITIAL = np.zeros(LAYOUT.elements, "f4")
-READS = """\
-import csv, pathlib
-folder = pathlib.Path(context.node_config["data-path"])
-rows = [row for file in sorted(folder.glob("*.csv")) for row in csv.DictReader(file.open())]
-"""
 # Every column that it finds moves the model, each by its own measure.
 TRAIN = (
     READS
@@ -51,18 +48,7 @@ return answered(message, None, {"columns": len(rows[0]), "num-examples": len(row
 
 
 def judged(*unseen: str) -> Evaluation:
-    given: dict[str, Any] = {
-        "task": "binary-classification",
-        "label": {"column": "visits", "at_least": 5},
-        "threshold": 0.5,
-        "bins": 100,
-        "subgroups": [{"column": "sex", "values": ["0", "1"]}, {"column": "age", "edges": [18, 65]}],
-        "min_cell": 10,
-        "min_sites": 2,
-        "digits": 3,
-        "count_base": 5,
-        "per_site": False,
-    }
+    given = {name: value for name, value in TERMS.items() if name != "audit"}
     return Evaluation.read(given | ({"unseen": list(unseen)} if unseen else {}))
 
 
