@@ -103,7 +103,7 @@ def measure(spec: Deployment) -> dict[str, Any]:
             workers.append(fork(stack, folder / f"workers-{place}.log", spec, work))
         peaks = stack.enter_context(_peaks({"host": host.pid, "aggregator": aggregator}))
         kinds = {"host": [host.pid], "aggregator": [aggregator], "workers": workers}
-        stack.enter_context(_failing_with([aggregator, *workers]))
+        stack.enter_context(failing_with([aggregator, *workers]))
         try:
             found = _run(consortium, address, kinds)
         except BaseException:
@@ -210,7 +210,7 @@ def fork(stack: ExitStack, log: Path, spec: Deployment, work: Callable[[], None]
 
 
 @contextmanager
-def _failing_with(pids: list[int]) -> Iterator[None]:
+def failing_with(pids: list[int]) -> Iterator[None]:
     """While this holds, the end of one of these children with an error is one here: nothing would come any more."""
 
     def look(*_: object) -> None:

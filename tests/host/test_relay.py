@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
+import asyncio
 from collections.abc import Callable
 
+import grpc
 import pytest
 
 from coordinator.door import DoorKind, encode_reason
 from coordinator.host.aggregators import Session
 from coordinator.host.limits import MAX_FRAME_BYTES, Limits
+from coordinator.host.rpc import _say
 from tests.host.conftest import OTHER_PLAN, RunningHost
 from trusted.errors import ProtocolError, Reason
 from trusted.wire import pack
@@ -145,6 +148,18 @@ def test_a_worker_that_does_not_read_loses_its_session_and_no_memory_grows(host:
     stream.send(b"the door still answers")
     assert peer.next(DoorKind.FRAME).body == b"the door still answers"
     assert ended_for(slow) is Reason.QUOTA
+
+
+class Unsendable:
+    """A call whose status gRPC cannot send: what it was sent first has not even left."""
+
+    async def abort(self, *_: object) -> None:
+        raise grpc.aio.InternalError("too many operations")
+
+
+async def test_a_call_whose_status_cannot_be_sent_is_cut() -> None:
+    with pytest.raises(asyncio.CancelledError):
+        await _say(Unsendable(), grpc.StatusCode.ABORTED, "why")  # type: ignore[arg-type]
 
 
 def test_a_session_queue_is_bounded_by_frames_and_by_bytes() -> None:
