@@ -164,7 +164,7 @@ class _Shell:
             if time.monotonic() >= tick_at:  # also while messages keep coming: a busy host stops no clock
                 tick_at = time.monotonic() + _TICK_S
                 self._do(partial(self._aggregator.tick, self._now()))
-                self._do(self._announce_again)
+                self._do(self._tend)
             try:
                 arrived = self._doors.next(max(0.0, tick_at - time.monotonic()))
             except queue.Empty:
@@ -196,8 +196,8 @@ class _Shell:
             self._do(partial(self._aggregator.dismiss, self._now()))
         return self._dismissed and (is_late or not self._doors.has_unheard_events)
 
-    def _announce_again(self) -> tuple[Effect, ...]:
-        self._doors.announce_again()
+    def _tend(self) -> tuple[Effect, ...]:
+        self._doors.tend()
         return ()
 
     def _is_over(self) -> bool:

@@ -4,8 +4,9 @@ Rules:
  1. Each door has a thread that dials it, registers, and passes on what comes; all else happens on one thread, the
     shell's. A door that breaks ends its own sessions and no others.
  2. Any replica may be gone, slow or lying. What one cannot do, the next is asked for; it fails when none is left.
- 3. Public events go through one door at a time, numbered. What that replica has not acknowledged when its door breaks
-    is told again through the next; hosts store a number once. So no event is lost, and none is there twice.
+ 3. Public events go through one door at a time, numbered. What that replica has not acknowledged when its door breaks,
+    or after a while, is told again through the next; hosts store a number once. So no event is lost, and none is there
+    twice, unless the replica that speaks acknowledges what it does not store.
 """
 
 from __future__ import annotations
@@ -30,6 +31,7 @@ MAX_DOORS = 16
 _REDIAL_S = 0.25
 _STALL_S = 150  # a replica that neither takes nor gives for so long is gone: longer than it may itself wait for a store
 _NO_ROOM_NOW = frozenset({int(Reason.QUOTA), int(Reason.STORE_AWAY), int(Reason.HOST_SHORT)})
+_SILENCE_S = 10  # of a replica that has events to acknowledge and acknowledges none
 _MAX_UNHEARD = 4096  # events that no replica acknowledged; beyond, the oldest are given up
 
 Note = Callable[..., None]
@@ -83,12 +85,12 @@ class Doors:
         self._note = note
         self._token = token_bytes(TOKEN_BYTES)  # the same at every door: it names this aggregator's events
         self._arrivals: queue.SimpleQueue[tuple[Link, DoorMessage | _Opened | None] | Finish] = queue.SimpleQueue()
-        self._links: list[Link] = []
+        self._links: list[Link] = []  # events go through the first
         self._expected: dict[bytes, int] = {}  # sizes; no host makes this side remember a name that was not asked for
         self._declined: set[bytes] = set()
         self._nearest: dict[bytes, Link] = {}  # where a blob arrived, or was written
-        self._speaker: Link | None = None  # through which events go
         self._unheard: dict[int, bytes] = {}  # in the order in which they were told
+        self._heard_at = 0.0  # when one was acknowledged last, or there was none to acknowledge
         self._events = 0
         self._over = threading.Event()
 
@@ -129,7 +131,8 @@ class Doors:
                 self._drop(link)
                 return link, None
             elif arrival.kind is DoorKind.RECORDED:
-                self._unheard.pop(arrival.channel, None)
+                if link is self._speaker() and self._unheard.pop(arrival.channel, None) is not None:
+                    self._heard_at = time.monotonic()
             elif arrival.kind is DoorKind.ARRIVED:
                 if arrival.body in self._expected:
                     self._nearest.setdefault(arrival.body, link)
@@ -146,12 +149,14 @@ class Doors:
 
     def tell(self, event: bytes) -> None:
         """Publish an event (JSON), through whichever door there is or will be."""
+        if not self._unheard:
+            self._heard_at = time.monotonic()
         self._events += 1
         self._unheard[self._events] = event
         if len(self._unheard) > _MAX_UNHEARD:
             del self._unheard[next(iter(self._unheard))]
-        if self._speaker is not None:
-            self._say(self._speaker, self._events, event)
+        if (speaker := self._speaker()) is not None:
+            self._say(speaker, self._events, event)
 
     # the store: coordinator.enclave.ports.HostStore over all doors
 
@@ -160,8 +165,11 @@ class Doors:
         self._expected[blob] = size_bytes
         self._at_all(lambda link: link.store.expect(blob, size_bytes))
 
-    def announce_again(self) -> None:
-        """Announce what a replica had no room for; to be called now and then."""
+    def tend(self) -> None:
+        """To be called now and then: announce what a replica had no room for; if one hears no event, tell the next."""
+        if self._unheard and time.monotonic() - self._heard_at >= _SILENCE_S:
+            self._links = self._links[1:] + self._links[:1]
+            self._tell_again()
         declined, self._declined = self._declined, set()
         for blob in declined & self._expected.keys():
             self.expect(blob, self._expected[blob])
@@ -227,34 +235,44 @@ class Doors:
             silent = False
             if self._over.is_set():
                 link.close()
-            self._arrivals.put((link, _Opened()))
-            try:
-                while (message := link.control.receive()) is not None:
-                    self._arrivals.put((link, message))
-            except (OSError, ProtocolError) as error:
-                self._note("door-broken", detail=str(error))
-            self._arrivals.put((link, None))
+            self._pass_on(link)
+            self._over.wait(_REDIAL_S)
+
+    def _pass_on(self, link: Link) -> None:
+        self._arrivals.put((link, _Opened()))
+        try:
+            while (message := link.control.receive()) is not None:
+                self._arrivals.put((link, message))
+        except (OSError, ProtocolError) as error:
+            self._note("door-broken", detail=str(error))
+        self._arrivals.put((link, None))
 
     def _add(self, link: Link) -> None:
         self._links.append(link)
-        if self._speaker is None:
-            self._speak_through(link)
+        if link is self._speaker():
+            self._tell_again()
 
     def _drop(self, link: Link) -> None:
         """Forget a link; if events went through it, the next door hears what it did not acknowledge."""
         link.close()
+        spoke = link is self._speaker()
         if link in self._links:
             self._links.remove(link)
         for blob in [blob for blob, nearest in tuple(self._nearest.items()) if nearest is link]:
             del self._nearest[blob]
-        if self._speaker is link:
-            self._speak_through(self._links[0] if self._links else None)
+        if spoke:
+            self._tell_again()
 
-    def _speak_through(self, link: Link | None) -> None:
-        self._speaker = link
-        if link is not None:
+    def _speaker(self) -> Link | None:
+        """Through which events go."""
+        return self._links[0] if self._links else None
+
+    def _tell_again(self) -> None:
+        """Tell a new speaker what no other acknowledged."""
+        self._heard_at = time.monotonic()
+        if (speaker := self._speaker()) is not None:
             for number, event in tuple(self._unheard.items()):
-                self._say(link, number, event)
+                self._say(speaker, number, event)
 
     def _say(self, link: Link, number: int, event: bytes) -> None:
         """Tell one event; should the link be broken, it is told again when that link is dropped."""

@@ -9,6 +9,7 @@ import time
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from datetime import datetime
+from itertools import pairwise
 from pathlib import Path
 from secrets import token_bytes
 from typing import Any
@@ -55,11 +56,11 @@ def doors(two: list[RunningHost]) -> Iterator[Doors]:
         yield doors
 
 
-def arrivals(doors: Doors, enough: Callable[[], bool] = lambda: False) -> list[Any]:
-    """What comes until ``enough`` or for a second, as the shell would take it."""
-    found: list[tuple[Link, DoorMessage | None]] = []
-    until = time.monotonic() + (1.0 if not enough() else 0.0)
-    while time.monotonic() < until and not enough():
+def arrivals(doors: Doors, enough: Callable[[], bool] | None = None) -> list[Any]:
+    """What comes until ``enough``, or else for a second, as the shell would take it."""
+    found: list[Any] = []
+    until = time.monotonic() + (1 if enough is None else 20)
+    while time.monotonic() < until and not (enough is not None and enough()):
         try:
             found.append(doors.next(0.05))
         except queue.Empty:
@@ -137,7 +138,7 @@ def test_a_job_that_is_done_comes_out_among_the_messages_from_whichever_thread_p
     thread = threading.Thread(target=lambda: doors.post(done.append))
     thread.start()
     thread.join()
-    finish = next(item for item in arrivals(doors, lambda: False) if not isinstance(item, tuple))
+    finish = next(item for item in arrivals(doors) if not isinstance(item, tuple))
     finish(NOW)
     assert done == [NOW]
 
@@ -227,7 +228,69 @@ class LyingHost:
             sock.close()
 
 
-def test_a_lying_door_makes_nothing_be_remembered_and_hides_no_session_of_the_other(two: list[RunningHost]) -> None:
+def heard(doors: Doors) -> None:
+    """Every event is acknowledged, while the shell tends its doors."""
+    for _ in range(20):
+        if doors.has_unheard_events:
+            arrivals(doors)
+            doors.tend()
+    assert not doors.has_unheard_events
+
+
+def test_doors_that_hear_no_event_are_passed_over(two: list[RunningHost], monkeypatch: pytest.MonkeyPatch) -> None:
+    silent = [LyingHost(b"") for _ in range(2)]
+    with Doors([host.address for host in silent], PLAN, lambda event, **fields: None) as doors:
+        opened(doors)  # so that both are asked before the one that hears
+        doors.tell(b'{"event":"told"}')
+        link = Link(two[0].config.door, PLAN, doors._token)
+        threading.Thread(target=doors._pass_on, args=(link,), daemon=True).start()
+        arrivals(doors, lambda: len(doors._links) == 3)
+        doors.tend()
+        assert doors._links[-1] is link  # they still have time
+        monkeypatch.setattr("coordinator.enclave.doors._SILENCE_S", 0.5)
+        heard(doors)
+        assert events_of(two[0], 2) == ["aggregator-registered", "told"]
+    for host in silent:
+        host.close()
+
+
+def test_only_the_door_that_is_told_an_event_acknowledges_it(two: list[RunningHost]) -> None:
+    quiet, hasty = LyingHost(b""), LyingHost(encode_message(DoorKind.RECORDED, 1))
+    with Doors([quiet.address], PLAN, lambda event, **fields: None) as doors:
+        opened(doors, 1)
+        doors.tell(b'{"event":"told"}')
+        threading.Thread(target=doors._pass_on, args=(Link(hasty.address, PLAN, doors._token),), daemon=True).start()
+        arrivals(doors)
+        assert len(doors._links) == 2
+        assert doors.has_unheard_events
+    for host in (quiet, hasty):
+        host.close()
+
+
+def test_a_door_that_answers_and_breaks_is_not_dialled_in_a_row() -> None:
+    with socket.create_server(("127.0.0.1", 0)) as server:
+        dialled: list[float] = []
+
+        def serve() -> None:
+            for _ in range(3):
+                sock, _ = server.accept()
+                dialled.append(time.monotonic())
+                sock.recv(1000)
+                sock.sendall(encode_message(DoorKind.REGISTERED))
+                sock.close()
+
+        thread = threading.Thread(target=serve)
+        thread.start()
+        with Doors([Address.parse(f"tcp:127.0.0.1:{server.getsockname()[1]}")], PLAN, lambda *_, **__: None):
+            thread.join(20)
+    assert len(dialled) == 3
+    assert all(after - before >= 0.2 for before, after in pairwise(dialled))
+
+
+def test_a_lying_door_makes_nothing_be_remembered_and_hides_no_session_of_the_other(
+    two: list[RunningHost], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("coordinator.enclave.doors._SILENCE_S", 1)
     names = b"".join(encode_message(DoorKind.ARRIVED, 0, token_bytes(16)) for _ in range(100))
     numbers = b"".join(encode_message(DoorKind.RECORDED, number) for number in (0, 1, 2, (1 << 64) - 1))
     nonsense = encode_message(DoorKind.STORED) + b"\xff" * 13  # what belongs elsewhere, then what is no message
@@ -238,11 +301,12 @@ def test_a_lying_door_makes_nothing_be_remembered_and_hides_no_session_of_the_ot
         seen: list[tuple[Link, DoorMessage | None]] = []
         while not any(message is None for _, message in seen) and time.monotonic() < until:
             seen += arrivals(doors)
+        opened(doors)  # the liar's second connection, which says nothing
         assert not doors._nearest
         with stream.attach():
             seen += arrivals(doors)
         doors.tell(b'{"event":"told"}')
-        arrivals(doors, lambda: not doors.has_unheard_events)
+        heard(doors)
         assert events_of(two[0], 2) == ["aggregator-registered", "told"]
     kinds = [message.kind if message else None for link, message in seen if link.address == two[0].config.door]
     assert kinds.count(DoorKind.ATTACHED) == 1

@@ -170,7 +170,7 @@ def test_an_aggregator_announces_again_what_there_was_no_room_for(make_host) -> 
             host.dialer(patience=Patience(2, 0.05)).put_blob(second, data)
         assert caught.value.reason is Reason.QUOTA
         doors.discard(first)
-        doors.announce_again()
+        doors.tend()
         assert doors._declined == set()
         host.dialer(patience=Patience(3, 0.3)).put_blob(second, data)
         assert doors.read(second, 0, 1000) == data
