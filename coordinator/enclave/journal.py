@@ -65,13 +65,14 @@ class Log:
 class _Step:
     """A state to be written, and what waits for it: once it is stored, and once it is certified.
 
-    ``spent``: which blobs nobody needs any more then.
+    ``spent``: which blobs nobody needs any more then. ``urgent``: witnesses are to answer at once.
     """
 
     record: RunRecord
     stored: Then | None
     then: Then | None
     spent: tuple[bytes, ...]
+    urgent: bool = True
 
 
 @dataclass(slots=True)
@@ -140,9 +141,20 @@ class Journal:
         """Let ``record`` be the run's state, witnessed; ``then`` happens, and ``spent`` go, once a quorum cosigned."""
         self._write(_Step(record, None, then, spent), now)
 
-    def keep(self, record: RunRecord, now: datetime, *, stored: Then, spent: tuple[bytes, ...] = ()) -> None:
-        """Let ``record`` be the run's state; ``stored`` happens once the host has it. Witnesses may take their time."""
-        self._write(_Step(record, stored, None, spent), now)
+    def keep(
+        self,
+        record: RunRecord,
+        now: datetime,
+        *,
+        stored: Then,
+        spent: tuple[bytes, ...] = (),
+        urgent: bool = False,
+    ) -> None:
+        """Let ``record`` be the run's state; ``stored`` happens once the host has it.
+
+        Witnesses may take their time over it, unless it is ``urgent`` that ``spent`` go.
+        """
+        self._write(_Step(record, stored, None, spent, urgent), now)
 
     def _write(self, step: _Step, now: datetime) -> None:
         self._last = step.record
@@ -326,7 +338,7 @@ class Journal:
                 "leaf": proposed.leaf.hex(),
                 **self._proofs(proposed, base.size),
                 "certified": None if settled is None else {"size": settled.size, "root": settled.root.hex()},
-                "urgent": proposed.step.stored is None,
+                "urgent": proposed.step.urgent,
                 "log_key": self._log_key.public_key().public_bytes_raw().hex(),
                 "recovery_key": self.key.secret.hex(),
             },

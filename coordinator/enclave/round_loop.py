@@ -15,6 +15,7 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field, replace
 from datetime import datetime, timedelta
+from functools import partial
 from typing import Any
 
 from coordinator.enclave.answers import Answers
@@ -31,6 +32,8 @@ from trusted.blob import BlobKind
 from trusted.errors import BlobError, Reason
 from trusted.ledger import leaves
 from trusted.ledger.sampling import drawn
+
+_MUCH_ROOM_BYTES = 64 << 20  # worth a message of every witness, so that the host has it again before the next updates
 
 
 @dataclass(frozen=True, slots=True)
@@ -149,7 +152,9 @@ class RoundLoop:
             journal = course.require_journal()
             journal.append(leaves.Opened(number, present, cohort, made.prefix_sha256))
             record, spent = self._record(opened), course.take_spent()
-            journal.keep(record, later, stored=lambda then: self._announce(opened, made, then), spent=spent)
+            room = len(spent) * made.sent.header(course.exchanged).sealed_bytes  # about
+            stored = partial(self._announce, opened, made)
+            journal.keep(record, later, stored=stored, spent=spent, urgent=room >= _MUCH_ROOM_BYTES)
 
         def seal() -> RoundModel:
             if course.privacy is not None:

@@ -187,14 +187,18 @@ class SharedSpool(Spool):
         """Read the blob's parts in order, a window of them at a time, from where an earlier copy stopped."""
         total = blob.total_bytes or 0
         reading: deque[asyncio.Task[bytes]] = deque()
+
+        async def add_next() -> None:
+            await self._append(name, blob, blob.received_bytes, [await reading.popleft()], whole=total)
+
         try:
             for offset in range(blob.received_bytes, total, _PART_BYTES):
                 read = self._objects.read(_key(name), offset, min(_PART_BYTES, total - offset))
                 reading.append(asyncio.create_task(read))
                 if len(reading) == _PARTS_AT_ONCE:
-                    await self._append(name, blob, blob.received_bytes, [await reading.popleft()])
+                    await add_next()
             while reading:
-                await self._append(name, blob, blob.received_bytes, [await reading.popleft()])
+                await add_next()
         except RunError as failure:
             blob.failure = failure
             blob.moved()

@@ -21,7 +21,7 @@ from pathlib import Path
 from typing import BinaryIO
 
 from coordinator.door import BLOB_BYTES, PLAN_BYTES
-from coordinator.host.file_pool import FilePool
+from coordinator.host.file_pool import FilePool, cut
 from coordinator.host.limits import Limits
 from coordinator.host.shortages import HostShort, naming_shortages
 from coordinator.host.state import HostState, Origin, StoredBlob
@@ -219,7 +219,7 @@ class Spool:
             raise RunError(Reason.BLOB_UNKNOWN, "blob: the aggregator writes this one itself")
         if offset + sum(map(len, pieces)) > blob.total_bytes:
             raise BlobError(Reason.BLOB_TOO_LONG, "blob: more bytes than the aggregator announced")
-        await self._append(name, blob, offset, pieces)
+        await self._append(name, blob, offset, pieces, whole=blob.total_bytes)
         return blob
 
     def remember(self, name: BlobName) -> None:
@@ -246,10 +246,12 @@ class Spool:
         end = offset + len(data)
         if blob.origin is not Origin.AGGREGATOR or (blob.total_bytes is not None and end > blob.total_bytes):
             raise RunError(Reason.RUN_STATE, "blob: already complete, or announced for a worker")
-        await self._append(name, blob, offset, [data])
+        await self._append(name, blob, offset, [data], whole=end if last else None)
         if last and blob.total_bytes is None:
             if end != blob.received_bytes:
                 raise RunError(Reason.RUN_STATE, "blob: bytes stand behind what is called the last one")
+            if not blob.discarded:
+                cut(blob.path, end)
             done = StoredBlob(name.plan, name.blob, blob.origin, end, blob.shared, end)
             await self._state.finish_blob(done)  # before the end counts: it is refused, and said again, if this fails
             blob.total_bytes = end
@@ -296,7 +298,10 @@ class Spool:
         loop = asyncio.get_running_loop()
         return await loop.run_in_executor(self._disk, os.pread, file.fileno(), size_bytes, offset)
 
-    async def _append(self, name: BlobName, blob: SpooledBlob, offset: int, pieces: Sequence[Buffer]) -> None:
+    async def _append(
+        self, name: BlobName, blob: SpooledBlob, offset: int, pieces: Sequence[Buffer], *, whole: int | None
+    ) -> None:
+        """Add ``pieces`` of a blob that has ``whole`` bytes in all, as far as anybody knows."""
         async with blob.writing:  # two uploads of one blob take turns, chunk by chunk
             if blob.discarded:
                 raise _unknown()
@@ -304,6 +309,8 @@ class Spool:
                 raise RunError(Reason.BLOB_OFFSET, "blob: the offset is beyond what is here; ask Stat where to go on")
             new = _behind(pieces, blob.received_bytes - offset)
             if new:
+                if blob.received_bytes == 0:
+                    self._pool.take(blob.path, whole)
                 await self._write_behind(name, blob, new)
             elif blob.is_complete and blob.remembered_bytes != blob.received_bytes:  # the store was away at the end
                 self.remember(name)
@@ -311,8 +318,6 @@ class Spool:
     async def _write_behind(self, name: BlobName, blob: SpooledBlob, new: Sequence[memoryview]) -> None:
         """Write ``new`` and count it, also when the stream that brought it is cut meanwhile."""
         loop = asyncio.get_running_loop()
-        if blob.received_bytes == 0:
-            self._pool.take(blob.path)
         writing = loop.run_in_executor(self._disk, _write_at, blob.path, blob.received_bytes, new)
         try:
             await asyncio.shield(writing)

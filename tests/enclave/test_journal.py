@@ -19,6 +19,7 @@ from trusted.ledger.leaves import Admitted, Committed, State, parse
 from trusted.ledger.merkle import verify_consistency
 from trusted.ledger.notes import Note
 from trusted.ledger.segments import Segment, read_log, segment_name
+from worker.participant import Answer
 
 
 class Held(Net):
@@ -252,3 +253,26 @@ def test_the_ledger_names_what_a_worker_committed_its_rows_to(held):
     assert {leaf.member: leaf.dataset for leaf in admitted} == {
         member: held.world.membership(member).commitment for member in held.world.members
     }
+
+
+class Asked(Net):
+    """Notes of each cosignature whether it was asked for at once."""
+
+    def __init__(self, world: World) -> None:
+        super().__init__(world)
+        self.at_once: list[bool] = []
+
+    def act(self, connection: int, action: Any) -> None:
+        if isinstance(action, Answer) and action.message["type"] == "cosigned":
+            self.at_once.append(action.urgent)
+        super().act(connection, action)
+
+
+@pytest.mark.parametrize(("room", "hurried"), [(1, True), (1 << 30, False)])
+def test_witnesses_answer_at_once_where_much_room_waits_for_the_opening_of_a_round(world, monkeypatch, room, hurried):
+    monkeypatch.setattr("coordinator.enclave.round_loop._MUCH_ROOM_BYTES", room)
+    net = running(world, net=Asked(world))
+    count = len(world.members)
+    rounds = [net.at_once[place : place + 2 * count] for place in range(0, 4 * count, 2 * count)]
+    assert rounds[0] == [False] * count + [True] * count  # nothing was spent when the first one opened
+    assert rounds[1] == [hurried] * count + [True] * count

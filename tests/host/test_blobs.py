@@ -230,6 +230,25 @@ def test_files_that_no_row_names_are_swept_at_start(make_host: Callable[..., Run
     assert again.door().read(blob, 0, 9) == b"kept"
 
 
+def test_a_used_file_never_makes_another_blob_longer_than_it_is(host: RunningHost) -> None:
+    peer, dialer, folder = host.door(), host.dialer(), host.config.state / "blobs" / PLAN.hex()
+    used = token_bytes(16)
+    write_large(peer, used, 12 * MIB)
+    for size, last in ((7 * MIB, True), (1000, True), (5 * MIB, False)):
+        peer.control.send(DoorKind.DISCARD, 0, used)
+        blob = peer.expect(size) if last else token_bytes(16)
+        if last:
+            wait_for(dialer, blob)
+            dialer.put_blob(blob, bytes(size))
+        else:  # nobody knows how long it will be
+            peer.write(blob, 0, bytes(4 * MIB), last=False)
+            peer.write(blob, 4 * MIB, bytes(MIB), last=True)
+        assert (folder / blob.hex()).stat().st_size == size
+        assert peer.read(blob, size - 10, 20) == bytes(10)
+        used = token_bytes(16)
+        write_large(peer, used, 12 * MIB)
+
+
 def test_the_quota_shows_in_the_metrics(host: RunningHost) -> None:
     peer, dialer = host.door(), host.dialer()
     blob = peer.expect(1000)

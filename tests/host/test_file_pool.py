@@ -1,4 +1,4 @@
-"""Files that are used again: within a bound, newest first, and never read before they are written."""
+"""Files that are used again: within a bound, for blobs of about their size, and never longer than these."""
 
 from __future__ import annotations
 
@@ -21,24 +21,40 @@ def test_a_file_that_is_given_is_gone_from_its_place_and_comes_back_with_its_pag
     pool.give(path)
     assert not path.exists()
     assert pool.size_bytes == 100
-    pool.take(tmp_path / "b")
+    pool.take(tmp_path / "b", 100)
     assert (tmp_path / "b").stat().st_ino == inode
     assert pool.size_bytes == 0
 
 
-def test_the_newest_file_is_used_first(tmp_path: Path) -> None:
+def test_of_files_of_one_size_the_newest_is_used_first(tmp_path: Path) -> None:
     pool = FilePool(tmp_path / "pool", 1000)
     for name in ("a", "b"):
         pool.give(file(tmp_path, name, 10))
-    pool.take(tmp_path / "first")
-    pool.take(tmp_path / "second")
+    pool.take(tmp_path / "first", 10)
+    pool.take(tmp_path / "second", 10)
     assert (tmp_path / "first").read_bytes() == b"b" * 10
     assert (tmp_path / "second").read_bytes() == b"a" * 10
 
 
+@pytest.mark.parametrize(
+    ("size", "taken"), [(50, 50), (25, 40), (60, 50), (100, 90), (180, 90), (19, None), (181, None), (None, 90)]
+)
+def test_a_blob_gets_the_file_whose_size_is_nearest_and_none_that_is_far_off(
+    tmp_path: Path, size: int | None, taken: int | None
+) -> None:
+    pool, path = FilePool(tmp_path / "pool", 1000), tmp_path / "blob"
+    for kept in (40, 90, 50):
+        pool.give(file(tmp_path, "a", kept))
+    pool.take(path, size)
+    assert pool.size_bytes == 180 - (taken or 0)
+    assert path.exists() == (taken is not None)
+    if taken is not None:
+        assert path.stat().st_size == min(taken, size or taken)
+
+
 def test_an_empty_pool_gives_no_file(tmp_path: Path) -> None:
     pool = FilePool(tmp_path / "pool", 1000)
-    pool.take(tmp_path / "a")
+    pool.take(tmp_path / "a", None)
     assert not (tmp_path / "a").exists()
 
 
@@ -64,7 +80,7 @@ def test_emptying_gives_the_disk_back_once(tmp_path: Path) -> None:
     pool.empty()
     pool.empty()
     assert list((tmp_path / "pool").iterdir()) == []
-    pool.take(tmp_path / "b")
+    pool.take(tmp_path / "b", 50)
     assert not (tmp_path / "b").exists()
 
 
@@ -72,5 +88,5 @@ def test_what_an_earlier_process_left_is_used_again(tmp_path: Path) -> None:
     FilePool(tmp_path / "pool", 100).give(file(tmp_path, "a", 50))
     again = FilePool(tmp_path / "pool", 100)
     assert again.size_bytes == 50
-    again.take(tmp_path / "b")
+    again.take(tmp_path / "b", 50)
     assert (tmp_path / "b").read_bytes() == b"a" * 50
