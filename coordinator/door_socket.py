@@ -103,13 +103,14 @@ class DoorConnection:
             WireError: the body is longer than its kind allows.
             OSError: the connection is over.
         """
-        size = sum(len(piece) for piece in body)
-        header = encode_header(kind, channel, size)
-        if size <= _JOIN_BELOW_BYTES:
-            self._sock.sendall(b"".join((header, *body)))
-            return
-        for piece in (header, *body):
-            self._sock.sendall(piece)
+        joined: bytes | memoryview = encode_header(kind, channel, sum(len(piece) for piece in body))
+        for piece in body:
+            if len(joined) + len(piece) > _JOIN_BELOW_BYTES:
+                self._sock.sendall(joined)
+                joined = piece
+            else:
+                joined = b"".join((joined, piece))
+        self._sock.sendall(joined)
 
     def receive(self) -> DoorMessage | None:
         """The next message, or None when the peer closed between two messages.

@@ -11,6 +11,8 @@ from coordinator.door_socket import DoorConnection, reason_of
 from trusted.errors import Reason, RunError, WireError
 from trusted.floe import Buffer
 
+_WRITES_AHEAD = 2  # measured: one more in the socket while the host puts one on its disk; further ones gain nothing
+
 
 class StoreRefused(RunError):
     """The host did not store a piece, and says why: its disk is full, perhaps. Its door works."""
@@ -50,24 +52,24 @@ class DoorStore:
         return buffer[:size]
 
     def write(self, blob: bytes, size_bytes: int, pieces: Iterable[Buffer]) -> None:
-        """Store a blob piece by piece; the host answers each, and the next is made meanwhile.
+        """Store a blob piece by piece; the host answers each, and the next ones are made and sent meanwhile.
 
         Raises:
             StoreRefused: it does not take one.
         """
-        offset, answered = 0, True
+        offset = unanswered = 0
         with self._lost_on_error():  # also of who makes the pieces: an answer may be on its way
             for piece in pieces:
                 view = memoryview(piece)
                 for start in range(0, len(view), MAX_DATA_CHUNK):
-                    if not answered:
-                        self._require_stored()
+                    if unanswered == _WRITES_AHEAD:
+                        unanswered = self._require_stored(unanswered)
                     part = view[start : start + MAX_DATA_CHUNK]
+                    self._say(DoorKind.WRITE, BlobWrite(blob, offset, offset + len(part) == size_bytes).encode(), part)
                     offset += len(part)
-                    write, answered = BlobWrite(blob, offset - len(part), offset == size_bytes), False
-                    self._say(DoorKind.WRITE, write.encode(), part)
-            if not answered:
-                self._require_stored()
+                    unanswered += 1
+            while unanswered:
+                unanswered = self._require_stored(unanswered)
 
     def discard(self, blob: bytes) -> None:
         """Let the host forget a blob."""
@@ -78,12 +80,17 @@ class DoorStore:
         for connection in self._all:
             connection.close()
 
-    def _require_stored(self) -> None:
+    def _require_stored(self, unanswered: int) -> int:
+        """Hear the first of so many answers; how many are left. A refusal is raised when all are heard."""
         kind, size, buffer = self._hear()
         if kind is DoorKind.REFUSED:
-            raise StoreRefused(reason_of(bytes(buffer[:size])), "door: the host refuses to store a piece")
+            reason = reason_of(bytes(buffer[:size]))
+            for _ in range(unanswered - 1):  # of pieces that stand behind the refused one, and so are refused as well
+                self._hear()
+            raise StoreRefused(reason, "door: the host refuses to store a piece")
         if kind is not DoorKind.STORED:
             raise WireError(Reason.UNEXPECTED_MESSAGE, "door: the host did not store a piece")
+        return unanswered - 1
 
     def _ask(self, kind: DoorKind, *body: Buffer) -> tuple[DoorKind, int, memoryview]:
         with self._lost_on_error():

@@ -133,6 +133,20 @@ def test_what_is_written_again_through_another_door_after_the_answer_was_lost_st
     assert not any(link.is_broken for link in doors._links)
 
 
+def test_a_refusal_among_writes_that_were_sent_ahead_is_told_once_and_the_connection_goes_on(doors: Doors) -> None:
+    opened(doors)
+    kept, changed, size = token_bytes(16), token_bytes(16), 10 << 20
+    doors.write(changed, 3, [b"abc"])
+    chunk = bytes(1 << 20)
+    with pytest.raises(StoreRefused) as caught:
+        doors.write(changed, size, [chunk] * 10)  # another size than it has: the first piece is refused already
+    assert caught.value.reason is Reason.RUN_STATE
+    assert doors.read(changed, 0, 5) == b"abc"
+    doors.write(kept, size, [chunk] * 10)
+    assert doors.read(kept, size - 3, 5) == bytes(3)
+    assert not any(link.is_broken for link in doors._links)
+
+
 def test_a_job_that_is_done_comes_out_among_the_messages_from_whichever_thread_posts_it(doors: Doors) -> None:
     done: list[datetime] = []
     thread = threading.Thread(target=lambda: doors.post(done.append))
