@@ -33,7 +33,7 @@ from trusted.errors import BlobError, Reason
 from trusted.ledger import leaves
 from trusted.ledger.sampling import drawn
 
-_MUCH_ROOM_BYTES = 64 << 20  # worth a message of every witness, so that the host has it again before the next updates
+_LARGE_BYTES = 8 << 20  # an update whose room is worth a message: the host has it before the next ones come
 
 
 @dataclass(frozen=True, slots=True)
@@ -152,9 +152,9 @@ class RoundLoop:
             journal = course.require_journal()
             journal.append(leaves.Opened(number, present, cohort, made.prefix_sha256))
             record, spent = self._record(opened), course.take_spent()
-            room = len(spent) * made.sent.header(course.exchanged).sealed_bytes  # about
+            is_large = made.sent.header(course.exchanged).sealed_bytes >= _LARGE_BYTES
             stored = partial(self._announce, opened, made)
-            journal.keep(record, later, stored=stored, spent=spent, urgent=room >= _MUCH_ROOM_BYTES)
+            journal.keep(record, later, stored=stored, spent=spent, urgent=bool(spent) and is_large)
 
         def seal() -> RoundModel:
             if course.privacy is not None:

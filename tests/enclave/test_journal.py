@@ -268,9 +268,11 @@ class Asked(Net):
         super().act(connection, action)
 
 
-@pytest.mark.parametrize(("room", "hurried"), [(1, True), (1 << 30, False)])
-def test_witnesses_answer_at_once_where_much_room_waits_for_the_opening_of_a_round(world, monkeypatch, room, hurried):
-    monkeypatch.setattr("coordinator.enclave.round_loop._MUCH_ROOM_BYTES", room)
+@pytest.mark.parametrize(("large", "hurried"), [(1, True), (1 << 30, False)])
+def test_witnesses_answer_at_once_where_large_updates_wait_for_the_opening_of_a_round(
+    world, monkeypatch, large, hurried
+):
+    monkeypatch.setattr("coordinator.enclave.round_loop._LARGE_BYTES", large)
     net = running(world, net=Asked(world))
     count = len(world.members)
     rounds = [net.at_once[place : place + 2 * count] for place in range(0, 4 * count, 2 * count)]
