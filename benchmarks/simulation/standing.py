@@ -11,7 +11,7 @@ from typing import Any
 
 from benchmarks.command import table
 from benchmarks.simulation.asked import Found
-from benchmarks.simulation.tool import LOOP, POOL, TOOLS, Tool
+from benchmarks.simulation.tool import LOOP, POOL, SMALL, TOOLS, Tool
 from benchmarks.simulation.work import Work
 
 POPULATION = "population-"
@@ -172,10 +172,13 @@ def _targets(figures: _Figures, population: Mapping[str, float]) -> list[_Target
             _Target(f"{model}: whole run / Flower", 2.0, _ratio(whole, model, _ours(bfloat16=False), ["flower"])),
             _Target(f"{model}: float32 / NVFlare", 5.0, _ratio(speed, model, _ours(bfloat16=False), ["nvflare"])),
             _Target(f"{model}: float32 / OpenFL", 5.0, _ratio(speed, model, _ours(bfloat16=False), ["openfl"])),
+            _Target(f"{model}: with opt-ins / OpenFL", 5.0, _ratio(speed, model, _ours(), ["openfl"])),
         ]
         peers = {name: mb for name, mb in memory.get(model, {}).items() if TOOLS[name].is_peer}
         for name in peers:
             found.append(_Target(f"{model}: memory of {name} / ours", 1.0, _ratio(memory, model, [name], [POOL])))
+        ten = _ratio(memory, model, ["openfl"], [SMALL])
+        found.append(_Target(f"{model}: memory of openfl / ours with as many sites", 1.0, ten))
     if len(population) > 1:
         sizes = sorted(population, key=int)
         flat = population[sizes[0]] * _FLAT / population[sizes[-1]]
@@ -184,7 +187,8 @@ def _targets(figures: _Figures, population: Mapping[str, float]) -> list[_Target
 
 
 def _ours(*, bfloat16: bool = True) -> list[str]:
-    return [tool.name for tool in TOOLS.values() if tool.is_ours and (bfloat16 or not tool.settings.get("bfloat16"))]
+    tools = [tool for tool in TOOLS.values() if tool.is_ours and tool.name != SMALL]
+    return [tool.name for tool in tools if bfloat16 or not tool.settings.get("bfloat16")]
 
 
 def _ratio(

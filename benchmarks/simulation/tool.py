@@ -12,7 +12,7 @@ from typing import Any
 from benchmarks.peers.environments import Requirement
 from benchmarks.simulation.work import Work
 
-LOOP, POOL = "loop", "cloister-pool"
+LOOP, POOL, SMALL = "loop", "cloister-pool", "cloister-pool-of-ten"
 _TORCH = ("torch==2.13.0",)  # its exact version first: nothing asks for another build then
 # What its workflow API imports, in the versions that its tutorials name, and what those call of setuptools and numpy.
 _OPENFL_BESIDE = (
@@ -118,6 +118,13 @@ def _ours() -> tuple[Tool, ...]:
             "ours",
             settings=pool | {"channels_last": True, "bfloat16": True},
             models=("cnn",),
+        ),
+        Tool(
+            SMALL,
+            f"the pool with the federation that OpenFL is given: {_OPENFL_SITES} sites, all in each round",
+            "ours",
+            settings=pool,
+            shrink=_everyone(_OPENFL_SITES),
         ),
         Tool(
             "cloister-in-process", "one process of one thread", "ours", settings={"engine": "in-process", "together": 1}
