@@ -25,7 +25,8 @@ def cloister(command: Sequence[str]) -> Callable[[Site, Load], Rounds]:
     """A driver for ``command``, which takes the options of ``python -m benchmarks rounds`` and prints what it does."""
 
     def drive(site: Site, load: Load) -> Rounds:
-        asked = ["--workers", str(load.workers), "--mb", f"{load.megabytes:g}", "--rounds", str(load.rounds), "--json"]
+        rounds = str(1 + load.rounds)  # the first one is not warm
+        asked = ["--workers", str(load.workers), "--mb", f"{load.megabytes:g}", "--rounds", rounds, "--json"]
         with Family(site.folder) as family:
             family.run(_NAME, [*command, *asked], cwd=_REPOSITORY, timeout_s=load.timeout_s)
             return _rounds(family.log(_NAME))
@@ -44,7 +45,7 @@ def _rounds(log: Path) -> Rounds:
         data: dict[str, Any] = json.loads(next(line for line in lines if line.startswith(_ENVELOPE)))["data"]
         peaks = {"aggregator": float(data["aggregator_peak_mb"]), "host": float(data["host_peak_mb"])}
         details = {name: data[name] for name in ("sealing_share", "grpc_limit_s")}
-        return Rounds(version("cloister"), (float(data["round_s"]),), peaks, details)
+        return Rounds(version("cloister"), tuple(map(float, data["rounds_s"])), peaks, details)
     except (StopIteration, ValueError, KeyError, TypeError) as error:
         raise PeerFailed(f"its JSON is not as expected: {error!r}", last_lines(log)) from None
 

@@ -6,7 +6,8 @@ import time
 
 behaviour = sys.argv[1]
 print("a table, for people", file=sys.stderr)
-data = {"round_s": 0.5, "aggregator_peak_mb": 300.0, "host_peak_mb": 100, "sealing_share": 0.08, "grpc_limit_s": 0.4}
+data = {"rounds_s": [0.75, 0.5, 0.25], "aggregator_peak_mb": 300.0, "host_peak_mb": 100}
+data |= {"sealing_share": 0.08, "grpc_limit_s": 0.4}
 if behaviour == "hangs":
     time.sleep(60)
 if behaviour == "fails":

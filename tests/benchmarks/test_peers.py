@@ -133,7 +133,8 @@ def test_cloister_is_read_from_its_own_benchmark(tmp_path: Path) -> None:
     assert (rounds.median_s, rounds.server_mb) == (0.5, 400)
     assert rounds.details == {"sealing_share": 0.08, "grpc_limit_s": 0.4}
     printed = json.loads((tmp_path / "rounds.log").read_text().splitlines()[-1])
-    assert printed["data"]["asked"] == ["--workers", "2", "--mb", "100", "--rounds", "3", "--json"]
+    assert rounds.round_s == (0.75, 0.5, 0.25)
+    assert printed["data"]["asked"] == ["--workers", "2", "--mb", "100", "--rounds", str(1 + LARGE.rounds), "--json"]
 
 
 @pytest.mark.slow

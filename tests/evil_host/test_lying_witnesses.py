@@ -281,11 +281,15 @@ def for_another_member(host: Host) -> bytes:
     return checkpoint.cosign("site-3", host.world.worker_keys["site-4"], time_s=int(host.now.timestamp())).signature
 
 
+def with_another_bit(signature: str) -> str:
+    return signature[:-1] + f"{int(signature[-1], 16) ^ 1:x}"
+
+
 @pytest.mark.parametrize(
     ("lie", "reason"),
     [
         (lambda host, said: said | {"signature": "00" * 72}, Reason.LEDGER_SIGNATURE),
-        (lambda host, said: said | {"signature": said["signature"][:-2] + "00"}, Reason.LEDGER_SIGNATURE),
+        (lambda host, said: said | {"signature": with_another_bit(said["signature"])}, Reason.LEDGER_SIGNATURE),
         (lambda host, said: said | {"signature": by_another(host).hex()}, Reason.LEDGER_SIGNATURE),
         (lambda host, said: said | {"signature": "00" * 71}, Reason.MALFORMED),
         (lambda host, said: said | {"size": said["size"] + 1}, Reason.LEDGER_PROOF),

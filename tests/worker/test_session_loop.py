@@ -97,8 +97,16 @@ class Session:
         )
         participant, membership = world.participant("site-1"), world.membership("site-1")
         site = Site(
-            participant, worker, membership, contributor, INITIAL, "aggregator", 60, lambda event, **fields: None
+            participant,
+            worker,
+            membership,
+            contributor,
+            INITIAL,
+            "aggregator",
+            60,
+            lambda event, **_: self.noted.put(event),
         )
+        self.noted: queue.SimpleQueue[str] = queue.SimpleQueue()
         self.loop = SessionLoop(site, WorkerChannel(world.federation, worker, membership), self.frames)
         self.ended: list[Any] = []
         self.thread = threading.Thread(target=lambda: self.ended.append(self.loop.run()), daemon=True)
@@ -160,6 +168,8 @@ def test_of_several_that_open_meanwhile_the_last_one_counts(world) -> None:
         for number in (2, 3):
             session.say(session.task(number))
         session.say({"type": "receipt", "round": 1, "reason": None})
+        while session.noted.get(timeout=_PATIENCE_S) != "receipt":  # so both tasks before it were taken
+            pass
         session.training.may_end.release(2)
         assert [session.heard("update")["round"], session.heard("update")["round"]] == [1, 3]
 
