@@ -46,6 +46,7 @@ class Link:
         registration = Registration(plan, DoorRole.DATA, token)
         self.store = DoorStore(self.control, partial(_register, address, registration, socket.SO_RCVTIMEO))
         self.is_broken = False
+        self.told = 0  # the number of the newest event that went through it
 
     def __repr__(self) -> str:
         return f"Link({self.address})"
@@ -131,7 +132,7 @@ class Doors:
                 self._drop(link)
                 return link, None
             elif arrival.kind is DoorKind.RECORDED:
-                if link is self._speaker() and self._unheard.pop(arrival.channel, None) is not None:
+                if arrival.channel <= link.told and self._unheard.pop(arrival.channel, None) is not None:
                     self._heard_at = time.monotonic()
             elif arrival.kind is DoorKind.ARRIVED:
                 if arrival.body in self._expected:
@@ -239,6 +240,7 @@ class Doors:
             self._over.wait(_REDIAL_S)
 
     def _pass_on(self, link: Link) -> None:
+        """Everything that comes through ``link``, from its beginning until it is over."""
         self._arrivals.put((link, _Opened()))
         try:
             while (message := link.control.receive()) is not None:
@@ -268,14 +270,16 @@ class Doors:
         return self._links[0] if self._links else None
 
     def _tell_again(self) -> None:
-        """Tell a new speaker what no other acknowledged."""
+        """Tell a new speaker what nobody acknowledged, but not what it was told itself: a full disk may hold that."""
         self._heard_at = time.monotonic()
         if (speaker := self._speaker()) is not None:
             for number, event in tuple(self._unheard.items()):
-                self._say(speaker, number, event)
+                if number > speaker.told:
+                    self._say(speaker, number, event)
 
     def _say(self, link: Link, number: int, event: bytes) -> None:
         """Tell one event; should the link be broken, it is told again when that link is dropped."""
+        link.told = number
         self._try(link, lambda: link.control.send(DoorKind.EVENT, number, event))
 
     def _at_all(self, act: Callable[[Link], None]) -> None:

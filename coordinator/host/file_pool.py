@@ -53,7 +53,7 @@ class FilePool:
             size = path.stat().st_size
         except FileNotFoundError:
             return
-        if self.size_bytes + size > self._limit_bytes:
+        if size == 0 or self.size_bytes + size > self._limit_bytes:
             path.unlink()
             return
         kept = self._folder / token_hex(8)

@@ -268,6 +268,36 @@ def test_doors_that_hear_no_event_are_passed_over(two: list[RunningHost], monkey
         host.close()
 
 
+def test_a_slow_door_is_told_each_event_once_and_may_acknowledge_it_after_its_turn(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """A host whose disk is full keeps what it was told, within a bound."""
+    monkeypatch.setattr("coordinator.enclave.doors._SILENCE_S", 0.0)
+    slow = [LyingHost(b"") for _ in range(2)]
+    with Doors([host.address for host in slow], PLAN, lambda event, **fields: None) as doors:
+        opened(doors)
+        events = [b'{"event":"first"}', b'{"event":"second"}']
+        for event in events:
+            doors.tell(event)
+        for _ in range(5):  # turns
+            doors.tend()
+        said = b"".join(encode_message(DoorKind.EVENT, 1 + place, event) for place, event in enumerate(events))
+        for host in slow:
+            (control,) = host.kept
+            control.settimeout(5)
+            assert control.recv(len(said), socket.MSG_WAITALL) == said
+            control.setblocking(False)
+            with pytest.raises(BlockingIOError):
+                control.recv(1)
+        for number, host in enumerate(slow, 1):  # one of them has no turn now
+            host.kept[0].setblocking(True)
+            host.kept[0].sendall(encode_message(DoorKind.RECORDED, number))
+        arrivals(doors, lambda: not doors.has_unheard_events)
+        assert not doors.has_unheard_events
+    for host in slow:
+        host.close()
+
+
 def test_only_the_door_that_is_told_an_event_acknowledges_it(two: list[RunningHost]) -> None:
     quiet, hasty = LyingHost(b""), LyingHost(encode_message(DoorKind.RECORDED, 1))
     with Doors([quiet.address], PLAN, lambda event, **fields: None) as doors:

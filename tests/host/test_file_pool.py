@@ -64,8 +64,8 @@ def test_a_file_that_does_not_exist_is_no_fault(tmp_path: Path) -> None:
     assert pool.size_bytes == 0
 
 
-@pytest.mark.parametrize(("size", "kept"), [(50, True), (51, False)])
-def test_what_goes_beyond_the_limit_is_deleted(tmp_path: Path, size: int, kept: bool) -> None:
+@pytest.mark.parametrize(("size", "kept"), [(50, True), (51, False), (0, False)])
+def test_what_goes_beyond_the_limit_or_holds_nothing_is_deleted(tmp_path: Path, size: int, kept: bool) -> None:
     pool = FilePool(tmp_path / "pool", 100)
     pool.give(file(tmp_path, "a", 50))
     pool.give(file(tmp_path, "b", size))
