@@ -14,7 +14,7 @@ _BY_FAMILY: Mapping[int, str] = MappingProxyType(
     {
         1: "Ask whoever made the file or message for a fresh one; do not edit documents by hand.",
         2: "Run `cloister attest explain` on the evidence, and compare with the charter's policy.",
-        3: "Correct what the message names. What exists is shown by `charter show` or `plan show`, and replaced.",
+        3: "Correct what the message names. To change a charter or plan that was signed already, make a new one.",
         4: "Connect again. If it repeats, somebody between the two sides alters or replays messages.",
         5: "Fetch the blob again. If it repeats, the host altered it: try another host and report this one.",
         6: "Look at `cloister run watch`; the round itself says who counts and why not.",

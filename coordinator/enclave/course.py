@@ -27,6 +27,8 @@ from trusted.encoding import Vector
 from trusted.errors import LedgerError, Reason
 from trusted.exchange import Exchanged
 
+_LARGE_BYTES = 8 << 20  # of one update
+
 
 @dataclass(slots=True)
 class Course:
@@ -113,6 +115,12 @@ class Course:
         """What may go with the next checkpoint."""
         taken, self.spent = tuple(self.spent), []
         return taken
+
+    def is_large(self, spent: tuple[bytes, ...]) -> bool:
+        """Whether the room of ``spent`` is worth a message of each witness: it is there before the next blobs come."""
+        exchanged = self.exchanged
+        size = exchanged.message_bytes or exchanged.terms.update.size_bytes(exchanged.part.elements)
+        return bool(spent) and size >= _LARGE_BYTES
 
     def discard(self, blobs: Iterable[bytes]) -> None:
         """Let the host forget ``blobs`` now."""

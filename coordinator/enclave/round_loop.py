@@ -33,8 +33,6 @@ from trusted.errors import BlobError, Reason
 from trusted.ledger import leaves
 from trusted.ledger.sampling import drawn
 
-_LARGE_BYTES = 8 << 20  # an update whose room is worth a message: the host has it before the next ones come
-
 
 @dataclass(frozen=True, slots=True)
 class _Folded:
@@ -152,9 +150,8 @@ class RoundLoop:
             journal = course.require_journal()
             journal.append(leaves.Opened(number, present, cohort, made.prefix_sha256))
             record, spent = self._record(opened), course.take_spent()
-            is_large = made.sent.header(course.exchanged).sealed_bytes >= _LARGE_BYTES
             stored = partial(self._announce, opened, made)
-            journal.keep(record, later, stored=stored, spent=spent, urgent=bool(spent) and is_large)
+            journal.keep(record, later, stored=stored, spent=spent, urgent=course.is_large(spent))
 
         def seal() -> RoundModel:
             if course.privacy is not None:

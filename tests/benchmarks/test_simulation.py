@@ -15,7 +15,7 @@ from benchmarks.simulation import command
 from benchmarks.simulation.asked import Asked, Found, seconds_between
 from benchmarks.simulation.command import Comparison, cohorts
 from benchmarks.simulation.standing import Journal, Measured, in_words, to_json
-from benchmarks.simulation.tool import LOOP, POOL, TOOLS, Tool
+from benchmarks.simulation.tool import LOOP, POOL, SMALL, TOOLS, Tool
 from benchmarks.simulation.work import Work, norm, read_rows, write_rows
 from simulations.dataset import Dataset
 from simulations.partition import Partition
@@ -149,6 +149,23 @@ def test_ratios_are_of_medians_and_of_our_best_setting(tmp_path):
     assert found["mlp: float32 / NVFlare"] == (None, None)
     assert found["mlp: memory of pfl / ours"] == (2.0, True)
     assert "cloister-pool-batched" in in_words(data, journal)
+
+
+def test_openfls_federation_is_for_memory_alone_and_opt_ins_stand_beside_equal_precision(tmp_path):
+    cnn = replace(WORK, model="cnn")
+    data, _ = summary(
+        tmp_path,
+        run(POOL, cnn, rate=6.0, peak_mb=80.0),
+        run("cloister-pool-bfloat16", cnn, rate=12.0),
+        run(SMALL, cnn, rate=99.0, peak_mb=20.0),
+        run("openfl", cnn, rate=2.0, peak_mb=40.0),
+    )
+    found = {target["what"]: (target["found"], target["met"]) for target in data["targets"]}
+    assert found["cnn: float32 / OpenFL"] == (3.0, False)
+    assert found["cnn: with opt-ins / OpenFL"] == (6.0, True)
+    assert found["cnn: memory of openfl / ours"] == (0.5, False)
+    assert found["cnn: memory of openfl / ours with as many sites"] == (2.0, True)
+    assert found["mlp: memory of openfl / ours with as many sites"] == (None, None)
 
 
 def test_a_tool_with_another_final_model_is_named(tmp_path):

@@ -5,6 +5,7 @@ Real sessions and real witnesses; the test decides when a cosignature arrives, a
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import Any
 
 import pytest
@@ -272,9 +273,27 @@ class Asked(Net):
 def test_witnesses_answer_at_once_where_large_updates_wait_for_the_opening_of_a_round(
     world, monkeypatch, large, hurried
 ):
-    monkeypatch.setattr("coordinator.enclave.round_loop._LARGE_BYTES", large)
+    monkeypatch.setattr("coordinator.enclave.course._LARGE_BYTES", large)
     net = running(world, net=Asked(world))
     count = len(world.members)
     rounds = [net.at_once[place : place + 2 * count] for place in range(0, 4 * count, 2 * count)]
     assert rounds[0] == [False] * count + [True] * count  # nothing was spent when the first one opened
     assert rounds[1] == [hurried] * count + [True] * count
+
+
+@pytest.mark.parametrize(
+    ("message_bytes", "large", "spent", "hurried"),
+    [
+        (0, 4028, (b"one",), True),  # what the updates of this plan have
+        (0, 4029, (b"one",), False),
+        (0, 1, (), False),
+        (8000, 8000, (b"one",), True),  # under the rule server-app a message
+        (8000, 8001, (b"one",), False),
+    ],
+)
+def test_the_room_of_an_update_or_of_an_apps_message_counts(held, monkeypatch, message_bytes, large, spent, hurried):
+    course = held.aggregator._run._course
+    assert course.exchanged.part.elements == 1007
+    course.exchanged = replace(course.exchanged, message_bytes=message_bytes)
+    monkeypatch.setattr("coordinator.enclave.course._LARGE_BYTES", large)
+    assert course.is_large(spent) is hurried

@@ -15,6 +15,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from datetime import datetime, timedelta
+from functools import partial
 
 import numpy as np
 
@@ -196,7 +197,8 @@ class Exchanges:
         journal.append(leaves.Opened(number, present, cohort, messages.prefix_sha256()))
         self._busy = True
         record, spent = self._turns.record(number, cohort), course.take_spent()
-        journal.keep(record, now, stored=lambda then: self._announce(opened, then), spent=spent)
+        stored = partial(self._announce, opened)
+        journal.keep(record, now, stored=stored, spent=spent, urgent=course.is_large(spent))
 
     def _announce(self, opened: Round, now: datetime) -> None:
         self._busy = False
