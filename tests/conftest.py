@@ -9,6 +9,7 @@ from pathlib import Path
 from tempfile import gettempdir
 
 import pytest
+from hypothesis import settings
 
 from softtee.chip import Chip, SoftwareRoot
 
@@ -24,6 +25,9 @@ _FORK = (
     "test_server_process.py",
     "test_trainer_messages.py",
 )
+
+settings.register_profile("untimed", deadline=None)  # machines differ, and ours are shared
+settings.load_profile("untimed")
 
 
 def pytest_addoption(parser: pytest.Parser) -> None:
