@@ -143,6 +143,7 @@ def _start_host(
     (folder / "charter.json").write_bytes(consortium.charter.envelope)
     scheme = "" if tls else "http://"
     config = {"state": "host", "listen": f"{scheme}127.0.0.1:0", "door": f"unix:{folder}/host/door/door.sock"}
+    config |= {"blob_listen": f"{scheme}127.0.0.1:0"}
     config |= {"charter": "charter.json", "limits": HOST_LIMITS}  # type: ignore[dict-item]
     (folder / "host.json").write_text(json.dumps(config))
     log = stack.enter_context((folder / "host.log").open("wb"))

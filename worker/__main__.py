@@ -101,8 +101,9 @@ def take_part(boot: Boot, options: Options, prepared: Prepared, operator: Operat
 
     plan = prepared.federation.plan
     ca_pem = options.ca_pem.encode() or None
+    proxy = options.proxy or None
     try:
-        with Coordinators(options.coordinators, ca_pem, plan.digest, proxy=options.proxy or None) as coordinators:
+        with Coordinators(options.coordinators, ca_pem, plan.digest, proxy=proxy, note=note) as coordinators:
             roots = prepared.federation.charter.document.roots
             collateral = HostCollateral(lambda: coordinators.channel, options.collateral_store, roots, note)
             site = _site(boot, prepared, coordinators, operator or Operator())

@@ -5,7 +5,7 @@ All of them together are the host that nobody trusts. What one of them holds com
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack, contextmanager
 
 import grpc
@@ -24,16 +24,26 @@ def _silent(sent_bytes: int) -> None:
     """Progress that nobody watches."""
 
 
+def _unheard(event: str, **fields: object) -> None:
+    """A note that nobody reads."""
+
+
 class Coordinators:
     """A worker's way to one plan. Transfers and sessions start at the replica that is used now."""
 
     def __init__(
-        self, targets: Sequence[str], ca_pem: bytes | None, plan_digest: bytes, *, proxy: str | None = None
+        self,
+        targets: Sequence[str],
+        ca_pem: bytes | None,
+        plan_digest: bytes,
+        *,
+        proxy: str | None = None,
+        note: Callable[..., None] = _unheard,
     ) -> None:
         patience = _ALONE if len(targets) == 1 else _AMONG_OTHERS
         self._stack = ExitStack()
         self._dialers = [
-            self._stack.enter_context(Dialer(target, ca_pem, plan_digest, proxy=proxy, patience=patience))
+            self._stack.enter_context(Dialer(target, ca_pem, plan_digest, proxy=proxy, patience=patience, note=note))
             for target in targets
         ]
         self._used = 0

@@ -21,12 +21,15 @@ from protos.v1 import cloister_pb2, cloister_pb2_grpc
 from trusted.blob import BlobHeader
 from trusted.errors import BlobError, ProtocolError, Reason, RunError
 from worker.grpc_channel import HostAddress, is_cut, refusal_of
+from worker.http_blobs import Cut as HttpCut
+from worker.http_blobs import HttpBlobs, PortAway, Wanted
 
 MESSAGE_BYTES = 4 << 20  # measured: a third less work for each byte than with 1 MiB, and more gains nothing
 _PROGRESS_BYTES = 1 << 20
 _PIECES_A_MESSAGE = 4
 _QUEUED_FRAMES = 32
 _STAT_TIMEOUT_S = 30.0
+_HTTP_FROM_BYTES = 64 << 10  # below it a connection of its own costs more than it saves
 _MAX_BACKOFF_S = 5.0
 _GOODBYE_S = 2.0  # for a host to take what was sent, and end the stream too
 _END = None
@@ -60,6 +63,10 @@ class _Held:
 
 def _silent(sent_bytes: int) -> None:
     """Progress that nobody watches."""
+
+
+def _unheard(event: str, **fields: object) -> None:
+    """A note that nobody reads."""
 
 
 class FrameStream:
@@ -156,7 +163,7 @@ class _Attempts:
     failures: int = 0
     reached: int = -1
 
-    def after(self, error: grpc.RpcError, reached: int) -> None:
+    def after(self, error: grpc.RpcError | HttpCut, reached: int) -> None:
         """Wait before the next attempt.
 
         Raises:
@@ -164,8 +171,12 @@ class _Attempts:
         """
         self.failures = 1 if reached > self.reached else self.failures + 1
         self.reached = max(reached, self.reached)
-        if not is_cut(error) or self.failures >= self.patience.attempts:
-            raise refusal_of(error) from None
+        if isinstance(error, HttpCut):
+            refusal, again = error.refusal, True
+        else:
+            refusal, again = refusal_of(error), is_cut(error)
+        if not again or self.failures >= self.patience.attempts:
+            raise refusal from None
         time.sleep(min(self.patience.backoff_s * 2 ** (self.failures - 1), _MAX_BACKOFF_S))
 
 
@@ -179,12 +190,16 @@ class Cut:
     first_bytes: int = 0
     chunk_bytes: int = 0
 
+    def first_from(self, offset: int) -> int:
+        """How many bytes to ask for first, from ``offset`` on, which may lie within a piece."""
+        gone = offset - self.first_bytes
+        return -gone if gone < 0 else self.chunk_bytes - gone % self.chunk_bytes
+
     def request(self, name: Any, offset: int) -> Any:
-        """The ``GetRequest`` for the rest from ``offset`` on, which may lie within a piece."""
+        """The ``GetRequest`` for the rest from ``offset`` on."""
         if not self.chunk_bytes:
             return cloister_pb2.GetRequest(name=name, offset=offset)
-        gone = offset - self.first_bytes
-        first = -gone if gone < 0 else self.chunk_bytes - gone % self.chunk_bytes
+        first = self.first_from(offset)
         return cloister_pb2.GetRequest(name=name, offset=offset, first_bytes=first, chunk_bytes=self.chunk_bytes)
 
 
@@ -202,13 +217,19 @@ class Dialer:
         *,
         proxy: str | None = None,
         patience: Patience = _PATIENT,
+        note: Callable[..., None] = _unheard,
     ) -> None:
         self._plan = plan_digest
         self._metadata = (("cloister-plan", plan_digest.hex()),)  # hosts share their turns out by plan
         self._patience = patience
-        self._channel = HostAddress(target, ca_pem, proxy).open()
+        self._address = HostAddress(target, ca_pem, proxy)
+        self._note = note
+        self._channel = self._address.open()
         self._relay = cloister_pb2_grpc.RelayStub(self._channel)
         self._blobs = cloister_pb2_grpc.BlobsStub(self._channel)
+        self._http: HttpBlobs | None = None
+        self._http_asked = False
+        self._asking = threading.Lock()
         self._put = self._channel.stream_unary("/cloister.v1.Blobs/Put", as_bytes, cloister_pb2.BlobState.FromString)
 
     def __enter__(self) -> Dialer:
@@ -218,7 +239,9 @@ class Dialer:
         self.close()
 
     def close(self) -> None:
-        """End the connection and every stream on it."""
+        """End the connections and every stream on them."""
+        if (http := self._http) is not None:
+            http.close()
         self._channel.close()
 
     @property
@@ -244,22 +267,40 @@ class Dialer:
         whole = _Held(memoryview(sealed)) if isinstance(sealed, bytes | bytearray | memoryview) else sealed
         attempts = _Attempts(self._patience)
         while True:
-            received, faults = 0, list[Exception]()
+            received = 0
             try:
                 if len(whole) > _PROGRESS_BYTES:  # what is small is sent again rather than asked for
                     state = self._blobs.Stat(self._name(blob), timeout=_STAT_TIMEOUT_S)
                     received = _require_size(state, len(whole))
                 if received < len(whole):
-                    messages = _until_fault(self._chunks(blob, whole, received, progress), faults)
-                    received = _require_size(self._put(messages, metadata=self._metadata), len(whole))
-                if received == len(whole):
-                    progress(received)
-                    return
-            except grpc.RpcError as error:
-                if not faults:
-                    attempts.after(error, received)
-                    continue
-            raise faults[0] if faults else _took_less()
+                    received = self._send(blob, whole, received, progress)
+            except (grpc.RpcError, HttpCut) as error:
+                attempts.after(error, received)
+                continue
+            if received != len(whole):
+                raise RunError(
+                    Reason.BLOB_OFFSET, "blob: the host took the upload and holds less than all of it, or more"
+                )
+            progress(received)
+            return
+
+    def _send(self, blob: bytes, whole: Sealed, offset: int, progress: Progress) -> int:
+        """Send the rest of a blob, over HTTP where the host has that; how much of it the host then has."""
+        http = self._over_http(len(whole) - offset)
+        if http is not None:
+            try:
+                wanted = Wanted(self._plan, blob, offset, len(whole) - offset)
+                return http.put(wanted, _telling(whole.stretches(offset), offset, progress))
+            except PortAway as away:
+                self._do_without(away)
+        faults = list[Exception]()
+        messages = _until_fault(self._chunks(blob, whole, offset, progress), faults)
+        try:
+            return _require_size(self._put(messages, metadata=self._metadata), len(whole))
+        except grpc.RpcError:
+            if not faults:
+                raise
+        raise faults[0]
 
     def get_blob(self, blob: bytes, offset: int = 0, *, header: BlobHeader | None = None) -> Iterator[memoryview]:
         """The stored bytes from ``offset`` to the end, each given once; cut where the pieces of ``header`` begin.
@@ -271,7 +312,52 @@ class Dialer:
         if header is not None:
             pieces_bytes = _PIECES_A_MESSAGE * header.segment_bytes
             cut = Cut(header.prefix_bytes + pieces_bytes, pieces_bytes)
-        return get_blob(self._channel, self._name(blob), offset, cut=cut, patience=self._patience)
+            if (http := self._over_http(header.sealed_bytes - offset)) is not None:
+                try:
+                    for data in self._received(http, blob, offset, header.sealed_bytes, cut):
+                        offset += len(data)
+                        yield data
+                    return
+                except PortAway as away:
+                    self._do_without(away)
+        yield from get_blob(self._channel, self._name(blob), offset, cut=cut, patience=self._patience)
+
+    def _received(self, http: HttpBlobs, blob: bytes, offset: int, end: int, cut: Cut) -> Iterator[memoryview]:
+        attempts = _Attempts(self._patience)
+        while True:
+            first, then = cut.first_from(offset), cut.chunk_bytes
+            try:
+                wanted = Wanted(self._plan, blob, offset, end - offset)
+                for data in http.get(wanted, first_bytes=first, then_bytes=then):
+                    offset += len(data)
+                    yield data
+                return
+            except HttpCut as error:
+                attempts.after(error, offset)
+
+    def _over_http(self, size_bytes: int) -> HttpBlobs | None:
+        """The host's blob port, for what is large enough; None where it has none, or none that is reached."""
+        if size_bytes < _HTTP_FROM_BYTES:
+            return None
+        with self._asking:
+            if not self._http_asked:
+                try:
+                    port = self._blobs.Http(cloister_pb2.HttpQuery(), timeout=_STAT_TIMEOUT_S).port
+                except grpc.RpcError as error:
+                    if is_cut(error):  # asked again with the next blob
+                        return None
+                    port = 0  # a host of before
+                self._http_asked = True
+                self._http = HttpBlobs(self._address, port) if 0 < port < 1 << 16 else None
+            return self._http
+
+    def _do_without(self, away: PortAway) -> None:
+        """The first port does all that the other one does."""
+        with self._asking:
+            http, self._http = self._http, None
+            if http is not None:
+                http.close()
+                self._note("blob-port-away", detail=f"{away}; blobs go through the coordinator's first port, slower")
 
     def _name(self, blob: bytes) -> Any:
         return cloister_pb2.BlobName(plan=self._plan, blob=blob)
@@ -279,12 +365,9 @@ class Dialer:
     def _chunks(self, blob: bytes, sealed: Sealed, offset: int, progress: Progress) -> Iterator[bytes]:
         """The messages of an upload, written by hand: each byte is copied once, out of what ``sealed`` gives."""
         begin: bytes = cloister_pb2.PutChunk(name=self._name(blob), offset=offset).SerializeToString()
-        for data in sealed.stretches(offset):
-            for sent in range(offset, offset + len(data), _PROGRESS_BYTES):
-                progress(sent)
+        for data in _telling(sealed.stretches(offset), offset, progress):
             yield b"".join((begin, put_chunk_head(len(data)), data))
             begin = b""  # the first message names the blob
-            offset += len(data)
 
 
 def _until_fault(messages: Iterator[bytes], faults: list[Exception]) -> Iterator[bytes]:
@@ -295,8 +378,13 @@ def _until_fault(messages: Iterator[bytes], faults: list[Exception]) -> Iterator
         faults.append(fault)
 
 
-def _took_less() -> RunError:
-    return RunError(Reason.BLOB_OFFSET, "blob: the host took the upload and holds less than all of it")
+def _telling(stretches: Iterator[memoryview], offset: int, progress: Progress) -> Iterator[memoryview]:
+    """``stretches``, telling how much has left before each."""
+    for data in stretches:
+        for sent in range(offset, offset + len(data), _PROGRESS_BYTES):
+            progress(sent)
+        yield data
+        offset += len(data)
 
 
 def _require_size(state: Any, size_bytes: int) -> int:

@@ -27,9 +27,7 @@ _OPTIONS = (
     ("grpc.max_reconnect_backoff_ms", 1_000),  # whoever calls waits longer, and should find out at once when it calls
 )
 # A disk that is full may be so for a minute; a site that gave up at once would cost the round its update.
-_PASSING = frozenset(
-    reason.value for reason in (Reason.UNREACHABLE, Reason.STORE_AWAY, Reason.HOST_SHORT, Reason.QUOTA)
-)
+PASSING = frozenset(reason.value for reason in (Reason.UNREACHABLE, Reason.STORE_AWAY, Reason.HOST_SHORT, Reason.QUOTA))
 _PLAINTEXT = "http://"
 _LOOPBACK = ("127.0.0.1", "[::1]", "localhost")
 _CUT = frozenset({grpc.StatusCode.UNAVAILABLE, grpc.StatusCode.CANCELLED, grpc.StatusCode.UNKNOWN})
@@ -79,7 +77,7 @@ def loopback_target(target: str) -> str:
 def is_cut(error: grpc.RpcError) -> bool:
     """Whether the connection broke, or the host said that it or its store stalled or is full: later may help."""
     number = _reason_number(error)
-    return number in _PASSING if number else _code(error) in _CUT
+    return number in PASSING if number else _code(error) in _CUT
 
 
 def refusal_of(error: grpc.RpcError, target: str = "coordinator.target") -> ProtocolError:

@@ -32,7 +32,8 @@ def main(arguments: list[str]) -> int:
 
 def _say_ready(ready: HostReady) -> None:
     """One line on stdout, for whoever started this process and waits."""
-    print(f"ready port={ready.port} door={ready.door} ca={ready.ca_pem or '-'}", flush=True)
+    words = f"ready port={ready.port} door={ready.door} ca={ready.ca_pem or '-'}"
+    print(words if ready.blob_port is None else f"{words} blob_port={ready.blob_port}", flush=True)
 
 
 if __name__ == "__main__":

@@ -7,13 +7,11 @@ from collections import OrderedDict
 from dataclasses import dataclass
 from typing import BinaryIO
 
-from coordinator.host.limits import MAX_MESSAGE_BYTES
 from coordinator.host.spool import Spool, SpooledBlob
 from protos.chunks import encode_chunk
 from trusted.errors import Reason, RunError
 
 _KEPT_BYTES = 32 << 20
-_MAX_STRETCH_BYTES = MAX_MESSAGE_BYTES + (32 << 10)  # four sealed pieces are a little more than 4 MiB
 
 
 @dataclass(frozen=True, slots=True)
@@ -53,9 +51,5 @@ class Broadcast:
         data = await self._spool.read(file, stretch.offset, stretch.size_bytes)
         if len(data) != stretch.size_bytes:
             raise RunError(Reason.BLOB_UNKNOWN, "blob: its file was cut short on this host")
-        return encode_chunk(data)
-
-
-def next_stretch(blob: SpooledBlob, offset: int, wanted_bytes: int, available: int) -> Stretch:
-    """What goes into the next message, of what is there."""
-    return Stretch(blob, offset, min(wanted_bytes, _MAX_STRETCH_BYTES, available - offset))
+        encoded: bytes = encode_chunk(data)
+        return encoded

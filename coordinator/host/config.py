@@ -27,7 +27,10 @@ class HostConfig:
     which workers reach it. ``charter``: path of the charter's envelope, by which orders are verified. ``certificate``
     and ``certificate_key``: PEM files of one's own; without them the host makes a CA and a certificate in ``state``.
     ``collateral_store``: the folder of ``cloister collateral``, whose dates the metrics show and whose
-    files sites may fetch. ``database``, ``blobs``: where this host and its replicas keep what they share; without them
+    files sites may fetch. ``blob_listen``: ``address:port`` of a second port, where blobs move over HTTP for less work
+    than over gRPC, in plaintext exactly where ``listen`` is; without it they move through the first port alone.
+    ``blob_public_port``: the port under which workers reach that one, if it is a proxy's.
+    ``database``, ``blobs``: where this host and its replicas keep what they share; without them
     all is in ``state``.
     """
 
@@ -40,6 +43,8 @@ class HostConfig:
     certificate_key: Path | None = None
     metrics_port: int | None = None
     collateral_store: Path | None = None
+    blob_listen: str | None = None
+    blob_public_port: int | None = None
     limits: Limits = field(default_factory=Limits)
     database: Database | None = None
     blobs: BlobPlace | None = None
@@ -48,6 +53,9 @@ class HostConfig:
         if self.database is not None and self.blobs is None:
             rule = "a host whose state is shared keeps its blobs where its replicas find them"
             raise RunError(Reason.MISSING_FIELD, f"host.blobs: needed beside host.database; {rule}")
+        if self.blob_listen is not None and self.blob_listen.startswith(PLAINTEXT) != self.listen.startswith(PLAINTEXT):
+            rule = "either both ports have TLS, or a proxy has it for both"
+            raise RunError(Reason.MALFORMED, f"host.blob_listen: http:// as host.listen, or neither; {rule}")
 
     @classmethod
     def load(cls, path: Path) -> HostConfig:
@@ -79,19 +87,25 @@ def _read(source: Fields, folder: Path) -> HostConfig:
         names=tuple(str(name) for name in source.items("names")) if source.has("names") else LOCAL_NAMES,
         certificate=certificate,
         certificate_key=key,
-        metrics_port=source.integer("metrics_port", low=0, high=65535) if source.has("metrics_port") else None,
+        metrics_port=_optional_port(source, "metrics_port"),
         collateral_store=_optional_path(source, "collateral_store", folder),
+        blob_listen=_listen(source.text("blob_listen"), "blob_listen") if source.has("blob_listen") else None,
+        blob_public_port=_optional_port(source, "blob_public_port", low=1),
         limits=_read_limits(source),
         database=_read_database(source, folder),
         blobs=_read_blobs(source, folder),
     )
 
 
-def _listen(text: str) -> str:
+def _listen(text: str, name: str = "listen") -> str:
     address = text.removeprefix(PLAINTEXT)
     if address != text and address.rpartition(":")[0] not in _LOOPBACK:
-        raise RunError(Reason.MALFORMED, "host.listen: http:// is for 127.0.0.1, [::1] and localhost; elsewhere TLS")
+        raise RunError(Reason.MALFORMED, f"host.{name}: http:// is for 127.0.0.1, [::1] and localhost; elsewhere TLS")
     return text
+
+
+def _optional_port(source: Fields, key: str, low: int = 0) -> int | None:
+    return source.integer(key, low=low, high=65535) if source.has(key) else None
 
 
 def _optional_path(source: Fields, key: str, folder: Path) -> Path | None:

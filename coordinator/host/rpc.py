@@ -10,7 +10,7 @@ import logging
 import time
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager, suppress
-from typing import Any
+from typing import Any, Protocol
 
 import grpc
 from grpc import StatusCode
@@ -25,6 +25,17 @@ REASON_METADATA = "cloister-reason"
 PLAN_METADATA = "cloister-plan"
 _SAY_S = 5.0
 Context = grpc.aio.ServicerContext[Any, Any]
+
+
+class Caller(Protocol):
+    """What is served: gRPC's context, or a request of the blob port."""
+
+    def peer(self) -> str:
+        """Its address, as gRPC writes it."""
+
+    async def abort(self, code: StatusCode, details: str, trailing_metadata: Any = ()) -> Any:
+        """Refuse it."""
+
 
 _STATUS = {
     Reason.NO_AGGREGATOR: StatusCode.UNAVAILABLE,
@@ -64,14 +75,14 @@ class Reception:
                     await self._idle.wait()
 
     @asynccontextmanager
-    async def serve(self, context: Context, method: str) -> AsyncIterator[None]:
+    async def serve(self, context: Caller, method: str) -> AsyncIterator[None]:
         """Around the body of ``method``. A ``ProtocolError`` becomes its status, all else INTERNAL without words."""
         started, code = time.monotonic(), StatusCode.OK
         self._count_open(+1)
         try:
             with self.gate.enter(context.peer()):
                 yield
-        except (asyncio.CancelledError, GeneratorExit):
+        except (asyncio.CancelledError, GeneratorExit, EOFError):  # the last: a line that broke, and no fault of ours
             code = StatusCode.CANCELLED
             raise
         except Exception as error:
@@ -105,7 +116,7 @@ class Reception:
         return error
 
 
-async def _say(context: Context, code: StatusCode, text: str, *trailers: tuple[str, str]) -> None:
+async def _say(context: Caller, code: StatusCode, text: str, *trailers: tuple[str, str]) -> None:
     """End the call with a status. One whose peer reads nothing is cut: its status would wait behind what it was sent.
 
     Raises:

@@ -6,6 +6,7 @@ import asyncio
 import logging
 import signal
 import socket
+import ssl
 from collections.abc import Callable
 from contextlib import AsyncExitStack
 from dataclasses import dataclass
@@ -19,7 +20,9 @@ from grpc_reflection.v1alpha import reflection
 
 from coordinator.door import Address
 from coordinator.host.aggregators import Aggregators
+from coordinator.host.blob_port import BlobPort
 from coordinator.host.blobs import BlobsService
+from coordinator.host.broadcast import Broadcast
 from coordinator.host.collateral_service import CollateralService
 from coordinator.host.config import PLAINTEXT, HostConfig
 from coordinator.host.door_server import DoorServer, listen
@@ -33,7 +36,8 @@ from coordinator.host.run_book import Clock, RunBook
 from coordinator.host.runs import OrderDesk, OrderVerifier, RunsService
 from coordinator.host.shared_spool import SharedSpool
 from coordinator.host.storage import open_storage
-from coordinator.host.tls import ServerIdentity, server_identity
+from coordinator.host.tls import server_identity
+from coordinator.host.transfers import Transfers
 from protos.v1 import cloister_pb2_grpc
 from trusted.documents.charter import verify_charter
 from trusted.documents.order import verify_order
@@ -60,11 +64,15 @@ _log = logging.getLogger(__name__)
 
 @dataclass(frozen=True, slots=True)
 class HostReady:
-    """Where a started host is reached. ``ca_pem`` is the file that workers pin; None if one's own is used, or none."""
+    """Where a started host is reached. ``ca_pem`` is the file that workers pin; None if one's own is used, or none.
+
+    ``blob_port``: where blobs move over HTTP; None where they do not.
+    """
 
     port: int
     door: str
     ca_pem: Path | None
+    blob_port: int | None = None
 
 
 class Host:
@@ -90,7 +98,7 @@ class Host:
     async def _start(self, stack: AsyncExitStack) -> None:
         config, limits = self._config, self._config.limits
         config.state.mkdir(mode=0o700, parents=True, exist_ok=True)
-        identity, ca_path = _identity(config, self._clock())
+        identity = _identity(config, self._clock())
         storage = await open_storage(config, stack)
         state, spool = storage.state, storage.spool
         self.metrics.spool_bytes.set_function(lambda: spool.reserved_bytes)
@@ -111,13 +119,21 @@ class Host:
 
         server = grpc.aio.server(options=(*_OPTIONS, *_bounds(limits)), maximum_concurrent_rpcs=limits.calls)
         cloister_pb2_grpc.add_RelayServicer_to_server(RelayService(aggregators, book, reception, limits), server)
-        blobs = BlobsService(spool, book, reception, self.metrics, limits)
+        stack.push_async_callback(reception.idle, _GRACE_S)
+        transfers, broadcast = Transfers(spool, book, self.metrics, limits), Broadcast(spool)
+        blob_port = None
+        if config.blob_listen is not None:
+            fast = BlobPort(transfers, reception)
+            stack.push_async_callback(fast.close)
+            address = config.blob_listen.removeprefix(PLAINTEXT)
+            blob_port = fast.open(address, None if identity is None else identity.context())
+        announced = config.blob_public_port or blob_port or 0
+        blobs = BlobsService(transfers, broadcast, reception, blob_port=announced)
         server.add_generic_rpc_handlers((blobs.handler(),))
         runs = RunsService(desk, book, reception, self._clock, limits.stall_s)
         cloister_pb2_grpc.add_RunsServicer_to_server(runs, server)
         collateral = CollateralService(config.collateral_store, reception)
         cloister_pb2_grpc.add_CollateralServicer_to_server(collateral, server)
-        stack.push_async_callback(reception.idle, _GRACE_S)
 
         def drain() -> None:
             aggregators.send_workers_away()
@@ -128,7 +144,7 @@ class Host:
             http, thread = serve_metrics(self.metrics, config.metrics_port)
             stack.callback(thread.join)
             stack.callback(http.shutdown)
-        self.ready = HostReady(port, str(config.door), ca_path)
+        self.ready = HostReady(port, str(config.door), None if identity is None else identity.ca, blob_port)
         _log.info("host-ready", extra={"port": port, "door": str(config.door)})
 
 
@@ -164,7 +180,7 @@ class Ending:
 
 
 async def _open_port(
-    server: grpc.aio.Server, address: str, identity: ServerIdentity | None, stack: AsyncExitStack, ending: Ending
+    server: grpc.aio.Server, address: str, identity: _Shown | None, stack: AsyncExitStack, ending: Ending
 ) -> int:
     """Add health and reflection, bind, start.
 
@@ -178,7 +194,7 @@ async def _open_port(
         if identity is None:
             port = server.add_insecure_port(address.removeprefix(PLAINTEXT))
         else:
-            credentials = grpc.ssl_server_credentials([(identity.key_pem, identity.chain_pem)])
+            credentials = grpc.ssl_server_credentials([(identity.key.read_bytes(), identity.chain.read_bytes())])
             port = server.add_secure_port(address, credentials)
     except RuntimeError:
         port = 0
@@ -201,15 +217,30 @@ async def _stop(server: grpc.aio.Server, ending: Ending) -> None:
     await stopping
 
 
-def _identity(config: HostConfig, now: datetime) -> tuple[ServerIdentity | None, Path | None]:
-    """What the port shows, and the CA that workers pin; neither where a proxy on this machine has the TLS."""
+@dataclass(frozen=True, slots=True)
+class _Shown:
+    """What both ports show, PEM files; ``ca``: what workers pin, where this host made it."""
+
+    chain: Path
+    key: Path
+    ca: Path | None
+
+    def context(self) -> ssl.SSLContext:
+        """For the blob port. gRPC brings a TLS of its own."""
+        context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
+        context.load_cert_chain(self.chain, self.key)
+        return context
+
+
+def _identity(config: HostConfig, now: datetime) -> _Shown | None:
+    """What the ports show; nothing where a proxy on this machine has the TLS."""
     if config.listen.startswith(PLAINTEXT):
-        return None, None
+        return None
     if config.certificate is not None and config.certificate_key is not None:
-        chain = config.certificate.read_bytes()
-        return ServerIdentity(config.certificate_key.read_bytes(), chain, b""), None
+        return _Shown(config.certificate, config.certificate_key, None)
     folder = config.state / "tls"
-    return server_identity(folder, config.names, now), folder / "ca.pem"
+    server_identity(folder, config.names, now)
+    return _Shown(folder / "server.pem", folder / "server.key", folder / "ca.pem")
 
 
 async def _cancel(task: asyncio.Task[None]) -> None:

@@ -15,11 +15,12 @@ import asyncio
 import logging
 from collections import deque
 from collections.abc import Callable, Coroutine, Sequence
+from concurrent.futures import Executor
 from pathlib import Path
 
 from coordinator.host.limits import Limits
 from coordinator.host.objects import ObjectStore
-from coordinator.host.spool import BlobName, Buffer, Spool, SpooledBlob
+from coordinator.host.spool import BlobName, Buffer, Source, Spool, SpooledBlob
 from coordinator.host.state import HostState, Origin, StoredBlob
 from trusted.errors import ProtocolError, RunError
 
@@ -81,6 +82,13 @@ class SharedSpool(Spool):
         """Add what a worker sent, unless all of the blob lies in the store already."""
         blob = self.find(name)
         return blob if blob.shared else await super().upload(name, offset, pieces)
+
+    async def pour(self, name: BlobName, offset: int, source: Source, threads: Executor) -> tuple[SpooledBlob, int]:
+        """As :meth:`upload`; what the store has already is received and thrown away."""
+        blob = self.find(name)
+        if not blob.shared:
+            return await super().pour(name, offset, source, threads)
+        return blob, await asyncio.get_running_loop().run_in_executor(threads, _thrown_away, source)
 
     async def write(self, name: BlobName, offset: int, data: Buffer, *, last: bool) -> SpooledBlob:
         """Add what the aggregator writes, unless all of the blob lies in the store already.
@@ -213,6 +221,10 @@ class SharedSpool(Spool):
             await self._objects.delete(_key(name))
         except ProtocolError as failure:
             _log.warning("blob-not-deleted", extra={"plan": name.plan.hex(), "reason": failure.reason.code})
+
+
+def _thrown_away(source: Source) -> int:
+    return sum(iter(lambda: len(source()), 0))
 
 
 def _key(name: BlobName) -> str:

@@ -14,9 +14,11 @@ from __future__ import annotations
 
 import asyncio
 import os
-from collections.abc import Callable, Sequence
-from concurrent.futures import ThreadPoolExecutor
+from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import Executor, ThreadPoolExecutor
+from contextlib import contextmanager
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import BinaryIO
 
@@ -33,6 +35,8 @@ _REMEMBER_BYTES = 64 << 20  # at most so much arrives twice after a crash
 _MAX_DECLINED = 4096  # beyond, the oldest are unknown again
 _PIECES_A_WRITE = 1024  # IOV_MAX: the kernel refuses more at once
 Buffer = bytes | bytearray | memoryview
+Source = Callable[[], memoryview]
+"""Gives the next bytes, good until it is called again; nothing when there are none for now."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -214,13 +218,27 @@ class Spool:
             RunError: never announced, or an offset beyond what is here.
             BlobError: more bytes than were announced.
         """
-        blob = self.find(name)
-        if blob.origin is not Origin.WORKER or blob.total_bytes is None:
-            raise RunError(Reason.BLOB_UNKNOWN, "blob: the aggregator writes this one itself")
-        if offset + sum(map(len, pieces)) > blob.total_bytes:
-            raise BlobError(Reason.BLOB_TOO_LONG, "blob: more bytes than the aggregator announced")
+        blob = self._of_worker(name)
+        if offset + sum(map(len, pieces)) > (blob.total_bytes or 0):
+            raise _too_long()
         await self._append(name, blob, offset, pieces, whole=blob.total_bytes)
         return blob
+
+    async def pour(self, name: BlobName, offset: int, source: Source, threads: Executor) -> tuple[SpooledBlob, int]:
+        """As :meth:`upload`, of all that ``source`` gives, which is called in one of ``threads``; the blob, and how
+        many bytes were taken. They are written from where they were received: no other thread is woken for them.
+
+        Raises:
+            RunError, BlobError: as :meth:`upload`; what the source gave in this call does not count then.
+        """
+        blob = self._of_worker(name)
+        async with blob.writing:
+            self._require_here(blob, offset)
+            if blob.received_bytes == 0 and not blob.path.exists():
+                self._pool.take(blob.path, blob.total_bytes)
+            pouring = _Pouring(blob.path, blob.received_bytes, blob.received_bytes - offset, blob.total_bytes or 0)
+            await self._write_behind(name, blob, partial(pouring.all_of, source), threads)
+        return blob, pouring.taken
 
     def remember(self, name: BlobName) -> None:
         """Write down how far a blob is: an upload that is cut now continues here after a crash, too.
@@ -303,22 +321,35 @@ class Spool:
     ) -> None:
         """Add ``pieces`` of a blob that has ``whole`` bytes in all, as far as anybody knows."""
         async with blob.writing:  # two uploads of one blob take turns, chunk by chunk
-            if blob.discarded:
-                raise _unknown()
-            if offset > blob.received_bytes:
-                raise RunError(Reason.BLOB_OFFSET, "blob: the offset is beyond what is here; ask Stat where to go on")
+            self._require_here(blob, offset)
             new = _behind(pieces, blob.received_bytes - offset)
             if new:
                 if blob.received_bytes == 0:
                     self._pool.take(blob.path, whole)
-                await self._write_behind(name, blob, new)
+                write = partial(_write_at, blob.path, blob.received_bytes, new)
+                await self._write_behind(name, blob, write, self._disk)
             elif blob.is_complete and blob.remembered_bytes != blob.received_bytes:  # the store was away at the end
                 self.remember(name)
 
-    async def _write_behind(self, name: BlobName, blob: SpooledBlob, new: Sequence[memoryview]) -> None:
-        """Write ``new`` and count it, also when the stream that brought it is cut meanwhile."""
-        loop = asyncio.get_running_loop()
-        writing = loop.run_in_executor(self._disk, _write_at, blob.path, blob.received_bytes, new)
+    def _of_worker(self, name: BlobName) -> SpooledBlob:
+        """A blob that a worker may upload."""
+        blob = self.find(name)
+        if blob.origin is not Origin.WORKER or blob.total_bytes is None:
+            raise RunError(Reason.BLOB_UNKNOWN, "blob: the aggregator writes this one itself")
+        return blob
+
+    def _require_here(self, blob: SpooledBlob, offset: int) -> None:
+        """What is written from ``offset`` on joins what is here."""
+        if blob.discarded:
+            raise _unknown()
+        if offset > blob.received_bytes:
+            raise RunError(Reason.BLOB_OFFSET, "blob: the offset is beyond what is here; ask Stat where to go on")
+
+    async def _write_behind(
+        self, name: BlobName, blob: SpooledBlob, write: Callable[[], int], threads: Executor
+    ) -> None:
+        """Do ``write`` and count what it says it wrote, also when the stream that brought it is cut meanwhile."""
+        writing = asyncio.get_running_loop().run_in_executor(threads, write)
         try:
             await asyncio.shield(writing)
         finally:
@@ -326,7 +357,7 @@ class Spool:
             if blob.discarded:
                 self._pool.give(blob.path)
             elif writing.exception() is None:
-                arrived = sum(map(len, new))
+                arrived = writing.result()
                 blob.received_bytes += arrived
                 if blob.total_bytes is None:
                     self.reserved_bytes += arrived
@@ -398,16 +429,60 @@ def _behind(pieces: Sequence[Buffer], skipped: int) -> list[memoryview]:
     return left
 
 
-def _write_at(path: Path, offset: int, pieces: Sequence[memoryview]) -> None:
+class _Pouring:
+    """What a source gives, on its way into a file whose first ``at`` bytes are there; the first ``skipped`` bytes are
+    among them already, and the file is to hold ``whole`` in the end.
+    """
+
+    def __init__(self, path: Path, at: int, skipped: int, whole: int) -> None:
+        self.taken = 0
+        self._path = path
+        self._at = at
+        self._skipped = skipped
+        self._whole = whole
+
+    def all_of(self, source: Source) -> int:
+        """Write what ``source`` gives until it gives nothing; how many bytes that are new."""
+        written = 0
+        with _written_to(self._path) as descriptor:
+            while piece := source():
+                self.taken += len(piece)
+                new = piece[self._skipped :]
+                self._skipped = max(0, self._skipped - len(piece))
+                if self._at + written + len(new) > self._whole:
+                    raise _too_long()
+                _write_all(descriptor, self._at + written, [new])
+                written += len(new)
+        return written
+
+
+def _write_at(path: Path, offset: int, pieces: Sequence[memoryview]) -> int:
     """Write all of ``pieces`` or raise; what a failed call left behind does not count and is written again."""
+    with _written_to(path) as descriptor:
+        return _write_all(descriptor, offset, pieces)
+
+
+def _write_all(descriptor: int, offset: int, pieces: Sequence[memoryview]) -> int:
+    begun = offset
+    while pieces and pieces[0]:
+        written = os.pwritev(descriptor, pieces[:_PIECES_A_WRITE], offset)
+        offset += written
+        pieces = _behind(pieces, written)
+    return offset - begun
+
+
+@contextmanager
+def _written_to(path: Path) -> Iterator[int]:
+    """A descriptor of the file ``path``, for writing.
+
+    Raises:
+        RunError: HOST_SHORT or STORE_AWAY: the disk refuses.
+    """
     try:
         with naming_shortages():
             descriptor = os.open(path, os.O_WRONLY | os.O_CREAT, 0o600)
             try:
-                while pieces:
-                    written = os.pwritev(descriptor, pieces[:_PIECES_A_WRITE], offset)
-                    offset += written
-                    pieces = _behind(pieces, written)
+                yield descriptor
             finally:
                 os.close(descriptor)
     except OSError as error:
@@ -416,6 +491,10 @@ def _write_at(path: Path, offset: int, pieces: Sequence[memoryview]) -> None:
 
 def _stored(name: BlobName, blob: SpooledBlob, received_bytes: int) -> StoredBlob:
     return StoredBlob(name.plan, name.blob, blob.origin, blob.total_bytes, blob.shared, received_bytes)
+
+
+def _too_long() -> BlobError:
+    return BlobError(Reason.BLOB_TOO_LONG, "blob: more bytes than the aggregator announced")
 
 
 def _unknown() -> RunError:

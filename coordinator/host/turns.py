@@ -96,6 +96,11 @@ class Turn:
         self._rest()
         self._give_back()
 
+    @property
+    def is_held(self) -> bool:
+        """Whether the stream has it."""
+        return self._holds
+
     async def take(self) -> None:
         """Wait for the turn, unless the stream has it."""
         if not self._holds:

@@ -24,7 +24,7 @@ _sym_db = _symbol_database.Default()
 
 
 
-DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\x18protos/v1/cloister.proto\x12\x0b\x63loister.v1\"\x15\n\x05\x46rame\x12\x0c\n\x04\x64\x61ta\x18\x01 \x01(\x0c\"&\n\x08\x42lobName\x12\x0c\n\x04plan\x18\x01 \x01(\x0c\x12\x0c\n\x04\x62lob\x18\x02 \x01(\x0c\"8\n\tBlobState\x12\x16\n\x0ereceived_bytes\x18\x01 \x01(\x04\x12\x13\n\x0btotal_bytes\x18\x02 \x01(\x04\"M\n\x08PutChunk\x12#\n\x04name\x18\x01 \x01(\x0b\x32\x15.cloister.v1.BlobName\x12\x0e\n\x06offset\x18\x02 \x01(\x04\x12\x0c\n\x04\x64\x61ta\x18\x03 \x01(\x0c\"k\n\nGetRequest\x12#\n\x04name\x18\x01 \x01(\x0b\x32\x15.cloister.v1.BlobName\x12\x0e\n\x06offset\x18\x02 \x01(\x04\x12\x13\n\x0b\x66irst_bytes\x18\x03 \x01(\r\x12\x13\n\x0b\x63hunk_bytes\x18\x04 \x01(\r\"\x15\n\x05\x43hunk\x12\x0c\n\x04\x64\x61ta\x18\x01 \x01(\x0c\"\x1f\n\x0bSignedOrder\x12\x10\n\x08\x65nvelope\x18\x01 \x01(\x0c\"\x17\n\x07RunName\x12\x0c\n\x04plan\x18\x01 \x01(\x0c\"\r\n\x0bListRequest\"/\n\x07RunList\x12$\n\x04runs\x18\x01 \x03(\x0b\x32\x16.cloister.v1.RunStatus\"+\n\x0cWatchRequest\x12\x0c\n\x04plan\x18\x01 \x01(\x0c\x12\r\n\x05\x61\x66ter\x18\x02 \x01(\x04\"%\n\x05\x45vent\x12\x0e\n\x06number\x18\x01 \x01(\x04\x12\x0c\n\x04json\x18\x02 \x01(\t\"\x19\n\tRunStatus\x12\x0c\n\x04json\x18\x01 \x01(\t\"\x11\n\x0f\x43ollateralQuery\" \n\x0e\x43ollateralName\x12\x0e\n\x06sha256\x18\x01 \x01(\x0c\"=\n\x0f\x43ollateralNames\x12*\n\x05\x66iles\x18\x01 \x03(\x0b\x32\x1b.cloister.v1.CollateralName\"!\n\x0e\x43ollateralFile\x12\x0f\n\x07\x63ontent\x18\x01 \x01(\x0c\x32=\n\x05Relay\x12\x34\n\x06\x41ttach\x12\x12.cloister.v1.Frame\x1a\x12.cloister.v1.Frame(\x01\x30\x01\x32\xac\x01\n\x05\x42lobs\x12\x36\n\x03Put\x12\x15.cloister.v1.PutChunk\x1a\x16.cloister.v1.BlobState(\x01\x12\x34\n\x03Get\x12\x17.cloister.v1.GetRequest\x1a\x12.cloister.v1.Chunk0\x01\x12\x35\n\x04Stat\x12\x15.cloister.v1.BlobName\x1a\x16.cloister.v1.BlobState2\xe9\x01\n\x04Runs\x12:\n\x06Submit\x12\x18.cloister.v1.SignedOrder\x1a\x16.cloister.v1.RunStatus\x12\x33\n\x03Get\x12\x14.cloister.v1.RunName\x1a\x16.cloister.v1.RunStatus\x12\x36\n\x04List\x12\x18.cloister.v1.ListRequest\x1a\x14.cloister.v1.RunList\x12\x38\n\x05Watch\x12\x19.cloister.v1.WatchRequest\x1a\x12.cloister.v1.Event0\x01\x32\x91\x01\n\nCollateral\x12\x42\n\x04List\x12\x1c.cloister.v1.CollateralQuery\x1a\x1c.cloister.v1.CollateralNames\x12?\n\x03Get\x12\x1b.cloister.v1.CollateralName\x1a\x1b.cloister.v1.CollateralFileb\x06proto3')
+DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\x18protos/v1/cloister.proto\x12\x0b\x63loister.v1\"\x15\n\x05\x46rame\x12\x0c\n\x04\x64\x61ta\x18\x01 \x01(\x0c\"&\n\x08\x42lobName\x12\x0c\n\x04plan\x18\x01 \x01(\x0c\x12\x0c\n\x04\x62lob\x18\x02 \x01(\x0c\"8\n\tBlobState\x12\x16\n\x0ereceived_bytes\x18\x01 \x01(\x04\x12\x13\n\x0btotal_bytes\x18\x02 \x01(\x04\"M\n\x08PutChunk\x12#\n\x04name\x18\x01 \x01(\x0b\x32\x15.cloister.v1.BlobName\x12\x0e\n\x06offset\x18\x02 \x01(\x04\x12\x0c\n\x04\x64\x61ta\x18\x03 \x01(\x0c\"k\n\nGetRequest\x12#\n\x04name\x18\x01 \x01(\x0b\x32\x15.cloister.v1.BlobName\x12\x0e\n\x06offset\x18\x02 \x01(\x04\x12\x13\n\x0b\x66irst_bytes\x18\x03 \x01(\r\x12\x13\n\x0b\x63hunk_bytes\x18\x04 \x01(\r\"\x15\n\x05\x43hunk\x12\x0c\n\x04\x64\x61ta\x18\x01 \x01(\x0c\"\x0b\n\tHttpQuery\"\x18\n\x08HttpPort\x12\x0c\n\x04port\x18\x01 \x01(\r\"\x1f\n\x0bSignedOrder\x12\x10\n\x08\x65nvelope\x18\x01 \x01(\x0c\"\x17\n\x07RunName\x12\x0c\n\x04plan\x18\x01 \x01(\x0c\"\r\n\x0bListRequest\"/\n\x07RunList\x12$\n\x04runs\x18\x01 \x03(\x0b\x32\x16.cloister.v1.RunStatus\"+\n\x0cWatchRequest\x12\x0c\n\x04plan\x18\x01 \x01(\x0c\x12\r\n\x05\x61\x66ter\x18\x02 \x01(\x04\"%\n\x05\x45vent\x12\x0e\n\x06number\x18\x01 \x01(\x04\x12\x0c\n\x04json\x18\x02 \x01(\t\"\x19\n\tRunStatus\x12\x0c\n\x04json\x18\x01 \x01(\t\"\x11\n\x0f\x43ollateralQuery\" \n\x0e\x43ollateralName\x12\x0e\n\x06sha256\x18\x01 \x01(\x0c\"=\n\x0f\x43ollateralNames\x12*\n\x05\x66iles\x18\x01 \x03(\x0b\x32\x1b.cloister.v1.CollateralName\"!\n\x0e\x43ollateralFile\x12\x0f\n\x07\x63ontent\x18\x01 \x01(\x0c\x32=\n\x05Relay\x12\x34\n\x06\x41ttach\x12\x12.cloister.v1.Frame\x1a\x12.cloister.v1.Frame(\x01\x30\x01\x32\xe3\x01\n\x05\x42lobs\x12\x36\n\x03Put\x12\x15.cloister.v1.PutChunk\x1a\x16.cloister.v1.BlobState(\x01\x12\x34\n\x03Get\x12\x17.cloister.v1.GetRequest\x1a\x12.cloister.v1.Chunk0\x01\x12\x35\n\x04Stat\x12\x15.cloister.v1.BlobName\x1a\x16.cloister.v1.BlobState\x12\x35\n\x04Http\x12\x16.cloister.v1.HttpQuery\x1a\x15.cloister.v1.HttpPort2\xe9\x01\n\x04Runs\x12:\n\x06Submit\x12\x18.cloister.v1.SignedOrder\x1a\x16.cloister.v1.RunStatus\x12\x33\n\x03Get\x12\x14.cloister.v1.RunName\x1a\x16.cloister.v1.RunStatus\x12\x36\n\x04List\x12\x18.cloister.v1.ListRequest\x1a\x14.cloister.v1.RunList\x12\x38\n\x05Watch\x12\x19.cloister.v1.WatchRequest\x1a\x12.cloister.v1.Event0\x01\x32\x91\x01\n\nCollateral\x12\x42\n\x04List\x12\x1c.cloister.v1.CollateralQuery\x1a\x1c.cloister.v1.CollateralNames\x12?\n\x03Get\x12\x1b.cloister.v1.CollateralName\x1a\x1b.cloister.v1.CollateralFileb\x06proto3')
 
 _globals = globals()
 _builder.BuildMessageAndEnumDescriptors(DESCRIPTOR, _globals)
@@ -43,34 +43,38 @@ if not _descriptor._USE_C_DESCRIPTORS:
   _globals['_GETREQUEST']._serialized_end=348
   _globals['_CHUNK']._serialized_start=350
   _globals['_CHUNK']._serialized_end=371
-  _globals['_SIGNEDORDER']._serialized_start=373
-  _globals['_SIGNEDORDER']._serialized_end=404
-  _globals['_RUNNAME']._serialized_start=406
-  _globals['_RUNNAME']._serialized_end=429
-  _globals['_LISTREQUEST']._serialized_start=431
-  _globals['_LISTREQUEST']._serialized_end=444
-  _globals['_RUNLIST']._serialized_start=446
-  _globals['_RUNLIST']._serialized_end=493
-  _globals['_WATCHREQUEST']._serialized_start=495
-  _globals['_WATCHREQUEST']._serialized_end=538
-  _globals['_EVENT']._serialized_start=540
-  _globals['_EVENT']._serialized_end=577
-  _globals['_RUNSTATUS']._serialized_start=579
-  _globals['_RUNSTATUS']._serialized_end=604
-  _globals['_COLLATERALQUERY']._serialized_start=606
-  _globals['_COLLATERALQUERY']._serialized_end=623
-  _globals['_COLLATERALNAME']._serialized_start=625
-  _globals['_COLLATERALNAME']._serialized_end=657
-  _globals['_COLLATERALNAMES']._serialized_start=659
-  _globals['_COLLATERALNAMES']._serialized_end=720
-  _globals['_COLLATERALFILE']._serialized_start=722
-  _globals['_COLLATERALFILE']._serialized_end=755
-  _globals['_RELAY']._serialized_start=757
-  _globals['_RELAY']._serialized_end=818
-  _globals['_BLOBS']._serialized_start=821
-  _globals['_BLOBS']._serialized_end=993
-  _globals['_RUNS']._serialized_start=996
-  _globals['_RUNS']._serialized_end=1229
-  _globals['_COLLATERAL']._serialized_start=1232
-  _globals['_COLLATERAL']._serialized_end=1377
+  _globals['_HTTPQUERY']._serialized_start=373
+  _globals['_HTTPQUERY']._serialized_end=384
+  _globals['_HTTPPORT']._serialized_start=386
+  _globals['_HTTPPORT']._serialized_end=410
+  _globals['_SIGNEDORDER']._serialized_start=412
+  _globals['_SIGNEDORDER']._serialized_end=443
+  _globals['_RUNNAME']._serialized_start=445
+  _globals['_RUNNAME']._serialized_end=468
+  _globals['_LISTREQUEST']._serialized_start=470
+  _globals['_LISTREQUEST']._serialized_end=483
+  _globals['_RUNLIST']._serialized_start=485
+  _globals['_RUNLIST']._serialized_end=532
+  _globals['_WATCHREQUEST']._serialized_start=534
+  _globals['_WATCHREQUEST']._serialized_end=577
+  _globals['_EVENT']._serialized_start=579
+  _globals['_EVENT']._serialized_end=616
+  _globals['_RUNSTATUS']._serialized_start=618
+  _globals['_RUNSTATUS']._serialized_end=643
+  _globals['_COLLATERALQUERY']._serialized_start=645
+  _globals['_COLLATERALQUERY']._serialized_end=662
+  _globals['_COLLATERALNAME']._serialized_start=664
+  _globals['_COLLATERALNAME']._serialized_end=696
+  _globals['_COLLATERALNAMES']._serialized_start=698
+  _globals['_COLLATERALNAMES']._serialized_end=759
+  _globals['_COLLATERALFILE']._serialized_start=761
+  _globals['_COLLATERALFILE']._serialized_end=794
+  _globals['_RELAY']._serialized_start=796
+  _globals['_RELAY']._serialized_end=857
+  _globals['_BLOBS']._serialized_start=860
+  _globals['_BLOBS']._serialized_end=1087
+  _globals['_RUNS']._serialized_start=1090
+  _globals['_RUNS']._serialized_end=1323
+  _globals['_COLLATERAL']._serialized_start=1326
+  _globals['_COLLATERAL']._serialized_end=1471
 # @@protoc_insertion_point(module_scope)

@@ -126,6 +126,11 @@ class BlobsStub:
                 request_serializer=protos_dot_v1_dot_cloister__pb2.BlobName.SerializeToString,
                 response_deserializer=protos_dot_v1_dot_cloister__pb2.BlobState.FromString,
                 _registered_method=True)
+        self.Http = channel.unary_unary(
+                '/cloister.v1.Blobs/Http',
+                request_serializer=protos_dot_v1_dot_cloister__pb2.HttpQuery.SerializeToString,
+                response_deserializer=protos_dot_v1_dot_cloister__pb2.HttpPort.FromString,
+                _registered_method=True)
 
 
 class BlobsServicer:
@@ -150,6 +155,13 @@ class BlobsServicer:
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
+    def Http(self, request, context):
+        """Where the same blobs move over HTTP/1.1, for less work than over gRPC.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
 
 def add_BlobsServicer_to_server(servicer, server):
     rpc_method_handlers = {
@@ -167,6 +179,11 @@ def add_BlobsServicer_to_server(servicer, server):
                     servicer.Stat,
                     request_deserializer=protos_dot_v1_dot_cloister__pb2.BlobName.FromString,
                     response_serializer=protos_dot_v1_dot_cloister__pb2.BlobState.SerializeToString,
+            ),
+            'Http': grpc.unary_unary_rpc_method_handler(
+                    servicer.Http,
+                    request_deserializer=protos_dot_v1_dot_cloister__pb2.HttpQuery.FromString,
+                    response_serializer=protos_dot_v1_dot_cloister__pb2.HttpPort.SerializeToString,
             ),
     }
     generic_handler = grpc.method_handlers_generic_handler(
@@ -251,6 +268,33 @@ class Blobs:
             '/cloister.v1.Blobs/Stat',
             protos_dot_v1_dot_cloister__pb2.BlobName.SerializeToString,
             protos_dot_v1_dot_cloister__pb2.BlobState.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def Http(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/cloister.v1.Blobs/Http',
+            protos_dot_v1_dot_cloister__pb2.HttpQuery.SerializeToString,
+            protos_dot_v1_dot_cloister__pb2.HttpPort.FromString,
             options,
             channel_credentials,
             insecure,
