@@ -7,10 +7,8 @@ for a model of its own are left out, because a thousand of each would be measure
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Iterator
 from dataclasses import dataclass
 from datetime import UTC, datetime
-from itertools import chain
 from typing import Any
 
 import grpc
@@ -19,7 +17,6 @@ import numpy as np
 
 from benchmarks.consortium import Consortium
 from benchmarks.worker_processes import Address
-from protos.chunks import as_bytes, decode_chunk, put_chunk_head
 from protos.v1 import cloister_pb2
 from trusted.blob import BlobHeader, BlobOpener, ContentKey
 from trusted.blob.sealed_vector import SealedVector
@@ -30,6 +27,8 @@ from trusted.channel.worker import WorkerChannel
 from trusted.encoding import Vector
 from trusted.evidence.boot import Role
 from trusted.wire import sha256
+from worker.grpc_channel import HostAddress
+from worker.http_blobs import HttpBlobs, Wanted
 from worker.memory import Included, Memory
 from worker.participant import Action, Answer, Closed, Evaluate, Participant, Receipt, Respond, SendInitial, Train
 
@@ -38,17 +37,16 @@ _OPTIONS = (
     ("grpc.max_send_message_length", 8 << 20),
     ("grpc.use_local_subchannel_pool", 1),  # a connection for each worker, as from as many machines
 )
-_PIECES_A_MESSAGE = 4
+_PIECES_AT_ONCE = 4
 _AGAIN_S = 0.5
 
 
 @dataclass(frozen=True, slots=True)
 class Shared:
-    """What all workers of a process have together; ``room`` is float32 for one opened piece, which is then dropped."""
+    """What all workers of a process have together."""
 
     initial: Vector
     update: Vector
-    room: Vector
 
 
 async def serve_crowd(
@@ -59,8 +57,7 @@ async def serve_crowd(
     Raises:
         RuntimeError: a worker's stream ended before its run did.
     """
-    room = np.empty(consortium.plan.document.exchange.model.piece_elements, dtype=np.float32)
-    shared = Shared(initial, update, room)
+    shared = Shared(initial, update)
     workers = [_Worker(consortium, member, address, shared) for member in members]
     async with asyncio.TaskGroup() as group:
         for worker in workers:
@@ -79,6 +76,7 @@ class _Worker:
         self._session = WorkerChannel(federation, self._identity, membership)
         memory = Memory(member, self._plan, membership.worker_key, None)
         self._participant = Participant(federation, consortium.rule(member), memory)
+        self._blobs: HttpBlobs | None = None
 
     async def take_part(self) -> None:
         async with self._connect() as channel:
@@ -129,51 +127,49 @@ class _Worker:
             return []
         if isinstance(action, Answer):
             return [self._session.session.send(action.message)]
-        key = ContentKey.generate()
+        key, blobs = ContentKey.generate(), await self._transfers(channel)
         if isinstance(action, SendInitial):
-            await self._upload(channel, action.blob, self._seal(action.header, self._shared.initial, key))
+            sealed = self._seal(action.header, self._shared.initial, key)
+            await asyncio.to_thread(self._upload, blobs, action.blob, sealed)
             message: dict[str, Any] = {"type": "initial", "blob": action.blob.hex(), "key": key.secret.hex()}
         else:
-            await self._download(channel, action)
+            await asyncio.to_thread(self._download, blobs, action)
             sealed = self._seal(action.upload_header, self._shared.update, key)
-            await self._upload(channel, action.upload, sealed)
+            await asyncio.to_thread(self._upload, blobs, action.upload, sealed)
             message = {"type": "update", "round": action.round, "blob": action.upload.hex(), "key": key.secret.hex()}
             message |= {"prefix_sha256": sha256(sealed.prefix).hex(), "weight": 1, "metrics": {}}
         return [self._session.session.send(message)]
 
-    async def _download(self, channel: grpc.aio.Channel, task: Train) -> None:
-        """Open the model message by message: each holds whole pieces, because they are asked for so."""
+    async def _transfers(self, channel: grpc.aio.Channel) -> HttpBlobs:
+        """The way to the host's blob port, which is asked for once."""
+        if self._blobs is None:
+            ask = channel.unary_unary(
+                "/cloister.v1.Blobs/Http", cloister_pb2.HttpQuery.SerializeToString, cloister_pb2.HttpPort.FromString
+            )
+            port = (await ask(cloister_pb2.HttpQuery())).port
+            address = HostAddress(self._address.target, self._address.ca or None)
+            self._blobs = HttpBlobs(address, port)
+        return self._blobs
+
+    def _download(self, blobs: HttpBlobs, task: Train) -> None:
+        """Open the model as it comes, whole pieces at a time, and drop it."""
         header = task.model_header
-        get = channel.unary_stream("/cloister.v1.Blobs/Get", cloister_pb2.GetRequest.SerializeToString, decode_chunk)
-        name = cloister_pb2.BlobName(plan=self._plan, blob=task.model_blob)
-        request = cloister_pb2.GetRequest(
-            name=name, first_bytes=header.prefix_bytes, chunk_bytes=_PIECES_A_MESSAGE * header.segment_bytes
-        )
-        messages = aiter(get(request))
-        prefix = await anext(messages)
-        opener = BlobOpener.begin(prefix, expected=header, key=task.model_key, verify_key=task.model.signer)
-        pieces = header.pieces()
-        async for message in messages:
-            while len(message):
+        wanted, many = Wanted(self._plan, task.model_blob, 0, header.sealed_bytes), _PIECES_AT_ONCE
+        stretches = blobs.get(wanted, first_bytes=header.prefix_bytes, then_bytes=many * header.segment_bytes)
+        opener = BlobOpener.begin(next(stretches), expected=header, key=task.model_key, verify_key=task.model.signer)
+        pieces, room = header.pieces(), np.empty(header.encoding.piece_elements, dtype=np.float32)
+        for stretch in stretches:
+            while len(stretch):
                 piece = next(pieces)
-                opener.open_into(piece, message[: piece.sealed_bytes], self._shared.room[: piece.elements])
-                message = message[piece.sealed_bytes :]
+                opener.open_into(piece, stretch[: piece.sealed_bytes], room[: piece.elements])
+                stretch = stretch[piece.sealed_bytes :]
         if next(pieces, None) is not None:
             raise RuntimeError(f"{self._member}: the model ended early")
 
-    async def _upload(self, channel: grpc.aio.Channel, blob: bytes, sealed: SealedVector) -> None:
-        put = channel.stream_unary("/cloister.v1.Blobs/Put", as_bytes, cloister_pb2.BlobState.FromString)
-        name = cloister_pb2.BlobName(plan=self._plan, blob=blob)
-        begin = cloister_pb2.PutChunk(name=name).SerializeToString()
-        state = await put(chain([begin], _messages(sealed)))
-        if state.received_bytes != state.total_bytes:
+    def _upload(self, blobs: HttpBlobs, blob: bytes, sealed: SealedVector) -> None:
+        if blobs.put(Wanted(self._plan, blob, 0, len(sealed)), sealed.stretches()) != len(sealed):
             raise RuntimeError(f"{self._member}: the host took the upload and holds less than all of it")
 
     def _seal(self, header: BlobHeader, vector: Vector, key: ContentKey) -> SealedVector:
         """Piece by piece while it is sent; nothing sealed is kept."""
         return SealedVector(header, vector, key=key, signing_key=self._identity.signing_key)
-
-
-def _messages(sealed: SealedVector) -> Iterator[bytes]:
-    for stretch in sealed.stretches():
-        yield b"".join((put_chunk_head(len(stretch)), stretch))

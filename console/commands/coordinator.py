@@ -37,6 +37,12 @@ def serve(
     s3_credentials: Annotated[
         Path | None, typer.Option(help="AWS credentials file; default: environment, web identity or instance.")
     ] = None,
+    blob_listen: Annotated[
+        str, typer.Option(help="address:port of a second port where blobs move for less work; default: none.")
+    ] = "",
+    blob_public_port: Annotated[
+        int | None, typer.Option(min=1, max=65535, help="Its port as workers reach it, if a proxy's.")
+    ] = None,
     metrics_port: Annotated[int | None, typer.Option(help="Serve Prometheus metrics on this loopback port.")] = None,
     collateral: Annotated[Path | None, typer.Option(help="A `cloister collateral` store to serve to sites.")] = None,
     json_output: JsonOption = False,
@@ -63,6 +69,8 @@ def serve(
                 names=tuple(name) or LOCAL_NAMES,
                 metrics_port=metrics_port,
                 collateral_store=collateral,
+                blob_listen=blob_listen or None,
+                blob_public_port=blob_public_port,
                 database=Database(database, database_password) if database or database_password else None,
                 blobs=BlobPlace(blobs, s3_endpoint or None, s3_region or None, s3_credentials) if any(keeps) else None,
             )
@@ -72,8 +80,12 @@ def serve(
         def say_ready(ready: HostReady) -> None:
             report.data |= {"port": ready.port, "door": ready.door, "ca": str(ready.ca_pem), "state": str(state)}
             address = f"{listen.rpartition(':')[0]}:{ready.port}"
+            second = f"{blob_listen.rpartition(':')[0]}:{ready.blob_port}"
+            blob_lines = () if ready.blob_port is None else (f"  blobs over HTTP       {second}",)
+            report.data["blob_port"] = ready.blob_port
             report.say(
                 f"Serving on {address}. This host sees ciphertext, sizes and timing, and nothing else.",
+                *blob_lines,
                 f"  door for aggregators  {ready.door}",
                 f"  CA file for workers   {ready.ca_pem}",
                 f"  log                   {state / 'host.log'}",

@@ -107,6 +107,7 @@ class Federation:
         config = {
             "state": "host",
             "listen": "127.0.0.1:0",
+            "blob_listen": "127.0.0.1:0",
             "door": f"unix:{door}",
             "charter": os.path.relpath(self._folder.charter, self._folder.run),
         }

@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from console.output import UserError
+from simulations.costs.blob_port import blob_port_rates
 from simulations.costs.disk import disk_rates
 from simulations.costs.grpc_limit import Traffic, move
 from simulations.costs.machine import machine
@@ -16,7 +17,7 @@ from simulations.costs.rates import Rate
 from simulations.costs.sockets import socket_rates
 from simulations.costs.stages import stage_rates
 
-_VERSION = 1
+_VERSION = 2
 _CALLERS = 4  # processes that make the small calls
 _CALLS_A_PASS = 2
 _PASSES = 3
@@ -34,7 +35,8 @@ Told = Callable[[str], None]
 class Costs:
     """Bytes a second of one core (of both ends where two processes pass them), and seconds of one small call.
 
-    ``cores`` is how many the measured machine has.
+    ``down``, ``up``: between a worker and the disk of a host, over its blob port. ``cores``: how many the measured
+    machine has.
     """
 
     seal: float
@@ -43,15 +45,15 @@ class Costs:
     fold: float
     socket: float
     disk: float
-    grpc_down: float
-    grpc_up: float
+    down: float
+    up: float
     call_s: float
     cores: int
     processor: str = ""
 
     @classmethod
     def measure(cls, *, seconds: float = 0.3, megabytes: int = 50, told: Told | None = None) -> Costs:
-        """Measure each stage for so many ``seconds``, and ``megabytes`` through sockets and gRPC: half a minute.
+        """Measure each stage for so many ``seconds``, and ``megabytes`` through sockets and a host: half a minute.
 
         Raises:
             NotMeasured: a process of the measurement failed or was late.
@@ -64,17 +66,15 @@ class Costs:
         tell("sockets and disk")
         unix, _ = socket_rates(megabytes=megabytes, passes=_PASSES)
         written, _ = disk_rates(megabytes=megabytes, passes=_PASSES)
-        tell("gRPC")
-        size = megabytes * 1_000_000
-        down = Rate("down", size, move(Traffic(1, size, 0), passes=_PASSES))
-        up = Rate("up", size, move(Traffic(1, 0, size), passes=_PASSES))
+        tell("a host, and gRPC")
+        down, up = blob_port_rates(megabytes=megabytes, passes=_PASSES)
         small = min(move(Traffic(_CALLERS, 1, 1), passes=4 * _PASSES)) / (_CALLERS * _CALLS_A_PASS)
         return cls(
             **stages,
             socket=_bytes_per_s(unix),
             disk=_bytes_per_s(written),
-            grpc_down=_bytes_per_s(down),
-            grpc_up=_bytes_per_s(up),
+            down=_bytes_per_s(down),
+            up=_bytes_per_s(up),
             call_s=small,
             cores=int(found_on["cores"] or 1),
             processor=str(found_on["processor"]),

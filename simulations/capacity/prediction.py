@@ -33,8 +33,8 @@ _MEGABYTE = 1e6
 _LIMITS = Limits()
 _PROCESS_MB = 75.0  # an empty aggregator, an empty host
 _SESSION_MB = 0.05
-_TRANSFER_MB = 23.0  # of the host, for each transfer that is under way
-_CONNECTION_MB = 6.0  # of the host, for each other site that has fetched or sent as much
+_TRANSFER_MB = 2.1  # of the host, for each site whose transfers are under way: a buffer for each thread that moves them
+_SITE_MB = 0.085  # of the host, for each: its stream and its connections
 _COMPARES = frozenset({Rule.MEDIAN, Rule.TRIMMED_MEAN})
 _PIECES_COMPARED_MB = 1.05  # of each update and lane
 
@@ -49,7 +49,7 @@ class Federation:
         update: how updates travel.
         train_s: how long a site trains; None for the link and machinery alone.
         site_link, host_link: None: everything on one machine, whose cores all share.
-        host_cores: hosts' processes for gRPC, one core each (replicas).
+        host_cores: hosts' processes, one core each (replicas).
         enclave_cores: jobs that check updates at a time, and lanes of the fold.
         transfers: downloads, and uploads, that each host handles at a time.
         moments: of the server optimiser: adam has two.
@@ -169,11 +169,11 @@ class _Work:
         planned, costs = self.planned, self.costs
         down, up = planned.model_bytes, planned.update_bytes
         at_site = down / costs.open + planned.train_s + up / costs.seal + up / costs.check
-        moved = down / costs.grpc_down + up / costs.grpc_up
+        moved = down / costs.down + up / costs.up
         if planned.site_link is not None and planned.host_link is not None:
             site, host = planned.site_link, planned.host_link
-            moved = max(down / costs.grpc_down, down / min(site.down, host.up))
-            moved += max(up / costs.grpc_up, up / min(site.up, host.down))
+            moved = max(down / costs.down, down / min(site.down, host.up))
+            moved += max(up / costs.up, up / min(site.up, host.down))
             moved += CALLS * (site.round_trip_s + host.round_trip_s)
         return at_site + moved + CALLS * costs.call_s
 
@@ -184,7 +184,7 @@ class _Work:
             raise RuntimeError("capacity: links expected")
         down, up = planned.sites * planned.model_bytes, planned.sites * planned.update_bytes
         calls = planned.sites * CALLS * costs.call_s
-        moved = down / costs.grpc_down + up * (1 / costs.grpc_up + 1 / costs.disk + 1 / costs.socket)
+        moved = down / costs.down + up * (1 / costs.up + 1 / costs.socket)
         slots = min(planned.sites, planned.transfers * planned.host_cores)
         return {
             "host's processor": (moved + calls) / planned.host_cores,
@@ -197,8 +197,8 @@ class _Work:
         """All processes on the cores of one machine: a socket's or a call's cost was measured with both its ends."""
         planned, costs = self.planned, self.costs
         down, up = planned.sites * planned.model_bytes, planned.sites * planned.update_bytes
-        host = down / costs.grpc_down + up * (1 / costs.grpc_up + 1 / costs.disk)
-        sites = down * (1 / costs.grpc_down + 1 / costs.open) + up * (1 / costs.grpc_up + 1 / costs.seal)
+        host = down / costs.down + up / costs.up
+        sites = down * (1 / costs.down + 1 / costs.open) + up * (1 / costs.up + 1 / costs.seal)
         aggregator = up * (1 / costs.check + 2 / costs.socket)
         calls = 2 * planned.sites * CALLS * costs.call_s
         return {
@@ -217,10 +217,7 @@ def _memory(planned: Federation) -> dict[str, float]:
     moved_mb = model_mb + planned.update_bytes / _MEGABYTE
     return {
         "aggregator": _PROCESS_MB + (2 + planned.moments) * model_mb + _SESSION_MB * planned.sites + compared,
-        "host": _PROCESS_MB
-        + busy * min(_TRANSFER_MB, moved_mb)
-        + (served - busy) * min(_CONNECTION_MB, moved_mb)
-        + _SESSION_MB * served,
+        "host": _PROCESS_MB + busy * min(_TRANSFER_MB, moved_mb) + _SITE_MB * served,
         "worker, besides training": _PROCESS_MB + 2 * model_mb,
         "host's disk": model_mb + planned.sites * planned.update_bytes / _MEGABYTE,
     }

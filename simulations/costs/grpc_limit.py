@@ -8,23 +8,21 @@ arrives is dropped, so nothing but gRPC is measured.
 from __future__ import annotations
 
 import asyncio
-import multiprocessing
 import statistics
 import tempfile
 import time
 from collections.abc import AsyncIterator, Iterator
-from contextlib import ExitStack, contextmanager
+from contextlib import ExitStack
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from multiprocessing.connection import Connection
 from pathlib import Path
-from typing import Any
 
 import grpc
 import grpc.aio
 
 from coordinator.host.tls import ServerIdentity, server_identity
-from simulations.costs.not_measured import NotMeasured
+from simulations.costs.processes import START_S, heard, process
 from trusted.allocator import keep_chunk_memory
 
 PIECE_BYTES = 1 << 20
@@ -32,7 +30,6 @@ _MEGABYTE = 1_000_000
 _SERVICE = "benchmark.Limit"
 _OPTIONS = (("grpc.max_receive_message_length", 2 * PIECE_BYTES),)
 _PIECE = bytes(PIECE_BYTES)
-_START_S = 60.0
 
 
 @dataclass(frozen=True, slots=True)
@@ -74,12 +71,12 @@ def move(traffic: Traffic, *, passes: int) -> tuple[float, ...]:
     timeout_s = 60.0 + traffic.size_bytes / (20 * _MEGABYTE)  # a hundredth of what a quiet machine does
     with ExitStack() as stack:
         identity = _identity() if traffic.tls else None
-        server = stack.enter_context(_process(_serve, identity))
-        port = _heard(server, _START_S)
+        server = stack.enter_context(process(_serve, identity))
+        port = heard(server, START_S)
         certificate = None if identity is None else identity.ca_pem
-        clients = [stack.enter_context(_process(_work, traffic, port, certificate)) for _ in range(traffic.workers)]
+        clients = [stack.enter_context(process(_work, traffic, port, certificate)) for _ in range(traffic.workers)]
         for client in clients:
-            _heard(client, _START_S)
+            heard(client, START_S)
         return tuple(_one_pass(clients, timeout_s) for _ in range(1 + passes))[1:]
 
 
@@ -88,34 +85,8 @@ def _one_pass(clients: list[Connection], timeout_s: float) -> float:
     for client in clients:
         client.send("go")
     for client in clients:
-        _heard(client, timeout_s)
+        heard(client, timeout_s)
     return time.perf_counter() - start
-
-
-def _heard(peer: Connection, timeout_s: float) -> Any:
-    """What the other process says next."""
-    try:
-        if peer.poll(timeout_s):
-            return peer.recv()
-    except (EOFError, OSError):
-        raise NotMeasured("a process of the gRPC limit ended early", "Its traceback stands above.") from None
-    raise NotMeasured(f"the gRPC limit took longer than {timeout_s:.0f} s", "Measure on a quieter machine.")
-
-
-@contextmanager
-def _process(target: Any, *arguments: object) -> Iterator[Connection]:
-    """``target(pipe, *arguments)`` in a fresh process, which is ended with the block."""
-    context = multiprocessing.get_context("spawn")  # gRPC does not survive a fork
-    ours, theirs = context.Pipe()
-    process = context.Process(target=target, args=(theirs, *arguments), daemon=True)
-    process.start()
-    theirs.close()
-    try:
-        yield ours
-    finally:
-        process.kill()
-        process.join()
-        ours.close()
 
 
 def _identity() -> ServerIdentity:
@@ -169,7 +140,7 @@ def _work(parent: Connection, traffic: Traffic, port: int, certificate: bytes | 
     with _channel(port, certificate) as channel:
         down = channel.unary_stream(f"/{_SERVICE}/Down", bytes, bytes)  # of bytes, ``bytes`` makes no copy
         up = channel.stream_unary(f"/{_SERVICE}/Up", bytes, bytes)
-        grpc.channel_ready_future(channel).result(timeout=_START_S)
+        grpc.channel_ready_future(channel).result(timeout=START_S)
         parent.send("ready")
         while parent.recv() == "go":
             taken = sum(map(len, down(traffic.down_bytes.to_bytes(8, "big"))))

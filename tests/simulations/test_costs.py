@@ -9,7 +9,9 @@ import pytest
 
 from benchmarks.__main__ import main
 from benchmarks.command import BenchmarkError
-from simulations.costs.grpc_limit import PIECE_BYTES, Traffic, _heard, _pieces, grpc_limit, move
+from simulations.costs.blob_port import blob_port_rates
+from simulations.costs.grpc_limit import PIECE_BYTES, Traffic, _pieces, grpc_limit, move
+from simulations.costs.processes import heard
 from simulations.costs.rates import Rate
 from simulations.costs.sockets import socket_rates
 from simulations.costs.stages import stage_rates
@@ -42,20 +44,28 @@ def test_a_process_that_ends_early_is_an_error() -> None:
     ours, theirs = multiprocessing.Pipe()
     theirs.close()
     with pytest.raises(BenchmarkError, match="ended early"):
-        _heard(ours, 1.0)
+        heard(ours, 1.0)
 
 
 def test_a_process_that_says_nothing_is_an_error() -> None:
     ours, theirs = multiprocessing.Pipe()
     with pytest.raises(BenchmarkError, match="longer than"):
-        _heard(ours, 0.0)
+        heard(ours, 0.0)
     theirs.send("late")
-    assert _heard(ours, 1.0) == "late"
+    assert heard(ours, 1.0) == "late"
 
 
 @pytest.mark.slow
 def test_sockets_are_measured_between_two_processes() -> None:
     assert [rate.what for rate in socket_rates(megabytes=2, passes=2)] == ["Unix socket", "TCP on loopback"]
+    assert not multiprocessing.active_children()
+
+
+@pytest.mark.slow
+def test_a_real_host_takes_blobs_and_gives_them() -> None:
+    down, up = blob_port_rates(megabytes=2, passes=2)
+    assert (down.what, up.what) == ("blob port down", "blob port up, to disk")
+    assert min(down.median, up.median) > 0
     assert not multiprocessing.active_children()
 
 
