@@ -9,10 +9,8 @@ from urllib.parse import urlsplit
 
 from console.finding import Finding, ok, problem, warning
 from console.output import UserError
+from worker.proxies import BYPASS_VARIABLES, PROXY_VARIABLES
 
-# In the order in which gRPC looks; it reads no upper-case names.
-PROXY_VARIABLES = ("grpc_proxy", "https_proxy", "http_proxy")
-BYPASS_VARIABLES = ("no_grpc_proxy", "no_proxy")
 _MAX_PORT = 65535
 
 

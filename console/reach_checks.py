@@ -14,11 +14,14 @@ import grpc
 from cryptography import x509
 
 from console.files import MAX_CA_BYTES, read_bounded
-from console.finding import Examined, Finding, ok, problem
+from console.finding import Examined, Finding, ok, problem, warning
 from console.network_checks import split_address
-from console.tunnel import TIMEOUT_S, ProxyRefused, Way, open_way, proxy_for
+from console.tunnel import TIMEOUT_S, ProxyRefused, Way, open_way
+from protos.v1 import cloister_pb2
 from trusted.errors import ProtocolError
 from worker.grpc_channel import HostAddress, refusal_of
+from worker.http_blobs import HttpBlobs, PortAway
+from worker.proxies import proxy_for
 
 _HEALTH = "/grpc.health.v1.Health/Check"
 _SERVING = b"\x08\x01"  # HealthCheckResponse, status = SERVING
@@ -44,7 +47,9 @@ def coordinator(examined: Examined) -> Iterator[Finding]:
     shaken = tls(way, ca_pem)
     yield shaken
     if not shaken.advice:
-        yield health(HostAddress(examined.coordinator, ca_pem, examined.proxy or None))
+        address = HostAddress(examined.coordinator, ca_pem, examined.proxy or None)
+        yield health(address)
+        yield from blob_port(address)
 
 
 def tls(way: Way, ca_pem: bytes | None) -> Finding:
@@ -116,6 +121,31 @@ def health(address: HostAddress) -> Finding:
     if answer != _SERVING:
         return problem(name, "it answers, and does not serve", "It starts or stops: try again, and look at host.log.")
     return ok(name, "serving")
+
+
+def blob_port(address: HostAddress) -> Iterator[Finding]:
+    """Whether the coordinator's second port is reached, where it has one: without it blobs take longer."""
+    name = "coordinator blobs"
+    with address.open() as channel:
+        ask = channel.unary_unary(
+            "/cloister.v1.Blobs/Http", cloister_pb2.HttpQuery.SerializeToString, cloister_pb2.HttpPort.FromString
+        )
+        try:
+            port = ask(cloister_pb2.HttpQuery(), timeout=TIMEOUT_S).port
+        except grpc.RpcError:  # a coordinator of before, or one whose health said why
+            return
+    if not 0 < port < 1 << 16:
+        return
+    blobs = HttpBlobs(address, port)
+    try:
+        blobs.reach()
+    except PortAway as away:
+        advice = "Have the firewall or proxy let this port out as well; until then blobs go over the first one."
+        yield warning(name, f"port {port} is not reached ({away})", advice)
+        return
+    finally:
+        blobs.close()
+    yield ok(name, f"port {port} is reached, where blobs move for less work")
 
 
 def _refused(error: ProtocolError) -> str:

@@ -5,19 +5,14 @@ gRPC makes its own tunnels; this one exists to say which step of the way fails.
 
 from __future__ import annotations
 
-import base64
-import os
 import socket
-from collections.abc import Mapping
 from dataclasses import dataclass
-from urllib.parse import unquote, urlsplit
 
-from console.network_checks import BYPASS_VARIABLES, PROXY_VARIABLES
 from console.output import UserError
+from worker.proxies import PROXY_PORT, credentials_of, split_proxy
 
 TIMEOUT_S = 10.0
 _MAX_ANSWER_BYTES = 8 << 10
-_PROXY_PORT = 3128
 
 
 @dataclass(frozen=True, slots=True)
@@ -30,19 +25,6 @@ class Way:
 
     def __repr__(self) -> str:
         return f"Way(host={self.host!r}, port={self.port})"
-
-
-def proxy_for(host: str, environment: Mapping[str, str] = os.environ) -> str | None:
-    """The proxy that gRPC would take for ``host``; None for none."""
-    url = next((environment[name] for name in PROXY_VARIABLES if environment.get(name)), None)
-    bypass = next((environment[name] for name in BYPASS_VARIABLES if environment.get(name)), "")
-    return None if url is None or any(_covers(entry.strip(), host) for entry in bypass.split(",")) else url
-
-
-def _covers(entry: str, host: str) -> bool:
-    """Whether an entry of ``no_proxy`` (a name, a domain, or ``*``) is about ``host``. Address ranges are not read."""
-    domain = entry.removeprefix("*").removeprefix(".").lower()
-    return entry == "*" or (domain != "" and (host.lower() == domain or host.lower().endswith(f".{domain}")))
 
 
 class ProxyRefused(ConnectionError):
@@ -58,24 +40,24 @@ def open_way(way: Way) -> socket.socket:
     if way.proxy is None:
         return socket.create_connection((way.host, way.port), TIMEOUT_S)
     try:
-        url = urlsplit(way.proxy if "://" in way.proxy else f"http://{way.proxy}")
-        place = (url.hostname or "", url.port or _PROXY_PORT)
+        url = split_proxy(way.proxy)
+        place = (url.hostname or "", url.port or PROXY_PORT)
     except ValueError:
         raise UserError("the proxy's URL does not read", "Write it like http://proxy.example:3128.") from None
     connection = socket.create_connection(place, TIMEOUT_S)
     try:
-        _tunnel(connection, way, f"{unquote(url.username)}:{unquote(url.password or '')}" if url.username else "")
+        _tunnel(connection, way, credentials_of(url))
     except BaseException:
         connection.close()
         raise
     return connection
 
 
-def _tunnel(connection: socket.socket, way: Way, credentials: str) -> None:
+def _tunnel(connection: socket.socket, way: Way, credentials: str | None) -> None:
     target = f"[{way.host}]:{way.port}" if ":" in way.host else f"{way.host}:{way.port}"
     lines = [f"CONNECT {target} HTTP/1.1", f"Host: {target}"]
     if credentials:
-        lines.append(f"Proxy-Authorization: Basic {base64.b64encode(credentials.encode()).decode()}")
+        lines.append(f"Proxy-Authorization: {credentials}")
     connection.sendall("\r\n".join((*lines, "", "")).encode())
     answer = b""
     while b"\r\n\r\n" not in answer and len(answer) < _MAX_ANSWER_BYTES:

@@ -9,19 +9,14 @@ from __future__ import annotations
 import socket
 import ssl
 import threading
-from base64 import b64encode
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from http.client import HTTPConnection, HTTPException, HTTPResponse, HTTPSConnection
-from urllib.parse import SplitResult, unquote, urlsplit
-from urllib.request import (  # type: ignore[attr-defined]
-    getproxies_environment,
-    proxy_bypass_environment,
-)
 
 from trusted.errors import ProtocolError, Reason, RunError
 from worker.grpc_channel import PASSING, HostAddress, loopback_target
+from worker.proxies import PROXY_PORT, credentials_of, proxy_for, split_proxy
 
 _PATH = "/cloister/v1/blob"
 _CONNECT_S = 10.0
@@ -77,6 +72,15 @@ class HttpBlobs:
             self._all.clear()
         for connection in connections:
             connection.end()
+
+    def reach(self) -> None:
+        """Connect, and be ready for the first transfer.
+
+        Raises:
+            PortAway: the port cannot be reached.
+        """
+        with self._using() as connection:
+            connection.reusable = True
 
     def get(self, wanted: Wanted, *, first_bytes: int, then_bytes: int) -> Iterator[memoryview]:
         """The stored bytes: ``first_bytes`` of them, then ``then_bytes`` at a time; each good until the next.
@@ -251,17 +255,8 @@ def _dial(address: HostAddress, port: int) -> HTTPConnection:
     plain = address.target.startswith("http://")
     target = loopback_target(address.target) if plain else address.target
     name = target.rpartition(":")[0].strip("[]")
-    proxy = None if plain else _proxy_of(address, name)
     try:
-        if plain:
-            http = HTTPConnection(name, port, timeout=_CONNECT_S)
-        else:
-            context = ssl.create_default_context(cadata=address.ca_pem.decode() if address.ca_pem else None)
-            if proxy is None:
-                http = HTTPSConnection(name, port, timeout=_CONNECT_S, context=context)
-            else:
-                http = HTTPSConnection(proxy.hostname or "", proxy.port or 80, timeout=_CONNECT_S, context=context)
-                http.set_tunnel(name, port, headers=_authorization(proxy.username, proxy.password))
+        http = HTTPConnection(name, port, timeout=_CONNECT_S) if plain else _secured(address, name, port)
         http.connect()
         http.auto_open = 0  # a connection that the host ended is not made anew behind one's back
     except (OSError, ValueError) as error:
@@ -273,17 +268,14 @@ def _dial(address: HostAddress, port: int) -> HTTPConnection:
     return http
 
 
-def _proxy_of(address: HostAddress, name: str) -> SplitResult | None:
-    """The HTTP proxy to go through: the one that is set up, or the environment's, as for gRPC."""
-    url = address.proxy
-    if url is None and not proxy_bypass_environment(name):
-        found = getproxies_environment()
-        url = found.get("https") or found.get("http")
-    return None if not url else urlsplit(url if "://" in url else f"http://{url}")
-
-
-def _authorization(user: str | None, password: str | None) -> dict[str, str]:
-    if user is None:
-        return {}
-    pair = f"{unquote(user)}:{unquote(password or '')}".encode()
-    return {"proxy-authorization": f"Basic {b64encode(pair).decode()}"}
+def _secured(address: HostAddress, name: str, port: int) -> HTTPSConnection:
+    context = ssl.create_default_context(cadata=address.ca_pem.decode() if address.ca_pem else None)
+    context.set_alpn_protocols(["http/1.1"])
+    url = address.proxy or proxy_for(name)
+    if url is None:
+        return HTTPSConnection(name, port, timeout=_CONNECT_S, context=context)
+    proxy = split_proxy(url)
+    http = HTTPSConnection(proxy.hostname or "", proxy.port or PROXY_PORT, timeout=_CONNECT_S, context=context)
+    credentials = credentials_of(proxy)
+    http.set_tunnel(name, port, headers={} if credentials is None else {"proxy-authorization": credentials})
+    return http

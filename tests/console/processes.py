@@ -128,7 +128,7 @@ class Consortium:
 
     def open_host(self) -> None:
         """Start the coordinator's host, and wait until it serves."""
-        listen = ["--state", self / "host", "--listen", "127.0.0.1:0"]
+        listen = ["--state", self / "host", "--listen", "127.0.0.1:0", "--blob-listen", "127.0.0.1:0"]
         host = self.start("host", "coordinator", "serve", *self.charter, *listen)
         self.coordinator = f"127.0.0.1:{host.until_said(r'Serving on 127[.]0[.]0[.]1:([0-9]+)')}"
 

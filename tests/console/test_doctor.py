@@ -20,9 +20,9 @@ from console.machine_checks import canonical, packages, read_lock
 from console.network_checks import proxies, split_address
 from console.output import UserError
 from console.protection_checks import tee_device
-from console.tunnel import proxy_for
 from softtee.measure import LOCK
 from tests.console.conftest import Answer, Cloister
+from worker.proxies import proxy_for
 
 SECRET = "correct-horse"
 PROXY_NAMES = ("grpc_proxy", "https_proxy", "http_proxy", "no_grpc_proxy", "no_proxy")

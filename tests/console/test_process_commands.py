@@ -297,7 +297,7 @@ def test_an_order_needs_a_members_key(consortium: Consortium, tmp_path: Path) ->
 def test_doctor_sees_a_coordinator_that_serves(consortium: Consortium, tmp_path: Path) -> None:
     answer = cloister("doctor", *consortium.host, "--state", tmp_path, "--site", consortium / "site-1")
     checks = {check["name"]: check for check in answer.data["checks"]}
-    assert [checks[f"coordinator {step}"]["severity"] for step in ("tcp", "tls", "health")] == ["ok"] * 3
+    assert [checks[f"coordinator {step}"]["severity"] for step in ("tcp", "tls", "health", "blobs")] == ["ok"] * 4
     assert checks["site folder"]["severity"] == "ok"
 
 
