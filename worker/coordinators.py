@@ -11,8 +11,8 @@ from contextlib import ExitStack, contextmanager
 import grpc
 
 from trusted.blob import BlobHeader
-from trusted.errors import ProtocolError, Reason, RunError
-from worker.dialer import Dialer, FrameStream, Patience, Progress, Sealed
+from trusted.errors import ProtocolError, Reason
+from worker.dialer import Dialer, FrameStream, Patience, Progress, Sealed, closed_here
 
 _ALONE = Patience()
 _AMONG_OTHERS = Patience(attempts=3)
@@ -114,5 +114,4 @@ class Coordinators:
         except ValueError:  # gRPC's word for a closed channel
             if not self._closed:
                 raise
-            detail = "coordinator: closed at this end; the run went on without this transfer, and is over"
-            raise RunError(Reason.UNREACHABLE, detail) from None
+            raise closed_here() from None

@@ -29,6 +29,8 @@ _PROGRESS_BYTES = 1 << 20
 _PIECES_A_MESSAGE = 4
 _QUEUED_FRAMES = 32
 _STAT_TIMEOUT_S = 30.0
+_ASK_AGAIN_S = 60.0  # of a blob port that was not reached, or was not there
+_HTTP_FAILURES = 3  # in a row, without a byte more: something on the way lets connections through and breaks them
 _HTTP_FROM_BYTES = 64 << 10  # below it a connection of its own costs more than it saves
 _MAX_BACKOFF_S = 5.0
 _GOODBYE_S = 2.0  # for a host to take what was sent, and end the stream too
@@ -228,7 +230,9 @@ class Dialer:
         self._relay = cloister_pb2_grpc.RelayStub(self._channel)
         self._blobs = cloister_pb2_grpc.BlobsStub(self._channel)
         self._http: HttpBlobs | None = None
-        self._http_asked = False
+        self._ask_again_at = 0.0
+        self._noted = False
+        self._closed = False
         self._asking = threading.Lock()
         self._put = self._channel.stream_unary("/cloister.v1.Blobs/Put", as_bytes, cloister_pb2.BlobState.FromString)
 
@@ -240,6 +244,7 @@ class Dialer:
 
     def close(self) -> None:
         """End the connections and every stream on them."""
+        self._closed = True
         if (http := self._http) is not None:
             http.close()
         self._channel.close()
@@ -276,7 +281,13 @@ class Dialer:
                     received = self._send(blob, whole, received, progress)
             except (grpc.RpcError, HttpCut) as error:
                 attempts.after(error, received)
+                if isinstance(error, HttpCut) and attempts.failures >= _HTTP_FAILURES:
+                    self._do_without(self._http, PortAway("its connections break"))
                 continue
+            except ValueError:  # gRPC's word for a closed channel
+                if not self._closed:
+                    raise
+                raise closed_here() from None
             if received != len(whole):
                 raise RunError(
                     Reason.BLOB_OFFSET, "blob: the host took the upload and holds less than all of it, or more"
@@ -292,15 +303,18 @@ class Dialer:
                 wanted = Wanted(self._plan, blob, offset, len(whole) - offset)
                 return http.put(wanted, _telling(whole.stretches(offset), offset, progress))
             except PortAway as away:
-                self._do_without(away)
+                self._do_without(http, away)
         faults = list[Exception]()
         messages = _until_fault(self._chunks(blob, whole, offset, progress), faults)
         try:
-            return _require_size(self._put(messages, metadata=self._metadata), len(whole))
+            received = _require_size(self._put(messages, metadata=self._metadata), len(whole))
         except grpc.RpcError:
             if not faults:
                 raise
-        raise faults[0]
+            received = offset
+        if faults:
+            raise faults[0]
+        return received
 
     def get_blob(self, blob: bytes, offset: int = 0, *, header: BlobHeader | None = None) -> Iterator[memoryview]:
         """The stored bytes from ``offset`` to the end, each given once; cut where the pieces of ``header`` begin.
@@ -319,7 +333,7 @@ class Dialer:
                         yield data
                     return
                 except PortAway as away:
-                    self._do_without(away)
+                    self._do_without(http, away)
         yield from get_blob(self._channel, self._name(blob), offset, cut=cut, patience=self._patience)
 
     def _received(self, http: HttpBlobs, blob: bytes, offset: int, end: int, cut: Cut) -> Iterator[memoryview]:
@@ -334,30 +348,36 @@ class Dialer:
                 return
             except HttpCut as error:
                 attempts.after(error, offset)
+                if attempts.failures >= _HTTP_FAILURES:
+                    raise PortAway("its connections break") from None
 
     def _over_http(self, size_bytes: int) -> HttpBlobs | None:
         """The host's blob port, for what is large enough; None where it has none, or none that is reached."""
         if size_bytes < _HTTP_FROM_BYTES:
             return None
         with self._asking:
-            if not self._http_asked:
+            if self._http is None and time.monotonic() >= self._ask_again_at:
                 try:
                     port = self._blobs.Http(cloister_pb2.HttpQuery(), timeout=_STAT_TIMEOUT_S).port
                 except grpc.RpcError as error:
                     if is_cut(error):  # asked again with the next blob
                         return None
                     port = 0  # a host of before
-                self._http_asked = True
+                self._ask_again_at = time.monotonic() + _ASK_AGAIN_S
                 self._http = HttpBlobs(self._address, port) if 0 < port < 1 << 16 else None
             return self._http
 
-    def _do_without(self, away: PortAway) -> None:
-        """The first port does all that the other one does."""
+    def _do_without(self, http: HttpBlobs | None, away: PortAway) -> None:
+        """The first port does all that the other one does; that one is tried again later."""
+        if self._closed:
+            raise closed_here()
         with self._asking:
-            http, self._http = self._http, None
-            if http is not None:
-                http.close()
-                self._note("blob-port-away", detail=f"{away}; blobs go through the coordinator's first port, slower")
+            if self._http is http:  # else another transfer found out before
+                self._http = None
+                self._ask_again_at = time.monotonic() + _ASK_AGAIN_S
+            said, self._noted = self._noted, True
+        if not said:
+            self._note("blob-port-away", detail=f"{away}; blobs go through the coordinator's first port, for more work")
 
     def _name(self, blob: bytes) -> Any:
         return cloister_pb2.BlobName(plan=self._plan, blob=blob)
@@ -376,6 +396,11 @@ def _until_fault(messages: Iterator[bytes], faults: list[Exception]) -> Iterator
         yield from messages
     except Exception as fault:
         faults.append(fault)
+
+
+def closed_here() -> RunError:
+    detail = "coordinator: closed at this end; the run went on without this transfer, and is over"
+    return RunError(Reason.UNREACHABLE, detail)
 
 
 def _telling(stretches: Iterator[memoryview], offset: int, progress: Progress) -> Iterator[memoryview]:

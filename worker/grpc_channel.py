@@ -52,6 +52,7 @@ class HostAddress:
         """A channel, connected when it is first used."""
         options: list[tuple[str, str | int]] = list(_OPTIONS)
         if self.target.startswith(_PLAINTEXT):
+            options.append(("grpc.enable_http_proxy", 0))  # what must not leave this machine passes no proxy
             return grpc.insecure_channel(loopback_target(self.target), options=options)
         if self.proxy is not None:
             options.append(("grpc.http_proxy", self.proxy))

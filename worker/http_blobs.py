@@ -12,9 +12,9 @@ import threading
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
-from http.client import HTTPConnection, HTTPException, HTTPResponse, HTTPSConnection
+from http.client import BadStatusLine, HTTPConnection, HTTPException, HTTPResponse, HTTPSConnection
 
-from trusted.errors import ProtocolError, Reason, RunError
+from trusted.errors import BlobError, ProtocolError, Reason, RunError
 from worker.grpc_channel import PASSING, HostAddress, loopback_target
 from worker.proxies import PROXY_PORT, credentials_of, proxy_for, split_proxy
 
@@ -42,7 +42,7 @@ class Wanted:
 
 
 class PortAway(Exception):
-    """No connection can be made to the port: a firewall, perhaps, that lets out the first one alone."""
+    """The port is not to be had: a firewall, perhaps, that lets out the first one alone, or a proxy that answers."""
 
 
 class Cut(Exception):
@@ -68,10 +68,12 @@ class HttpBlobs:
         """End every connection, also those in use: who waits in one is told that it broke."""
         with self._lock:
             self._closed = True
-            connections = tuple(self._all)
-            self._all.clear()
-        for connection in connections:
-            connection.end()
+            idle, self._idle = self._idle, []
+            used = self._all - set(idle)
+        for connection in idle:
+            self._drop(connection)
+        for connection in used:
+            connection.wake()
 
     def reach(self) -> None:
         """Connect, and be ready for the first transfer.
@@ -83,7 +85,8 @@ class HttpBlobs:
             connection.reusable = True
 
     def get(self, wanted: Wanted, *, first_bytes: int, then_bytes: int) -> Iterator[memoryview]:
-        """The stored bytes: ``first_bytes`` of them, then ``then_bytes`` at a time; each good until the next.
+        """The stored bytes: ``first_bytes`` of them, then ``then_bytes`` at a time, in one room for all: each is good
+        until the next is asked for.
 
         Raises:
             PortAway, Cut, ProtocolError.
@@ -108,7 +111,9 @@ class HttpBlobs:
             received = answer.getheader("cloister-received", "")
             connection.end_of(answer)
             if not (received.isascii() and received.isdigit() and len(received) < 16):
-                raise Cut(RunError(Reason.UNREACHABLE, "coordinator.target: the blob port's answer says no size"))
+                raise PortAway("an answer without cloister-received")
+            if answer.getheader("cloister-total") != str(wanted.offset + wanted.size_bytes):
+                raise BlobError(Reason.BLOB_LAYOUT, "blob: the host expects another size under this name")
             connection.reusable = True
             return int(received)
 
@@ -116,6 +121,8 @@ class HttpBlobs:
     def _using(self) -> Iterator[_Connection]:
         """A connection of one's own; kept if it may be used again."""
         with self._lock:
+            if self._closed:
+                raise PortAway("closed at this end")
             connection = self._idle.pop() if self._idle else None
         if connection is None or connection.is_stale():
             if connection is not None:
@@ -123,6 +130,8 @@ class HttpBlobs:
             connection = _Connection(self._address, self._port)
             with self._lock:
                 self._all.add(connection)
+                if self._closed:
+                    connection.wake()
         connection.reusable = False
         try:
             yield connection
@@ -140,20 +149,33 @@ class HttpBlobs:
         connection.end()
 
 
+class _Answer(HTTPResponse):
+    """One that comes at once: nobody here asks to be told to go on, and a host could say that without end."""
+
+    def _read_status(self) -> tuple[str, int, str]:
+        version, status, reason = super()._read_status()  # type: ignore[misc]  # in no stub
+        if status < 200:
+            raise BadStatusLine(str(status))
+        return version, status, reason
+
+
 class _Connection:
     """One connection and the buffer that its answers are received into."""
 
     def __init__(self, address: HostAddress, port: int) -> None:
         self._http = _dial(address, port)
+        self._sock: socket.socket = self._http.sock
         self._buffer = memoryview(bytearray(_BUFFER_BYTES + (64 << 10)))
         self.reusable = False
 
+    def wake(self) -> None:
+        """Break it, from any thread: who waits in it wakes up."""
+        with suppress(OSError):  # the host may have been faster
+            socket.socket.shutdown(self._sock, socket.SHUT_RDWR)
+
     def end(self) -> None:
-        """Break it; a thread that waits in it wakes up."""
-        sock = self._http.sock
-        if sock is not None:
-            with suppress(OSError):  # the host may have been faster
-                sock.shutdown(socket.SHUT_RDWR)
+        """Give it up, from the thread that uses it."""
+        self.wake()
         self._http.close()
 
     def is_stale(self) -> bool:
@@ -187,11 +209,11 @@ class _Connection:
         for stretch in data:  # what is raised here is the reader's own
             try:
                 self._http.send(stretch)
-            except OSError as error:
+            except (OSError, HTTPException) as error:
                 self._hear_last_words(error)
         with _breaking():
             answer = self._http.getresponse()
-        if answer.status not in (200, 206) or (method == "GET" and answer.length != wanted.size_bytes):
+        if answer.status not in (200, 206) or answer.length != (wanted.size_bytes if method == "GET" else 0):
             raise self._refusal(answer)
         return answer
 
@@ -208,14 +230,14 @@ class _Connection:
         with _breaking():
             answer.read(1)
 
-    def _hear_last_words(self, error: OSError) -> None:
+    def _hear_last_words(self, error: Exception) -> None:
         """Why the host reads no more, if it said so before it hung up.
 
         Raises:
             Cut, ProtocolError.
         """
-        self._http.sock.settimeout(_LAST_WORDS_S)
         with suppress(OSError, HTTPException):
+            self._sock.settimeout(_LAST_WORDS_S)
             answer = self._http.getresponse()
             raise self._refusal(answer)
         raise Cut(_broken(error)) from None
@@ -223,13 +245,13 @@ class _Connection:
     def _refusal(self, answer: HTTPResponse) -> Exception:
         """What an answer of no success means."""
         with suppress(OSError, HTTPException):
-            said = answer.read(_MAX_DETAIL_BYTES).decode("utf-8", "replace")
+            said = "" if answer.length is None else answer.read(_MAX_DETAIL_BYTES).decode("utf-8", "replace")
             text = answer.getheader("cloister-reason", "")
             number = int(text) if text.isascii() and text.isdigit() and len(text) < 5 else 0
             if number in {reason.value for reason in Reason}:
                 refusal = RunError(Reason(number), f"said by the host: {said[:300]}")
                 return Cut(refusal) if number in PASSING else refusal
-        return Cut(RunError(Reason.UNREACHABLE, f"coordinator.target: its blob port answered {answer.status}"))
+        return PortAway(f"answer {answer.status} without a reason")
 
 
 @contextmanager
@@ -257,9 +279,10 @@ def _dial(address: HostAddress, port: int) -> HTTPConnection:
     name = target.rpartition(":")[0].strip("[]")
     try:
         http = HTTPConnection(name, port, timeout=_CONNECT_S) if plain else _secured(address, name, port)
+        http.response_class = _Answer
         http.connect()
         http.auto_open = 0  # a connection that the host ended is not made anew behind one's back
-    except (OSError, ValueError) as error:
+    except (OSError, ValueError, HTTPException) as error:
         raise PortAway(type(error).__name__) from None
     for option, value in _KEEPALIVE:
         http.sock.setsockopt(socket.IPPROTO_TCP, option, value)

@@ -60,6 +60,7 @@ class BlobPort:
         self._lines: dict[asyncio.Task[None], bool] = {}  # whether each is at work
         self._listener: socket.socket | None = None
         self._accepting: asyncio.Task[None] | None = None
+        self._ends_at = 0.0
 
     def open(self, address: str, context: ssl.SSLContext | None) -> int:
         """Listen at ``address`` (``name:port``; port 0 picks one), under TLS where there is a ``context``; the port.
@@ -69,31 +70,43 @@ class BlobPort:
         """
         host, _, port = address.rpartition(":")
         try:
-            found = socket.getaddrinfo(host.strip("[]"), int(port), type=socket.SOCK_STREAM, flags=socket.AI_PASSIVE)
+            number = int(port)
+            if not 0 <= number < 1 << 16:  # else it is taken modulo that
+                raise ValueError("no port")
+            found = socket.getaddrinfo(host.strip("[]"), number, type=socket.SOCK_STREAM, flags=socket.AI_PASSIVE)
             family, bound = found[0][0], found[0][4]
-            listener = socket.create_server(bound[:2], family=family, backlog=_BACKLOG)
+            both = family is socket.AF_INET6 and bound[0] == "::" and socket.has_dualstack_ipv6()
+            listener = socket.create_server(bound[:2], family=family, backlog=_BACKLOG, dualstack_ipv6=both)
         except (OSError, ValueError, OverflowError):
             advice = "is the port taken, or the address not this machine's?"
             raise RunError(Reason.UNREACHABLE, f"host.blob_listen: cannot bind; {advice}") from None
         listener.setblocking(False)
         self._listener = listener
         self._accepting = asyncio.create_task(self._accept(listener, context))
-        number: int = listener.getsockname()[1]
-        return number
+        bound_port: int = listener.getsockname()[1]
+        return bound_port
 
-    async def close(self) -> None:
-        """Take no new lines, end those that stand idle, and give transfers ``limits.drain_s`` to end."""
+    def drain(self) -> None:
+        """Take no new lines, end those that stand idle, and give the others ``limits.drain_s`` from now on."""
+        if self._listener is None:
+            return
+        self._ends_at = asyncio.get_running_loop().time() + self._limits.drain_s
         if self._accepting is not None:
             self._accepting.cancel()
-            await asyncio.gather(self._accepting, return_exceptions=True)
-        if self._listener is not None:
-            self._listener.close()
-            self._listener = None
+        self._listener.close()
+        self._listener = None
         for task, at_work in self._lines.items():
             if not at_work:
                 task.cancel()
+
+    async def close(self) -> None:
+        """As :meth:`drain`, and wait for the end."""
+        self.drain()
+        if self._accepting is not None:
+            await asyncio.gather(self._accepting, return_exceptions=True)
         if self._lines:
-            await asyncio.wait(tuple(self._lines), timeout=self._limits.drain_s)
+            left_s = self._ends_at - asyncio.get_running_loop().time()
+            await asyncio.wait(tuple(self._lines), timeout=max(0.0, left_s))
         tasks = tuple(self._lines)
         for task in tasks:
             task.cancel()
@@ -153,6 +166,11 @@ class BlobPort:
     async def _answer(self, line: Line, request: Request) -> bool:
         """Do what is asked; whether it was refused, so that the line is of no more use."""
         call = _Call(line)
+        with suppress(_Refused):
+            await self._do(line, request, call)
+        return call.refused
+
+    async def _do(self, line: Line, request: Request, call: _Call) -> None:
         async with self._reception.serve(call, _METHODS.get(request.method, "Blobs.Http")):
             if request.fault is not None:
                 raise request.fault
@@ -160,7 +178,6 @@ class BlobPort:
                 await self._put(line, request)
             else:
                 await self._get(line, request, call)
-        return call.refused
 
     async def _put(self, line: Line, request: Request) -> None:
         name = request.name
@@ -190,12 +207,13 @@ class BlobPort:
 
     async def _get(self, line: Line, request: Request, call: _Call) -> None:
         name, offset, size = request.name, request.offset, request.size_bytes
+        end = offset + size
         blob = await self._transfers.find_to_send(name, offset)
-        if blob.total_bytes is not None and offset + size > blob.total_bytes:
+        if blob.total_bytes is not None and end > blob.total_bytes:
             raise RunError(Reason.BLOB_OFFSET, "Get: the range ends beyond the blob")
         head = encode_head(
             206,
-            ("content-range", f"bytes {offset}-{offset + size - 1}/{blob.total_bytes or '*'}"),
+            ("content-range", f"bytes {offset}-{end - 1}/{blob.total_bytes or '*'}"),
             ("content-length", size),
             ("cache-control", "no-store"),
         )
@@ -203,18 +221,16 @@ class BlobPort:
         try:
             async with (
                 self._transfers.download_turn(name.plan) as turn,
-                aclosing(self._transfers.follow(blob, offset, turn, then_bytes=_STRETCH_BYTES)) as stretches,
+                aclosing(self._transfers.follow(blob, offset, turn, then_bytes=_STRETCH_BYTES, end=end)) as stretches,
             ):
-                async for file, at, available in stretches:
+                async for file, at, part in stretches:
                     if not call.begun:
                         call.begun = True
                         await turn.move(line.write(head))
-                    part = min(available, size - sent)
                     await turn.move(line.write_from(file, at, part), part)
                     sent += part
-                    if sent == size:
-                        return
-            raise EOFError("blob: its end came before the range's; the peer asks again and hears why")
+            if sent < size:
+                raise EOFError("blob: its end came before the range's; the peer asks again and hears why")
         finally:
             await self._transfers.count(name, bytes_out=sent)
 
@@ -225,6 +241,10 @@ async def _linger(line: Line) -> None:
         async with asyncio.timeout(_LINGER_S):
             while True:
                 await line.read(MAX_HEAD_BYTES)
+
+
+class _Refused(Exception):
+    """The refusal is said."""
 
 
 class _Call:
@@ -247,3 +267,4 @@ class _Call:
         text = details.encode()
         fields = *trailing_metadata, ("content-type", "text/plain; charset=utf-8"), ("content-length", len(text))
         await self._line.write(encode_head(_STATUS.get(code, 500), *fields, ("connection", "close")) + text)
+        raise _Refused

@@ -73,7 +73,7 @@ class HeadReader:
         if not isinstance(event, h11.Request):
             return None
         waits = self._connection.they_are_waiting_for_100_continue
-        return _read(event, goes_on=self._connection.their_state is not h11.MUST_CLOSE, waits=waits)
+        return _read(event, waits=waits)
 
     @property
     def rest(self) -> bytes:
@@ -81,8 +81,9 @@ class HeadReader:
         return self._connection.trailing_data[0]
 
 
-def _read(event: h11.Request, *, goes_on: bool, waits: bool) -> Request:
+def _read(event: h11.Request, *, waits: bool) -> Request:
     fields = dict(event.headers)
+    goes_on = event.http_version == b"1.1" and b"close" not in fields.get(b"connection", b"").lower()
     method = event.method.decode("ascii", "replace")
     try:
         if event.target != PATH or method not in _RANGES:
@@ -101,7 +102,7 @@ def _read(event: h11.Request, *, goes_on: bool, waits: bool) -> Request:
             _octets(fields, b"cloister-blob"),
             first,
             last - first + 1,
-            goes_on=goes_on and fields.get(b"connection", b"").lower() != b"close",
+            goes_on=goes_on,
             waits=waits,
         )
     except ProtocolError as fault:

@@ -68,7 +68,11 @@ class Line:
         """
         if self._context is None:
             return
-        sock = self._sock = self._context.wrap_socket(self._sock, server_side=True, do_handshake_on_connect=False)
+        try:
+            sock = self._context.wrap_socket(self._sock, server_side=True, do_handshake_on_connect=False)
+        except (OSError, ValueError):  # reset before it was looked at
+            raise _hung_up() from None
+        self._sock = sock
         while True:
             try:
                 sock.do_handshake()

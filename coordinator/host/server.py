@@ -121,7 +121,7 @@ class Host:
         cloister_pb2_grpc.add_RelayServicer_to_server(RelayService(aggregators, book, reception, limits), server)
         stack.push_async_callback(reception.idle, _GRACE_S)
         transfers, broadcast = Transfers(spool, book, self.metrics, limits), Broadcast(spool)
-        blob_port = None
+        blob_port, fast = None, None
         if config.blob_listen is not None:
             fast = BlobPort(transfers, reception)
             stack.push_async_callback(fast.close)
@@ -138,6 +138,8 @@ class Host:
         def drain() -> None:
             aggregators.send_workers_away()
             book.end_watches()
+            if fast is not None:
+                fast.drain()
 
         port = await _open_port(server, config.listen, identity, stack, Ending(drain, limits.drain_s))
         if config.metrics_port is not None:

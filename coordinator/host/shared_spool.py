@@ -88,7 +88,11 @@ class SharedSpool(Spool):
         blob = self.find(name)
         if not blob.shared:
             return await super().pour(name, offset, source, threads)
-        return blob, await asyncio.get_running_loop().run_in_executor(threads, _thrown_away, source)
+        throwing = asyncio.get_running_loop().run_in_executor(threads, _thrown_away, source)
+        try:
+            return blob, await asyncio.shield(throwing)
+        finally:
+            await asyncio.wait([throwing])  # the line is not let go while a thread reads it
 
     async def write(self, name: BlobName, offset: int, data: Buffer, *, last: bool) -> SpooledBlob:
         """Add what the aggregator writes, unless all of the blob lies in the store already.

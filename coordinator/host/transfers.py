@@ -13,6 +13,7 @@ from coordinator.host.turns import Turn, Turns
 from trusted.errors import Reason, RunError
 
 _MAX_STRETCH_BYTES = MAX_MESSAGE_BYTES + (32 << 10)  # four sealed pieces are a little more than 4 MiB
+_NEVER = 1 << 63
 
 
 class Transfers:
@@ -48,23 +49,33 @@ class Transfers:
         return blob
 
     async def follow(
-        self, blob: SpooledBlob, offset: int, turn: Turn, *, first_bytes: int = 0, then_bytes: int = 0
+        self,
+        blob: SpooledBlob,
+        offset: int,
+        turn: Turn,
+        *,
+        first_bytes: int = 0,
+        then_bytes: int = 0,
+        end: int = _NEVER,
     ) -> AsyncGenerator[tuple[BinaryIO, int, int]]:
         """(file, offset, size) of each stretch to send next, when it is there; the aggregator may still be writing.
 
         Cut as the reader wishes: ``first_bytes`` at first, then ``then_bytes``, each only when the whole of it is
-        there; 0: as this host likes. The turn is taken before a stretch is given: who waits holds nothing.
+        there; 0: as this host likes; nothing from ``end`` on. The turn is taken before a stretch is given: who waits
+        holds nothing.
         """
         stall_s = self.limits.stall_s
-        wanted, patient = first_bytes or then_bytes or CHUNK_BYTES, then_bytes > 0
+        wanted, patient = min(first_bytes or then_bytes or CHUNK_BYTES, end - offset), then_bytes > 0
         available = await blob.beyond(offset + (wanted - 1 if patient else 0), stall_s=stall_s)
         with blob.open() as file:
-            while available > offset:
+            while min(available, end) > offset:
                 size = min(wanted, _MAX_STRETCH_BYTES, available - offset)
                 await turn.take()
                 yield file, offset, size
                 offset += size
-                wanted = then_bytes or CHUNK_BYTES
+                wanted = min(then_bytes or CHUNK_BYTES, end - offset)
+                if not wanted:
+                    return
                 available = await blob.beyond(offset + (wanted - 1 if patient else 0), stall_s=stall_s)
 
     async def count(self, name: BlobName, *, bytes_in: int = 0, bytes_out: int = 0) -> None:

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import asyncio
+import gc
 import json
+import logging
 import shutil
 import tempfile
 import threading
@@ -29,7 +31,7 @@ from coordinator.door import (
     Registration,
 )
 from coordinator.door_socket import DoorConnection, connect
-from coordinator.host.config import HostConfig
+from coordinator.host.config import PLAINTEXT, HostConfig
 from coordinator.host.limits import Limits
 from coordinator.host.server import Host, HostReady
 from softtee.chip import Chip, SoftwareRoot
@@ -147,7 +149,8 @@ class RunningHost:
 
     @property
     def target(self) -> str:
-        return f"localhost:{self.ready.port}"
+        plain = self.config.listen.startswith(PLAINTEXT)
+        return f"{PLAINTEXT}127.0.0.1:{self.ready.port}" if plain else f"localhost:{self.ready.port}"
 
     @property
     def ca(self) -> bytes:
@@ -158,7 +161,8 @@ class RunningHost:
         return self._own(DoorPeer(self.ready.door, plan, **options))
 
     def dialer(self, plan: bytes = PLAN, **options: Any) -> Dialer:
-        return self._own(Dialer(self.target, self.ca, plan, **({"patience": Patience(3, 0.05)} | options)))
+        ca = None if self.ready.ca_pem is None else self.ca
+        return self._own(Dialer(self.target, ca, plan, **({"patience": Patience(3, 0.05)} | options)))
 
     def client(self, **options: Any) -> HostClient:
         return self._own(HostClient(self.target, self.ca, **options))
@@ -181,15 +185,23 @@ class RunningHost:
 
 @pytest.fixture
 def make_host(world: World, tmp_path: Path) -> Iterator[Callable[..., RunningHost]]:
-    """Start hosts on one state folder, perhaps with a store of collateral; limits by keyword."""
+    """Start hosts on one state folder, perhaps with a store of collateral or a blob port; limits by keyword."""
     hosts: list[RunningHost] = []
     short = Path(tempfile.mkdtemp(prefix="door"))  # a Unix socket's path has at most 107 bytes
 
-    def make(collateral_store: Path | None = None, **limits: Any) -> RunningHost:
+    def make(
+        collateral_store: Path | None = None,
+        *,
+        listen: str = "localhost:0",
+        blob_listen: str | None = None,
+        blob_public_port: int | None = None,
+        **limits: Any,
+    ) -> RunningHost:
         door = Address.parse(f"unix:{short}/door.sock")
         quick = {"free_disk_bytes": 1} | limits
-        config = HostConfig(tmp_path / "state", "localhost:0", door, tmp_path / "charter", limits=Limits(**quick))
+        config = HostConfig(tmp_path / "state", listen, door, tmp_path / "charter", limits=Limits(**quick))
         config = replace(config, collateral_store=collateral_store)
+        config = replace(config, blob_listen=blob_listen, blob_public_port=blob_public_port)
         hosts.append(RunningHost(config, world, lambda: NOW))
         return hosts[-1]
 
@@ -204,6 +216,24 @@ def make_host(world: World, tmp_path: Path) -> Iterator[Callable[..., RunningHos
 def host(make_host: Callable[..., RunningHost]) -> RunningHost:
     """A host with the default limits."""
     return make_host()
+
+
+@pytest.fixture
+def blob_host(make_host: Callable[..., RunningHost]) -> RunningHost:
+    """A host with the default limits, and a port for blobs."""
+    return make_host(blob_listen="localhost:0")
+
+
+@pytest.fixture
+def no_errors(caplog: pytest.LogCaptureFixture) -> Iterator[None]:
+    """Whatever a peer does, nothing in a host ends in an error that nobody expected; to be asked for before a host."""
+    gc.collect()  # asyncio tells of a task's error when the task is gone: not of one of an earlier test's
+    yield
+    gc.collect()
+    records = caplog.get_records("call") + caplog.get_records("teardown")
+    errors = [record.getMessage() for record in records if record.levelno >= logging.ERROR]
+    # A door whose peer hangs up just when its host stops is no matter of who asks for this.
+    assert [error for error in errors if "door: the peer hung up" not in error] == []
 
 
 @pytest.fixture(scope="session")
