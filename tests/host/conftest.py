@@ -224,6 +224,13 @@ def blob_host(make_host: Callable[..., RunningHost]) -> RunningHost:
     return make_host(blob_listen="localhost:0")
 
 
+@pytest.fixture(params=["tls", "plain"])
+def either(request: pytest.FixtureRequest, make_host: Callable[..., RunningHost]) -> RunningHost:
+    """A host with a port for blobs, with TLS and without."""
+    address = "localhost:0" if request.param == "tls" else "http://127.0.0.1:0"
+    return make_host(listen=address, blob_listen=address)
+
+
 @pytest.fixture
 def no_errors(caplog: pytest.LogCaptureFixture) -> Iterator[None]:
     """Whatever a peer does, nothing in a host ends in an error that nobody expected; to be asked for before a host."""

@@ -17,9 +17,7 @@ import pytest
 from coordinator.door import Address
 from coordinator.host.config import HostConfig
 from coordinator.host.limits import Limits
-from tests.host.conftest import NOW, OTHER_PLAN, RunningHost
-from tests.host.processes import until
-from tests.host.test_blob_port import (
+from tests.host.blob_port_talk import (
     PLAIN,
     Make,
     Talk,
@@ -31,6 +29,8 @@ from tests.host.test_blob_port import (
     in_threads,
     stored,
 )
+from tests.host.conftest import NOW, OTHER_PLAN, RunningHost
+from tests.host.processes import until
 from tests.host.test_blobs import MIB, wait_for, write_large
 from tests.host.test_full_disk import Disk, full  # noqa: F401  # a fixture
 from tests.host.test_replicas import Replicas, replicas  # noqa: F401  # a fixture
