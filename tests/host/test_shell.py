@@ -19,6 +19,7 @@ from tests.host.conftest import RunningHost, signed_order
 from tests.world import NOW, World
 from trusted.clock import JumpDetector
 from trusted.documents.order import Action
+from trusted.errors import ProtocolError, Reason
 from trusted.evidence.clocks import counted_s
 
 
@@ -37,7 +38,12 @@ class Served:
         return NOW + timedelta(seconds=counted_s() - self.begun) + self.offset
 
     def events(self) -> list[str]:
-        return [str(event.fields["event"]) for event in self.host.client().recorded(self.world.plan.digest)]
+        try:
+            return [str(event.fields["event"]) for event in self.host.client().recorded(self.world.plan.digest)]
+        except ProtocolError as refusal:
+            if refusal.reason is not Reason.RUN_UNKNOWN:  # until the aggregator has registered
+                raise
+            return []
 
     def until(self, *events: str) -> None:
         deadline = time.monotonic() + 10
