@@ -14,7 +14,7 @@ import torch
 from torch import Tensor, nn
 
 from simulations.tasks.descent import Descent
-from simulations.tasks.shortcuts import Undo, fuse, pool_first
+from simulations.tasks.shortcuts import Undo, fuse, keep_channels_last, pool_first
 from simulations.tasks.site_tensors import SiteBatch, batches
 from trusted.documents.layout import Dtype, Layout, TensorSpec
 
@@ -71,7 +71,7 @@ class OneByOne:
     ) -> None:
         self.module = module.to(memory_format=torch.channels_last) if channels_last else module
         self._loss, self._descent, self._batch = loss, descent, batch
-        self._bfloat16 = bfloat16
+        self._bfloat16, self._channels_last = bfloat16, channels_last
         self._flat, self._apart = _flatten(self.module)
         self._parameters = [parameter for parameter in self.module.parameters() if parameter.requires_grad]
 
@@ -122,6 +122,8 @@ class OneByOne:
         """Do the same with less work, where a step on ``site`` shows that nothing changes."""
         one = SiteBatch(site.features[: self._batch], site.labels[: self._batch], [None])
         ways: list[Callable[[], Undo | None]] = [lambda: pool_first(self.module)]
+        if self._channels_last:
+            ways.append(lambda: keep_channels_last(self.module))
         if self._descent.plain:
             ways.append(lambda: fuse(self.module, self._descent.learning_rate))
         with torch.random.fork_rng(devices=[]):

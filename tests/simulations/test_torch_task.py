@@ -233,6 +233,19 @@ def test_a_maximum_over_relus_is_pooled_first_to_the_same_bits():
     np.testing.assert_array_equal(updates(task, JOBS[:2]), out.numpy())
 
 
+def test_a_flattened_image_gets_its_gradient_back_with_its_channels_innermost():
+    given = data((20, 12), (3, 8, 8))
+    assert "forward" not in vars(recipe(pooled).prepare(given)._one.module[3])
+    flat = recipe(pooled, channels_last=True).prepare(given)._one.module[3]
+    assert "forward" in vars(flat)
+    image = torch.rand(2, 4, 5, 5).contiguous(memory_format=torch.channels_last).requires_grad_()
+    (gradient,) = torch.autograd.grad(flat(image).square().sum(), image)
+    assert gradient.is_contiguous(memory_format=torch.channels_last)
+    assert torch.equal(gradient, 2 * image)
+    assert torch.equal(flat(image), image.flatten(1))
+    assert flat(torch.rand(2, 3)).shape == (2, 3)
+
+
 def test_what_somebody_listens_to_stays_where_it_is():
     module = pooled()
     module[1].register_forward_hook(lambda *_: None)
