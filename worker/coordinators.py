@@ -12,20 +12,12 @@ import grpc
 
 from trusted.blob import BlobHeader
 from trusted.errors import ProtocolError, Reason
-from worker.dialer import Dialer, FrameStream, Patience, Progress, Sealed, closed_here
+from worker.dialer import Dialer, FrameStream, Patience, Progress, Sealed, closed_here, silent, unheard
 
 _ALONE = Patience()
 _AMONG_OTHERS = Patience(attempts=3)
 _TURNS = 4  # how often a transfer asks each of several replicas that say they are away
 _AWAY = frozenset({Reason.UNREACHABLE, Reason.STORE_AWAY, Reason.HOST_SHORT})
-
-
-def _silent(sent_bytes: int) -> None:
-    """Progress that nobody watches."""
-
-
-def _unheard(event: str, **fields: object) -> None:
-    """A note that nobody reads."""
 
 
 class Coordinators:
@@ -38,7 +30,7 @@ class Coordinators:
         plan_digest: bytes,
         *,
         proxy: str | None = None,
-        note: Callable[..., None] = _unheard,
+        note: Callable[..., None] = unheard,
     ) -> None:
         patience = _ALONE if len(targets) == 1 else _AMONG_OTHERS
         self._stack = ExitStack()
@@ -69,7 +61,7 @@ class Coordinators:
         """A new stream to the plan's aggregator. That nobody answers shows as its end, with a ``refusal``."""
         return self._dialers[self._used].attach()
 
-    def put_blob(self, blob: bytes, sealed: bytes | memoryview | Sealed, progress: Progress = _silent) -> None:
+    def put_blob(self, blob: bytes, sealed: bytes | memoryview | Sealed, progress: Progress = silent) -> None:
         """Store all of ``sealed`` under the announced name ``blob``, at whichever replica takes them.
 
         Raises:

@@ -63,11 +63,11 @@ class _Held:
             yield self.view[start : start + MESSAGE_BYTES]
 
 
-def _silent(sent_bytes: int) -> None:
+def silent(sent_bytes: int) -> None:
     """Progress that nobody watches."""
 
 
-def _unheard(event: str, **fields: object) -> None:
+def unheard(event: str, **fields: object) -> None:
     """A note that nobody reads."""
 
 
@@ -219,7 +219,7 @@ class Dialer:
         *,
         proxy: str | None = None,
         patience: Patience = _PATIENT,
-        note: Callable[..., None] = _unheard,
+        note: Callable[..., None] = unheard,
     ) -> None:
         self._plan = plan_digest
         self._metadata = (("cloister-plan", plan_digest.hex()),)  # hosts share their turns out by plan
@@ -259,7 +259,7 @@ class Dialer:
         return FrameStream(self._relay, self._plan)
 
     def put_blob(
-        self, blob: bytes, sealed: bytes | bytearray | memoryview | Sealed, progress: Progress = _silent
+        self, blob: bytes, sealed: bytes | bytearray | memoryview | Sealed, progress: Progress = silent
     ) -> None:
         """Store all of ``sealed`` under the announced name ``blob``, from where an earlier attempt stopped.
 

@@ -78,7 +78,7 @@ class BlobPort:
             both = family is socket.AF_INET6 and bound[0] == "::" and socket.has_dualstack_ipv6()
             listener = socket.create_server(bound[:2], family=family, backlog=_BACKLOG, dualstack_ipv6=both)
         except (OSError, ValueError, OverflowError):
-            advice = "is the port taken, or the address not this machine's?"
+            advice = "address:port expected; is the port taken, or the address not this machine's?"
             raise RunError(Reason.UNREACHABLE, f"host.blob_listen: cannot bind; {advice}") from None
         listener.setblocking(False)
         self._listener = listener

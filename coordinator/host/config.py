@@ -53,6 +53,9 @@ class HostConfig:
         if self.database is not None and self.blobs is None:
             rule = "a host whose state is shared keeps its blobs where its replicas find them"
             raise RunError(Reason.MISSING_FIELD, f"host.blobs: needed beside host.database; {rule}")
+        if self.blob_public_port is not None and self.blob_listen is None:
+            rule = "a port that a proxy shows leads to one of this host"
+            raise RunError(Reason.MISSING_FIELD, f"host.blob_listen: needed beside host.blob_public_port; {rule}")
         if self.blob_listen is not None and self.blob_listen.startswith(PLAINTEXT) != self.listen.startswith(PLAINTEXT):
             rule = "either both ports have TLS, or a proxy has it for both"
             raise RunError(Reason.MALFORMED, f"host.blob_listen: http:// as host.listen, or neither; {rule}")

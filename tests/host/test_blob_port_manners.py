@@ -357,6 +357,13 @@ def test_a_public_port_is_a_port(tmp_path: Path, number: object) -> None:
     assert load(tmp_path, listen="0.0.0.0:1", blob_listen="0.0.0.0:2", blob_public_port=443).blob_public_port == 443
 
 
+def test_a_proxys_port_that_leads_to_none_of_this_host_is_refused(tmp_path: Path) -> None:
+    with pytest.raises(ProtocolError) as caught:
+        load(tmp_path, listen="0.0.0.0:1", blob_public_port=443)
+    assert caught.value.reason is Reason.MISSING_FIELD
+    assert "host.blob_listen" in str(caught.value)
+
+
 @pytest.mark.parametrize("port", [TLS, PLAIN], ids=["tls", "plain"])
 def test_a_port_that_is_taken_stops_the_start_and_is_named(make_host: Make, port: dict[str, str]) -> None:
     with socket.create_server(("127.0.0.1", 0)) as taken:
