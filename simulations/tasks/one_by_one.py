@@ -13,8 +13,9 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from simulations.tasks.deferred import DeferredLinear
 from simulations.tasks.descent import Descent
-from simulations.tasks.shortcuts import Undo, fuse, keep_channels_last, pool_first
+from simulations.tasks.shortcuts import Undo, defer, keep_channels_last, pool_first, pool_innermost
 from simulations.tasks.site_tensors import SiteBatch, batches
 from trusted.documents.layout import Dtype, Layout, TensorSpec
 
@@ -73,6 +74,7 @@ class OneByOne:
         self._loss, self._descent, self._batch = loss, descent, batch
         self._bfloat16, self._channels_last = bfloat16, channels_last
         self._flat, self._apart = _flatten(self.module)
+        self._deferred: Sequence[DeferredLinear] = ()
         self._parameters = [parameter for parameter in self.module.parameters() if parameter.requires_grad]
 
     @property
@@ -83,6 +85,8 @@ class OneByOne:
 
     def load(self, model: Tensor) -> None:
         """Make ``model``, float32[elements], the module's."""
+        for layer in self._deferred:
+            layer.forget()
         self._flat.copy_(model)
         for part in self._apart:
             source = part.flat.round() if part.tensor.dtype == torch.int64 else part.flat
@@ -119,25 +123,39 @@ class OneByOne:
         return float(total) / len(steps)
 
     def take_shortcuts(self, model: Tensor, site: SiteBatch) -> None:
-        """Do the same with less work, where a step on ``site`` shows that nothing changes."""
-        one = SiteBatch(site.features[: self._batch], site.labels[: self._batch], [None])
+        """Do the same with less work, where two steps on ``site`` show that nothing changes."""
+        steps = SiteBatch(site.features[: self._batch], site.labels[: self._batch], [None, None])
         ways: list[Callable[[], Undo | None]] = [lambda: pool_first(self.module)]
-        if self._channels_last:
-            ways.append(lambda: keep_channels_last(self.module))
+        layout = keep_channels_last if self._channels_last else pool_innermost
+        ways.append(lambda: layout(self.module))
         if self._descent.plain:
-            ways.append(lambda: fuse(self.module, self._descent.learning_rate))
+            ways.append(self._defer)
         with torch.random.fork_rng(devices=[]):
             for way in ways:
-                self._take(way, model, one)
+                self._take(way, model, steps)
+        for layer in self._deferred:
+            layer.trust()
 
-    def _take(self, way: Callable[[], Undo | None], model: Tensor, one: SiteBatch) -> None:
+    def _defer(self) -> Undo | None:
+        taken = defer(self.module, self._descent.learning_rate)
+        if taken is None:
+            return None
+        self._deferred, undo = taken
+
+        def undo_deferred() -> None:
+            self._deferred = ()
+            undo()
+
+        return undo_deferred
+
+    def _take(self, way: Callable[[], Undo | None], model: Tensor, steps: SiteBatch) -> None:
         before, after = torch.empty_like(model), torch.empty_like(model)
-        self.train(model, [one], [before])
+        self.train(model, [steps], [before])
         undo = way()
         if undo is None:
             return
         try:
-            self.train(model, [one], [after])
+            self.train(model, [steps], [after])
             difference, close = (before - after).norm(), _CLOSE_BFLOAT16 if self._bfloat16 else _CLOSE
             equal = bool(difference <= close * before.norm())
         except RuntimeError:  # a layer that is used twice in a pass
@@ -165,6 +183,8 @@ class OneByOne:
         return momenta
 
     def _collect(self) -> None:
+        for layer in self._deferred:
+            layer.settle()
         for part in self._apart:
             part.flat.copy_(part.tensor.detach())
 

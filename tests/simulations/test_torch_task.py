@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import copy
 import functools
+import math
 import pickle
 import re
 from pathlib import Path
@@ -18,10 +19,11 @@ from simulations.dataset import Dataset
 from simulations.partition import Partition
 from simulations.site_data import SiteData
 from simulations.task import Job
+from simulations.tasks.deferred import DeferredLinear
 from simulations.tasks.descent import Descent
 from simulations.tasks.mapped_rows import MappedRows
 from simulations.tasks.one_by_one import OneByOne
-from simulations.tasks.shortcuts import pool_first
+from simulations.tasks.shortcuts import pool_first, pool_innermost
 from simulations.tasks.stacked import NotStackable, Stacked
 from simulations.tasks.torch import TorchRecipe, TorchTask
 from trusted.documents.layout import Dtype
@@ -63,7 +65,7 @@ class Normed(nn.Module):
 
 
 class Twice(nn.Module):
-    """A layer large enough to be fused, used twice in one pass."""
+    """A layer large enough to be deferred, used twice in one pass."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -210,7 +212,67 @@ def test_large_layers_step_in_their_backward_pass_and_nothing_changes():
         assert np.linalg.norm(found - expected) <= 1e-5 * np.linalg.norm(expected)
 
 
-def test_a_layer_that_is_used_twice_is_not_fused():
+@pytest.mark.parametrize("batch", [3, 8, 40, 200])  # 112 rows are kept: many steps, a part, and more than fit
+@pytest.mark.parametrize("bias", [True, False])
+def test_a_layer_whose_steps_are_written_late_takes_the_same_steps(batch, bias):
+    def wide() -> nn.Module:
+        return nn.Sequential(nn.Linear(144, 512, bias=bias), nn.Tanh(), nn.Linear(512, 3))
+
+    given = data((200, 64), (144,))
+    task = recipe(wide, shuffle=False, batch=batch, epochs=2).prepare(given)
+    (layer,) = task._one._deferred
+    for job in JOBS[:2]:
+        steps = layer.steps
+        found = updates(task, [job])[0]
+        assert layer.steps - steps == 2 * math.ceil((200, 64)[job.site] / batch)
+        expected = plainly(seeded(wide), given.rows(job.site), PER_ROW, batch, epochs=2, lr=0.1)
+        assert np.linalg.norm(found - expected) <= 1e-5 * np.linalg.norm(expected)
+
+
+def test_a_layer_of_double_precision_is_deferred_in_it():
+    layer = nn.Linear(144, 512).double()
+    deferred, plain = DeferredLinear(layer, 0.1), copy.deepcopy(layer)
+    rows = torch.randn(40, 144, dtype=torch.float64)
+    for part in rows.split(8):
+        deferred(part).square().sum().backward()
+        plain.zero_grad()
+        plain(part).square().sum().backward()
+        with torch.no_grad():
+            for parameter in plain.parameters():
+                parameter -= 0.1 * parameter.grad
+    torch.testing.assert_close(deferred(rows), plain(rows), rtol=1e-8, atol=1e-9)
+    deferred.settle()
+    torch.testing.assert_close(layer.weight, plain.weight, rtol=1e-8, atol=1e-9)
+
+
+class Peeking(nn.Module):
+    """Looks at the weight of a large layer, besides using it: before or after that."""
+
+    def __init__(self, *, first: bool) -> None:
+        super().__init__()
+        self.first, self.wide, self.last = first, nn.Linear(256, 256), nn.Linear(256, 3)
+
+    def forward(self, rows: torch.Tensor) -> torch.Tensor:
+        size = self.size if self.first else None
+        outputs = self.last(self.wide(rows))
+        return outputs * (size or self.size)
+
+    @property
+    def size(self) -> float:
+        return float(self.wide.weight.detach().square().sum()) / 100
+
+
+@pytest.mark.parametrize("batch", [8, 200])
+@pytest.mark.parametrize("first", [True, False])
+def test_a_layer_whose_weight_is_read_elsewhere_is_not_deferred(first, batch):
+    given = data((250, 12), (256,))
+    task = recipe(functools.partial(Peeking, first=first), shuffle=False, batch=batch).prepare(given)
+    assert not task._one._deferred
+    expected = plainly(seeded(functools.partial(Peeking, first=first)), given.rows(0), PER_ROW, batch, lr=0.1)
+    np.testing.assert_allclose(updates(task, [Job(0, 1)])[0], expected, rtol=1e-4, atol=1e-6)
+
+
+def test_a_layer_that_is_used_twice_is_not_deferred():
     given = data((20, 12), (256,))
     task = recipe(Twice, shuffle=False).prepare(given)
     assert "forward" not in vars(task._one.module.wide)
@@ -231,6 +293,38 @@ def test_a_maximum_over_relus_is_pooled_first_to_the_same_bits():
     model, out = torch.from_numpy(task.initial()), torch.empty(2, task.layout.elements)
     plain.train(model, [task._site(job) for job in JOBS[:2]], list(out))
     np.testing.assert_array_equal(updates(task, JOBS[:2]), out.numpy())
+
+
+@pytest.mark.parametrize(
+    "settings",
+    [
+        {},
+        {"stride": 1},
+        {"kernel_size": (3, 2), "padding": (1, 0)},
+        {"kernel_size": 3, "ceil_mode": True},
+        {"dilation": 2},
+    ],
+    ids=lambda settings: next(iter(settings), "plain"),
+)
+def test_maxima_over_many_channels_at_once_are_the_same_bits(settings):
+    pool = nn.MaxPool2d(**{"kernel_size": 2, **settings})
+    module = nn.Sequential(pool)
+    image = torch.randint(-3, 3, (4, 16, 11, 9)).float().requires_grad_()  # many ties: the first of them counts
+    before = module(image)
+    scale = torch.rand_like(before)
+    (expected,) = torch.autograd.grad((before * scale).sum(), image)
+    undo = pool_innermost(module)
+    assert undo is not None
+    after = module(image)
+    (found,) = torch.autograd.grad((after * scale).sum(), image)
+    assert torch.equal(before, after)
+    assert torch.equal(expected, found)
+    assert found.is_contiguous()
+    few = torch.rand(2, 3, 11, 9)
+    assert torch.equal(module(few), nn.functional.max_pool2d(few, **{"kernel_size": 2, **settings}))
+    assert torch.equal(module(image[0]), before[0])
+    undo()
+    assert "forward" not in vars(pool)
 
 
 def test_a_flattened_image_gets_its_gradient_back_with_its_channels_innermost():
