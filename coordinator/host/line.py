@@ -206,11 +206,45 @@ class Line:
         """As much of ``room`` as comes while the line is neither dry nor slow."""
         got = min(len(self._rest), len(room))
         room[:got], self._rest = self._rest[:got], self._rest[got:]
-        while got < len(room):
+        left = room[got:]
+        return got + self._move(
+            select.POLLIN, lambda done: self._sock.recv_into(left[done:]), len(left), begun, moved + got
+        )
+
+    def _send_file(self, file: int, offset: int, size_bytes: int) -> int:
+        """How much of that was sent while the line was neither full nor slow. The kernel copies nothing for it."""
+        most, line = min(size_bytes, SHARE_BYTES), self._sock.fileno()
+        return self._move(select.POLLOUT, lambda done: os.sendfile(line, file, offset + done, most - done), most)
+
+    def _send_sealed(self, file: int, offset: int, size_bytes: int) -> int:
+        """As :meth:`_send_file`, under TLS: in pieces that are read, and are kept while the line is full."""
+        most = min(size_bytes, SHARE_BYTES)
+
+        def send(done: int) -> int:
+            if not self._unsent:
+                self._unsent = memoryview(os.pread(file, min(_TLS_WRITE_BYTES, most - done), offset + done))
+            if not self._unsent:
+                return 0
+            count = self._sock.send(self._unsent)
+            self._unsent = self._unsent[count:]
+            return count
+
+        return self._move(select.POLLOUT, send, most)
+
+    def _move(
+        self, event: int, some: Callable[[int], int], most: int, begun: float | None = None, before: int = 0
+    ) -> int:
+        """How many of ``most`` bytes ``some`` moves, which is told how many it has, while the line goes on.
+
+        That counts from ``begun``, with the bytes that were moved ``before``. Nothing moved, or an error: the peer
+        hung up, or the file is shorter than what arrived.
+        """
+        begun, moved = monotonic() if begun is None else begun, 0
+        while moved < most:
             try:
-                count = self._sock.recv_into(room[got:])
+                count = some(moved)
             except _WOULD_BLOCK:
-                if not self._goes_on(select.POLLIN, begun, moved + got):
+                if not self._goes_on(event, begun, before + moved):
                     break
                 continue
             except OSError:
@@ -218,49 +252,8 @@ class Line:
             if count == 0:
                 self._over = True
                 break
-            got += count
-        return got
-
-    def _send_file(self, file: int, offset: int, size_bytes: int) -> int:
-        """How much of that was sent while the line was neither full nor slow. The kernel copies nothing for it."""
-        begun, sent, most = monotonic(), 0, min(size_bytes, SHARE_BYTES)
-        while sent < most:
-            try:
-                count = os.sendfile(self._sock.fileno(), file, offset + sent, most - sent)
-            except _WOULD_BLOCK:
-                if not self._goes_on(select.POLLOUT, begun, sent):
-                    break
-                continue
-            except OSError:
-                count = 0
-            if count == 0:  # or a file that is shorter than what arrived: the answer is cut
-                self._over = True
-                break
-            sent += count
-        return sent
-
-    def _send_sealed(self, file: int, offset: int, size_bytes: int) -> int:
-        """As :meth:`_send_file`, under TLS: in pieces that are read, and are kept while the line is full."""
-        begun, sent, most = monotonic(), 0, min(size_bytes, SHARE_BYTES)
-        while sent < most:
-            if not self._unsent:
-                data = os.pread(file, min(_TLS_WRITE_BYTES, most - sent), offset + sent)
-                if not data:
-                    self._over = True
-                    break
-                self._unsent = memoryview(data)
-            try:
-                count = self._sock.send(self._unsent)
-            except _WOULD_BLOCK:
-                if not self._goes_on(select.POLLOUT, begun, sent):
-                    break
-                continue
-            except OSError:
-                self._over = True
-                break
-            sent += count
-            self._unsent = self._unsent[count:]
-        return sent
+            moved += count
+        return moved
 
     def _goes_on(self, event: int, begun: float, moved: int) -> bool:
         """Whether the line, which is dry or full now, is so for a moment only, and fast."""

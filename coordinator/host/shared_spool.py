@@ -18,9 +18,10 @@ from collections.abc import Callable, Coroutine, Sequence
 from concurrent.futures import Executor
 from pathlib import Path
 
+from coordinator.host.blob_file import Buffer, Source
 from coordinator.host.limits import Limits
 from coordinator.host.objects import ObjectStore
-from coordinator.host.spool import BlobName, Buffer, Source, Spool, SpooledBlob
+from coordinator.host.spool import BlobName, Spool, SpooledBlob
 from coordinator.host.state import HostState, Origin, StoredBlob
 from trusted.errors import ProtocolError, RunError
 

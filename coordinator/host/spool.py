@@ -14,29 +14,25 @@ from __future__ import annotations
 
 import asyncio
 import os
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Sequence
 from concurrent.futures import Executor, ThreadPoolExecutor
-from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 from typing import BinaryIO
 
 from coordinator.door import BLOB_BYTES, PLAN_BYTES
+from coordinator.host.blob_file import Buffer, Pouring, Source, behind, too_long, write_at
 from coordinator.host.file_pool import FilePool, cut
 from coordinator.host.limits import Limits
 from coordinator.host.shortages import HostShort, naming_shortages
 from coordinator.host.state import HostState, Origin, StoredBlob
-from trusted.errors import BlobError, Reason, RunError
+from trusted.errors import Reason, RunError
 
 MAX_BLOB_BYTES = 1 << 44
 _DISK_THREADS = 4
 _REMEMBER_BYTES = 64 << 20  # at most so much arrives twice after a crash
 _MAX_DECLINED = 4096  # beyond, the oldest are unknown again
-_PIECES_A_WRITE = 1024  # IOV_MAX: the kernel refuses more at once
-Buffer = bytes | bytearray | memoryview
-Source = Callable[[], memoryview]
-"""Gives the next bytes, good until it is called again; nothing when there are none for now."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -220,7 +216,7 @@ class Spool:
         """
         blob = self._of_worker(name)
         if offset + sum(map(len, pieces)) > (blob.total_bytes or 0):
-            raise _too_long()
+            raise too_long()
         await self._append(name, blob, offset, pieces, whole=blob.total_bytes)
         return blob
 
@@ -236,8 +232,8 @@ class Spool:
             self._require_here(blob, offset)
             if blob.received_bytes == 0 and not blob.path.exists():
                 self._pool.take(blob.path, blob.total_bytes)
-            pouring = _Pouring(blob.path, blob.received_bytes, blob.received_bytes - offset, blob.total_bytes or 0)
-            await self._write_behind(name, blob, partial(pouring.all_of, source), threads)
+            pouring = Pouring(blob.path, blob.received_bytes, blob.received_bytes - offset, blob.total_bytes or 0)
+            await self._writebehind(name, blob, partial(pouring.all_of, source), threads)
         return blob, pouring.taken
 
     def remember(self, name: BlobName) -> None:
@@ -322,12 +318,12 @@ class Spool:
         """Add ``pieces`` of a blob that has ``whole`` bytes in all, as far as anybody knows."""
         async with blob.writing:  # two uploads of one blob take turns, chunk by chunk
             self._require_here(blob, offset)
-            new = _behind(pieces, blob.received_bytes - offset)
+            new = behind(pieces, blob.received_bytes - offset)
             if new:
                 if blob.received_bytes == 0:
                     self._pool.take(blob.path, whole)
-                write = partial(_write_at, blob.path, blob.received_bytes, new)
-                await self._write_behind(name, blob, write, self._disk)
+                write = partial(write_at, blob.path, blob.received_bytes, new)
+                await self._writebehind(name, blob, write, self._disk)
             elif blob.is_complete and blob.remembered_bytes != blob.received_bytes:  # the store was away at the end
                 self.remember(name)
 
@@ -345,7 +341,7 @@ class Spool:
         if offset > blob.received_bytes:
             raise RunError(Reason.BLOB_OFFSET, "blob: the offset is beyond what is here; ask Stat where to go on")
 
-    async def _write_behind(
+    async def _writebehind(
         self, name: BlobName, blob: SpooledBlob, write: Callable[[], int], threads: Executor
     ) -> None:
         """Do ``write`` and count what it says it wrote, also when the stream that brought it is cut meanwhile."""
@@ -418,83 +414,8 @@ class Spool:
         return self._folder / name.plan.hex() / name.blob.hex()
 
 
-def _behind(pieces: Sequence[Buffer], skipped: int) -> list[memoryview]:
-    """The ``pieces`` without their first ``skipped`` bytes."""
-    left: list[memoryview] = []
-    for piece in pieces:
-        view = memoryview(piece)[skipped:]
-        skipped = max(0, skipped - len(piece))
-        if view:
-            left.append(view)
-    return left
-
-
-class _Pouring:
-    """What a source gives, on its way into a file whose first ``at`` bytes are there; the first ``skipped`` bytes are
-    among them already, and the file is to hold ``whole`` in the end.
-    """
-
-    def __init__(self, path: Path, at: int, skipped: int, whole: int) -> None:
-        self.taken = 0
-        self._path = path
-        self._at = at
-        self._skipped = skipped
-        self._whole = whole
-
-    def all_of(self, source: Source) -> int:
-        """Write what ``source`` gives until it gives nothing; how many bytes that are new."""
-        written = 0
-        with _written_to(self._path) as descriptor:
-            while piece := source():
-                self.taken += len(piece)
-                new = piece[self._skipped :]
-                self._skipped = max(0, self._skipped - len(piece))
-                if self._at + written + len(new) > self._whole:
-                    raise _too_long()
-                _write_all(descriptor, self._at + written, [new])
-                written += len(new)
-        return written
-
-
-def _write_at(path: Path, offset: int, pieces: Sequence[memoryview]) -> int:
-    """Write all of ``pieces`` or raise; what a failed call left behind does not count and is written again."""
-    with _written_to(path) as descriptor:
-        return _write_all(descriptor, offset, pieces)
-
-
-def _write_all(descriptor: int, offset: int, pieces: Sequence[memoryview]) -> int:
-    begun = offset
-    while pieces and pieces[0]:
-        written = os.pwritev(descriptor, pieces[:_PIECES_A_WRITE], offset)
-        offset += written
-        pieces = _behind(pieces, written)
-    return offset - begun
-
-
-@contextmanager
-def _written_to(path: Path) -> Iterator[int]:
-    """A descriptor of the file ``path``, for writing.
-
-    Raises:
-        RunError: HOST_SHORT or STORE_AWAY: the disk refuses.
-    """
-    try:
-        with naming_shortages():
-            descriptor = os.open(path, os.O_WRONLY | os.O_CREAT, 0o600)
-            try:
-                yield descriptor
-            finally:
-                os.close(descriptor)
-    except OSError as error:
-        raise RunError(Reason.STORE_AWAY, f"spool: the disk refuses to write ({error.strerror}); look at it") from None
-
-
 def _stored(name: BlobName, blob: SpooledBlob, received_bytes: int) -> StoredBlob:
     return StoredBlob(name.plan, name.blob, blob.origin, blob.total_bytes, blob.shared, received_bytes)
-
-
-def _too_long() -> BlobError:
-    return BlobError(Reason.BLOB_TOO_LONG, "blob: more bytes than the aggregator announced")
 
 
 def _unknown() -> RunError:

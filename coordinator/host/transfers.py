@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import AsyncGenerator
+from contextlib import ExitStack
 from typing import BinaryIO
 
 from coordinator.host.limits import CHUNK_BYTES, MAX_MESSAGE_BYTES, Limits
@@ -64,19 +65,21 @@ class Transfers:
         there; 0: as this host likes; nothing from ``end`` on. The turn is taken before a stretch is given: who waits
         holds nothing.
         """
-        stall_s = self.limits.stall_s
-        wanted, patient = min(first_bytes or then_bytes or CHUNK_BYTES, end - offset), then_bytes > 0
-        available = await blob.beyond(offset + (wanted - 1 if patient else 0), stall_s=stall_s)
-        with blob.open() as file:
-            while min(available, end) > offset:
+        wanted, patient = first_bytes or then_bytes or CHUNK_BYTES, then_bytes > 0
+        with ExitStack() as opened:
+            file = None
+            while offset < end:
+                wanted = min(wanted, end - offset)
+                last = offset + (wanted - 1 if patient else 0)
+                available = await blob.beyond(last, stall_s=self.limits.stall_s)
+                if available <= offset:
+                    return
+                file = file or opened.enter_context(blob.open())
                 size = min(wanted, _MAX_STRETCH_BYTES, available - offset)
                 await turn.take()
                 yield file, offset, size
                 offset += size
-                wanted = min(then_bytes or CHUNK_BYTES, end - offset)
-                if not wanted:
-                    return
-                available = await blob.beyond(offset + (wanted - 1 if patient else 0), stall_s=stall_s)
+                wanted = then_bytes or CHUNK_BYTES
 
     async def count(self, name: BlobName, *, bytes_in: int = 0, bytes_out: int = 0) -> None:
         """So much was taken in or sent: in the metrics, and in what is remembered of the run."""

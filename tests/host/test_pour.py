@@ -13,8 +13,9 @@ from secrets import token_bytes
 
 import pytest
 
+from coordinator.host.blob_file import Source
 from coordinator.host.limits import Limits
-from coordinator.host.spool import BlobName, Source, Spool, SpooledBlob
+from coordinator.host.spool import BlobName, Spool, SpooledBlob
 from coordinator.host.state_sqlite import SqliteState
 from tests.host.conftest import PLAN
 from trusted.errors import ProtocolError, Reason
