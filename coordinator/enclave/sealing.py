@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
 from dataclasses import dataclass
+from itertools import chain
 from secrets import token_bytes
 
 from coordinator.enclave.fold import State
@@ -13,7 +13,6 @@ from trusted.blob import BlobKind, ContentKey, seal_vector
 from trusted.channel.session import Identity
 from trusted.encoding import Encoding, Vector
 from trusted.exchange import AGGREGATOR, Announcement, Exchanged
-from trusted.floe import Buffer
 from trusted.wire import sha256
 
 
@@ -30,14 +29,10 @@ class Sealer:
         header = self.exchanged.header(kind, number, AGGREGATOR)
         key, name = ContentKey.generate(), token_bytes(BLOB_NAME_BYTES)
         parts = seal_vector(header, vector, key=key, signing_key=self.identity.signing_key)
-        prefix = bytes(next(parts))
-
-        def pieces() -> Iterator[Buffer]:
-            yield prefix
-            yield from parts
-
-        self.store.write(name, header.sealed_bytes, pieces())
-        return SealedVector(name, key, kind, number, self.identity.verify_key), sha256(prefix)
+        first = next(parts)
+        prefix_sha256 = sha256(bytes(first[: header.prefix_bytes]))
+        self.store.write(name, header.sealed_bytes, chain((first,), parts))
+        return SealedVector(name, key, kind, number, self.identity.verify_key), prefix_sha256
 
     def seal_round(self, number: int, state: State) -> RoundModel:
         """The model of round ``number`` as its cohort gets it, where that is rounded as it is, and the moments."""

@@ -15,6 +15,7 @@ from collections import Counter, OrderedDict
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
+from functools import lru_cache
 from ipaddress import IPv6Address, ip_address, ip_network
 from time import monotonic
 from urllib.parse import unquote
@@ -27,6 +28,7 @@ _V6_BITS = 64
 Monotonic = Callable[[], float]
 
 
+@lru_cache(maxsize=_KNOWN_PEERS)
 def peer_key(peer: str) -> str:
     """What tells peers apart in gRPC's ``ipv4:1.2.3.4:5678``, ``ipv6:%5B2001:db8::1%5D:5678`` or ``unix:``."""
     family, _, rest = peer.partition(":")

@@ -31,6 +31,7 @@ from trusted.errors import Reason, RunError
 
 MAX_BLOB_BYTES = 1 << 44
 _DISK_THREADS = 4
+_FEW_BYTES = 64 << 10  # to wake a thread costs more than to write them
 _REMEMBER_BYTES = 64 << 20  # at most so much arrives twice after a crash
 _MAX_DECLINED = 4096  # beyond, the oldest are unknown again
 
@@ -126,6 +127,7 @@ class Spool:
         self._pool = FilePool(folder.parent / "blob-pool", limits.pool_bytes)
         self._disk = ThreadPoolExecutor(max_workers=_DISK_THREADS, thread_name_prefix="spool")
         self._blobs: dict[BlobName, SpooledBlob] = {}
+        self._folders: set[bytes] = set()  # those of plans, which stay
         self._owed: set[BlobName] = set()  # discarded while the disk was too full to forget them
         self._declined: dict[BlobName, Reason] = {}
         self.reserved_bytes = 0  # of the quota
@@ -233,7 +235,7 @@ class Spool:
             if blob.received_bytes == 0 and not blob.path.exists():
                 self._pool.take(blob.path, blob.total_bytes)
             pouring = Pouring(blob.path, blob.received_bytes, blob.received_bytes - offset, blob.total_bytes or 0)
-            await self._writebehind(name, blob, partial(pouring.all_of, source), threads)
+            await self._write_behind(name, blob, partial(pouring.all_of, source), threads)
         return blob, pouring.taken
 
     def remember(self, name: BlobName) -> None:
@@ -323,7 +325,10 @@ class Spool:
                 if blob.received_bytes == 0:
                     self._pool.take(blob.path, whole)
                 write = partial(write_at, blob.path, blob.received_bytes, new)
-                await self._writebehind(name, blob, write, self._disk)
+                if sum(map(len, new)) <= _FEW_BYTES:
+                    self._landed(name, blob, write())
+                else:
+                    await self._write_behind(name, blob, write, self._disk)
             elif blob.is_complete and blob.remembered_bytes != blob.received_bytes:  # the store was away at the end
                 self.remember(name)
 
@@ -341,7 +346,7 @@ class Spool:
         if offset > blob.received_bytes:
             raise RunError(Reason.BLOB_OFFSET, "blob: the offset is beyond what is here; ask Stat where to go on")
 
-    async def _writebehind(
+    async def _write_behind(
         self, name: BlobName, blob: SpooledBlob, write: Callable[[], int], threads: Executor
     ) -> None:
         """Do ``write`` and count what it says it wrote, also when the stream that brought it is cut meanwhile."""
@@ -353,13 +358,16 @@ class Spool:
             if blob.discarded:
                 self._pool.give(blob.path)
             elif writing.exception() is None:
-                arrived = writing.result()
-                blob.received_bytes += arrived
-                if blob.total_bytes is None:
-                    self.reserved_bytes += arrived
-                blob.moved()
-                if blob.is_complete or blob.received_bytes - blob.remembered_bytes >= _REMEMBER_BYTES:
-                    self.remember(name)  # a full disk refuses here: the bytes stay, and nobody is told of the end yet
+                self._landed(name, blob, writing.result())
+
+    def _landed(self, name: BlobName, blob: SpooledBlob, size_bytes: int) -> None:
+        """So many more bytes of ``blob`` are in its file."""
+        blob.received_bytes += size_bytes
+        if blob.total_bytes is None:
+            self.reserved_bytes += size_bytes
+        blob.moved()
+        if blob.is_complete or blob.received_bytes - blob.remembered_bytes >= _REMEMBER_BYTES:
+            self.remember(name)  # a full disk refuses here: the bytes stay, and nobody is told of the end yet
 
     def _arrived(self, name: BlobName, blob: SpooledBlob) -> None:
         """The last byte is on this disk, and known to be."""
@@ -377,8 +385,10 @@ class Spool:
         """The blob of this row, whose file may be there already."""
         name = BlobName(stored.plan, stored.blob)
         path = self._path(name)
-        with naming_shortages():
-            path.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
+        if name.plan not in self._folders:
+            with naming_shortages():
+                path.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
+            self._folders.add(name.plan)
         return self._blobs.get(name) or self._hold(name, self._found(path, stored))
 
     def _hold(self, name: BlobName, blob: SpooledBlob) -> SpooledBlob:
@@ -388,8 +398,10 @@ class Spool:
 
     def _found(self, path: Path, stored: StoredBlob) -> SpooledBlob:
         """A blob of before the start; a file that was shortened meanwhile counts as far as it goes."""
-        size = path.stat().st_size if path.exists() else 0
-        return SpooledBlob(path, stored.origin, stored.total_bytes, min(size, stored.received_bytes))
+        received = stored.received_bytes
+        if received:
+            received = min(received, path.stat().st_size if path.exists() else 0)
+        return SpooledBlob(path, stored.origin, stored.total_bytes, received)
 
     def _sweep(self) -> None:
         """Delete files that no row names: a crash came between the two steps of a discard."""

@@ -124,11 +124,11 @@ class SqliteState:
 
     async def add_blob(self, blob: StoredBlob) -> StoredBlob:
         """Remember ``blob`` unless its name is known; the one that stands."""
-        self._change(
+        added = self._change(
             f"INSERT INTO blobs ({_BLOB}) VALUES (?, ?, ?, ?, ?, ?) ON CONFLICT DO NOTHING",  # noqa: S608
             (blob.plan, blob.blob, blob.origin.value, blob.total_bytes, blob.shared, blob.received_bytes),
         )
-        return self._find(blob.plan, blob.blob) or blob
+        return blob if added else self._find(blob.plan, blob.blob) or blob
 
     async def finish_blob(self, blob: StoredBlob) -> bool:
         """Note the size of ``blob`` and whether it is shared; False if it is not known."""
