@@ -29,7 +29,10 @@ def encode(value: Any) -> bytes:
             return _PLAIN.encode(value).encode("utf-8")
         except UnicodeEncodeError:  # half of a surrogate pair: the library refuses it in its own words
             pass
-    return rfc8785.dumps(value)
+    try:
+        return rfc8785.dumps(value)
+    except UnicodeEncodeError:  # of a key, which it does not look at before
+        raise rfc8785.CanonicalizationError("half of a surrogate pair in a key") from None
 
 
 def decode(data: bytes) -> tuple[Any, bytes]:

@@ -5,6 +5,7 @@ Real sessions and real witnesses; the test decides when a cosignature arrives, a
 
 from __future__ import annotations
 
+import hashlib
 from dataclasses import replace
 from typing import Any
 
@@ -16,7 +17,7 @@ from tests.enclave.test_jobs import LaterNet
 from tests.world import Net, SimpleSite, World
 from trusted.errors import Reason
 from trusted.ledger.checkpoint import Checkpoint, TreeHead
-from trusted.ledger.leaves import Admitted, Committed, State, parse
+from trusted.ledger.leaves import Admitted, Committed, Opened, State, parse
 from trusted.ledger.merkle import verify_consistency
 from trusted.ledger.notes import Note
 from trusted.ledger.segments import Segment, read_log, segment_name
@@ -100,6 +101,15 @@ def test_everything_is_stored_before_it_is_proposed(world):
     assert isinstance(state, State)
     assert state.blob in net.store.blobs
     assert {head_of(said["witness"]) for said in net.messages.values()} == {head}
+
+
+def test_the_log_names_a_rounds_model_by_what_stands_before_its_first_piece(held):
+    run = held.aggregator._run
+    sent = run._rounds._require_sent().sent
+    prefix = held.store.blobs[sent.blob][: sent.header(run._course.exchanged).prefix_bytes]
+    segment = Segment.decode(held.store.blobs[segment_name(held.world.plan.digest, held.journal.log.head)])
+    (opened,) = [leaf for leaf in map(parse, segment.leaves) if isinstance(leaf, Opened)]
+    assert opened.model_prefix_sha256 == hashlib.sha256(prefix).digest()
 
 
 def test_what_is_stored_is_the_whole_log_of_what_is_proposed(held):
