@@ -85,6 +85,7 @@ class Comparison:
     def _ran(self, peer: Peer, environment: Environment, load: Load, repeat: int) -> bool:
         folder, shared = Path(tempfile.mkdtemp(prefix=f"{peer.name}-", dir=self.work)), self.work / peer.name
         shared.mkdir(exist_ok=True)
+        os.sync()  # or this peer waits for the disk while it takes what the last one wrote
         load_1m = round(os.getloadavg()[0], 2)
         try:
             rounds = peer.drive(Site(environment, folder, shared), load)

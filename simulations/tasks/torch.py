@@ -53,7 +53,8 @@ class TorchRecipe:
         channels_last: images with their channels innermost. Same precision, another order of sums: 5e-4 of an
             update's norm measured, 1e-3 at most in the tests.
         bfloat16: products in bfloat16 (``torch.autocast``): 8 % of an update's norm measured, 18 % on pure noise,
-            10 % at most in the tests. Pays where the processor has it (AVX-512-BF16, AMX, GPUs); seven times slower where it has not.
+            10 % at most in the tests. Pays where the processor has it (AVX-512-BF16, AMX, GPUs); seven times slower
+            where it has not.
         judge: metrics from outputs and labels; by default the mean loss and the accuracy.
     """
 
