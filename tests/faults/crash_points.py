@@ -112,7 +112,7 @@ def in_host(points: Points) -> None:
 
     for name in ("append_event", "add_blob", "finish_blob", "note_received", "delete_blob", "honour_order"):
         points.around(state_sqlite.SqliteState, name, f"row {name}")
-    points.around(spool, "_write_at", "file write")
+    points.around(spool, "write_at", "file write")
     points.around(aggregators.Aggregators, "register", "door register")
     points.around(aggregators.Aggregators, "open_session", "session open")
     points.around(aggregators.Session, "deliver", "frame down")
