@@ -31,7 +31,6 @@ from trusted.errors import Reason, RunError
 
 MAX_BLOB_BYTES = 1 << 44
 _DISK_THREADS = 4
-_FEW_BYTES = 64 << 10  # to wake a thread costs more than to write them
 _REMEMBER_BYTES = 64 << 20  # at most so much arrives twice after a crash
 _MAX_DECLINED = 4096  # beyond, the oldest are unknown again
 
@@ -325,10 +324,7 @@ class Spool:
                 if blob.received_bytes == 0:
                     self._pool.take(blob.path, whole)
                 write = partial(write_at, blob.path, blob.received_bytes, new)
-                if sum(map(len, new)) <= _FEW_BYTES:
-                    self._landed(name, blob, write())
-                else:
-                    await self._write_behind(name, blob, write, self._disk)
+                await self._write_behind(name, blob, write, self._disk)
             elif blob.is_complete and blob.remembered_bytes != blob.received_bytes:  # the store was away at the end
                 self.remember(name)
 
