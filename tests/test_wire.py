@@ -131,7 +131,7 @@ def test_subclasses_of_plain_values_read_as_the_library_reads_them(value):
     assert encode_json(value) == rfc8785.dumps(value)
 
 
-@pytest.mark.parametrize("value", [{1: "a"}, {"a": object()}, {"a": b"b"}, {None: 1}])
+@pytest.mark.parametrize("value", [{1: "a"}, {"a": object()}, {"a": b"b"}, {None: 1}, {"\ud800": 1}, "\ud800"])
 def test_what_json_cannot_hold_has_no_encoding(value):
     with pytest.raises(rfc8785.CanonicalizationError):
         encode_json(value)

@@ -126,7 +126,6 @@ class Spool:
         self._pool = FilePool(folder.parent / "blob-pool", limits.pool_bytes)
         self._disk = ThreadPoolExecutor(max_workers=_DISK_THREADS, thread_name_prefix="spool")
         self._blobs: dict[BlobName, SpooledBlob] = {}
-        self._folders: set[bytes] = set()  # those of plans, which stay
         self._owed: set[BlobName] = set()  # discarded while the disk was too full to forget them
         self._declined: dict[BlobName, Reason] = {}
         self.reserved_bytes = 0  # of the quota
@@ -354,16 +353,13 @@ class Spool:
             if blob.discarded:
                 self._pool.give(blob.path)
             elif writing.exception() is None:
-                self._landed(name, blob, writing.result())
-
-    def _landed(self, name: BlobName, blob: SpooledBlob, size_bytes: int) -> None:
-        """So many more bytes of ``blob`` are in its file."""
-        blob.received_bytes += size_bytes
-        if blob.total_bytes is None:
-            self.reserved_bytes += size_bytes
-        blob.moved()
-        if blob.is_complete or blob.received_bytes - blob.remembered_bytes >= _REMEMBER_BYTES:
-            self.remember(name)  # a full disk refuses here: the bytes stay, and nobody is told of the end yet
+                arrived = writing.result()
+                blob.received_bytes += arrived
+                if blob.total_bytes is None:
+                    self.reserved_bytes += arrived
+                blob.moved()
+                if blob.is_complete or blob.received_bytes - blob.remembered_bytes >= _REMEMBER_BYTES:
+                    self.remember(name)  # a full disk refuses here: the bytes stay, and nobody is told of the end yet
 
     def _arrived(self, name: BlobName, blob: SpooledBlob) -> None:
         """The last byte is on this disk, and known to be."""
@@ -381,10 +377,8 @@ class Spool:
         """The blob of this row, whose file may be there already."""
         name = BlobName(stored.plan, stored.blob)
         path = self._path(name)
-        if name.plan not in self._folders:
-            with naming_shortages():
-                path.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
-            self._folders.add(name.plan)
+        with naming_shortages():
+            path.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
         return self._blobs.get(name) or self._hold(name, self._found(path, stored))
 
     def _hold(self, name: BlobName, blob: SpooledBlob) -> SpooledBlob:

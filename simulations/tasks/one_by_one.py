@@ -21,7 +21,7 @@ from trusted.documents.layout import Dtype, Layout, TensorSpec
 
 _DTYPES = {torch.float32: Dtype.FLOAT32, torch.float64: Dtype.FLOAT64, torch.int64: Dtype.INT64}
 Loss = Callable[[Tensor, Tensor], Tensor]
-# Of an update's norm: what a shortcut may change in the trial step. In bfloat16 a fused gradient is not rounded to it.
+# Of an update's norm: what a shortcut may change in the trial. In bfloat16 a deferred gradient is not rounded to it.
 _CLOSE, _CLOSE_BFLOAT16 = 1e-4, 2e-2
 
 
@@ -171,7 +171,7 @@ class OneByOne:
         return self._loss(output.float(), labels).mean()
 
     def _step(self, value: Tensor, momenta: list[Tensor], anchors: list[Tensor]) -> list[Tensor]:
-        found = torch.autograd.grad(value, self._parameters, allow_unused=True)  # None: fused, or not in this pass
+        found = torch.autograd.grad(value, self._parameters, allow_unused=True)  # None: deferred, or not in this pass
         if all(gradient is not None for gradient in found):
             return self._descent.step(self._parameters, list(found), momenta, anchors)
         if not self._descent.plain:
