@@ -1,8 +1,9 @@
 """How a run stands, folded from its public events alone. Trust zone: host; the console reads it with the same code.
 
 The events are the aggregator's word, relayed by a host that nobody trusts: good for watching, no evidence.
-``run-started`` and ``round-opened`` mean running; between ``run-paused`` and ``run-resumed`` no round opens;
-``run-ended`` says how it ended, and nothing moves a run from there.
+``run-started`` and ``round-opened`` mean running, but between ``run-paused`` and ``run-resumed``: there a start changes
+nothing, and the one round that may open was on its way. ``run-ended`` says how it ended, and nothing moves a run from
+there.
 """
 
 from __future__ import annotations
@@ -153,9 +154,7 @@ class RunStatus:
             return RunState.PAUSED
         if name == "run-resumed":
             return RunState.WAITING if self.started is None else RunState.RUNNING
-        if name == "run-started" and self.state is RunState.PAUSED:
-            return self.state  # a standing pause is told before the start
-        return RunState.RUNNING if name in _RUNNING else self.state
+        return RunState.RUNNING if name in _RUNNING and self.state is not RunState.PAUSED else self.state
 
     def _committed_after(self, event: Mapping[str, Any]) -> int:
         """How many rounds are committed with this one, as it says: a restarted aggregator may say it twice."""

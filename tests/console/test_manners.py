@@ -85,6 +85,7 @@ def test_a_paused_run_outlives_its_drained_aggregator_paused_and_goes_on_when_re
     answer = consortium.order("pause", PLAN, "site-2")
     assert answer.code == 0
     until("the run pauses", lambda: consortium.status(PLAN)["state"] == "paused")
+    time.sleep(2)  # a round that was being sealed as the pause came opens yet
     until("the open round ends", lambda: consortium.status(PLAN)["waiting_for"] == [])
     held = committed(consortium)
     aggregator = next(one for one in consortium.running if one.output.name == f"aggregator-{PLAN}.out")

@@ -25,7 +25,9 @@ def test_a_pause_shows_until_it_is_taken_back() -> None:
     assert folded(paused, started).state is RunState.PAUSED  # a standing pause is told before the start
     assert folded(paused, started, resumed).state is RunState.RUNNING
     assert folded(paused, resumed).state is RunState.WAITING
-    assert folded(started, paused, {"event": "round-opened", "round": 1}).state is RunState.RUNNING
+    opened = {"event": "round-opened", "round": 1}
+    assert folded(started, paused, opened).state is RunState.PAUSED  # it was on its way as the pause came
+    assert folded(started, paused, opened, resumed).state is RunState.RUNNING
     assert folded(started, paused, {"event": "run-ended", "outcome": "stopped"}, resumed).state is RunState.STOPPED
 
 
