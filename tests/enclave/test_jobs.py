@@ -14,6 +14,7 @@ from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 from coordinator.enclave.aggregator import Aggregator
 from coordinator.enclave.fold import Advance, Contribution, ContributionLost, State, fold
 from coordinator.enclave.jobs import Inline
+from coordinator.host.run_status import RunState, RunStatus
 from softtee.chip import Chip, SoftwareRoot
 from tests.enclave.runs import keep_alive, released_model, weighted
 from tests.world import INITIAL, LAYOUT, MemoryStore, Net, SimpleSite, World
@@ -404,3 +405,19 @@ def test_a_paused_run_opens_no_round_when_its_fold_comes_back(world):
     net.let_all_run()
     assert len(net.outcomes("round-committed")) == 1
     assert len(net.outcomes("round-opened")) == 1
+
+
+def test_a_round_that_is_being_sealed_as_a_pause_comes_opens_and_the_public_sees_a_paused_run(world):
+    net = collecting(world)
+    net.contribute_all()
+    while not net.outcomes("round-committed"):
+        net.let_run()
+    assert net.jobs.waiting  # the sealing of the second round
+    net.perform(net.aggregator.pause(net.now))
+    net.let_all_run()
+    told = [(name, fields.get("round")) for name, fields in net.events]
+    assert told.index(("run-paused", None)) < told.index(("round-opened", 2))
+    status = RunStatus("")
+    for name, fields in net.events:
+        status = status.after({"event": name, "ts": "2026-01-01T00:00:00Z", **fields})
+    assert status.state is RunState.PAUSED
