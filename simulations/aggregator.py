@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Collection, Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from datetime import datetime
@@ -59,15 +59,14 @@ class Answer:
 
 @dataclass(frozen=True, slots=True)
 class Work:
-    """What the sites of a round gave, by member; all of them trained from ``seen``, float32[elements]."""
+    """What the sites of a round give, in the order of member ids, while they train: all of them are to be taken.
 
-    answers: Mapping[str, Answer]
+    All train from ``seen``, float32[elements]. An answer's vectors are good until the next one is taken; where the crew
+    holds all of a round, until the next round.
+    """
+
+    answers: Iterator[Answer]
     seen: Vector = field(repr=False)
-
-    @property
-    def arrivals(self) -> Sequence[Arrival]:
-        """What is known of the answers from outside."""
-        return [answer.arrival for answer in self.answers.values()]
 
 
 @dataclass(frozen=True, slots=True)

@@ -49,6 +49,11 @@ class Cast:
             for each in behaviours
         ]
 
+    @property
+    def forges(self) -> bool:
+        """Whether somebody may send something else than it trained, of which it sees what others send."""
+        return any(part.behaviour.forges is not None for part in self._parts)
+
     def present(self, number: int) -> Sequence[str]:
         """Who is there when round ``number`` opens, in the order of the partition."""
         gone: set[int] = set()

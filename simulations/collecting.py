@@ -54,7 +54,7 @@ class Clock:
         silent = set(cohort) - {arrival.member for arrival in coming}
         lease = opened + timedelta(seconds=deadlines.lease_s)
         for arrival in coming:
-            at = opened + timedelta(seconds=min(arrival.seconds, deadlines.round_s + 1))
+            at = _comes_at(opened, terms, arrival)
             if silent and at >= lease:
                 self._silence(round_, silent, lease)
             if round_.state is not RoundState.COLLECTING or at >= round_.deadline:
@@ -64,6 +64,11 @@ class Clock:
         self._silence(round_, silent, lease)
         self._settle(round_, round_.deadline)
         return round_
+
+    def counts(self, terms: Terms, arrival: Arrival) -> bool:
+        """Whether ``arrival`` counts in a round that opens now, if that closes: the others do not matter for it."""
+        in_time = _comes_at(self.now, terms, arrival) < self.now + timedelta(seconds=terms.deadlines.round_s)
+        return in_time and _fault(arrival, terms.aggregation.max_weight) is None
 
     def wait(self, terms: Terms) -> None:
         """Too few are there to open a round: a lease passes before anybody looks again."""
@@ -78,10 +83,8 @@ class Clock:
 
     def _take(self, round_: Round, arrival: Arrival, max_weight: float) -> None:
         """What :class:`coordinator.enclave.answers.Answers` does with an answer."""
-        if arrival.reason is not None:
-            round_.lose(arrival.member, arrival.reason)
-        elif not 1 <= arrival.weight <= max_weight:
-            round_.lose(arrival.member, Reason.WEIGHT)
+        if (reason := _fault(arrival, max_weight)) is not None:
+            round_.lose(arrival.member, reason)
         else:
             round_.count(arrival.contribution(), arrival.metrics)
 
@@ -89,3 +92,14 @@ class Clock:
         if round_.state is RoundState.COLLECTING:
             self.now = max(self.now, at)
             round_.settle(at)
+
+
+def _comes_at(opened: datetime, terms: Terms, arrival: Arrival) -> datetime:
+    return opened + timedelta(seconds=min(arrival.seconds, terms.deadlines.round_s + 1))
+
+
+def _fault(arrival: Arrival, max_weight: float) -> Reason | None:
+    """Why an answer does not count; None: it does."""
+    if arrival.reason is None and not 1 <= arrival.weight <= max_weight:
+        return Reason.WEIGHT
+    return arrival.reason

@@ -65,7 +65,7 @@ def app_of(plan: Plan, papers: Papers, scratch: Scratch) -> App:
 def sites_of(admitted: AdmittedData, seed: int, held_out: Dataset | None, behaviours: Sequence[Behaviour]) -> SiteData:
     """The members as sites; their rows stay where they were admitted, and are known here by number alone."""
     numbers = np.arange(sum(admitted.rows))
-    partition = Partition(numbers, admitted.starts, admitted.names)
+    partition = Partition(None, admitted.starts, admitted.names)
     return SiteData.of(Dataset({"row": numbers}), partition, held_out, seed, behaviours)
 
 

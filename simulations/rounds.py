@@ -14,7 +14,7 @@ from coordinator.enclave.disclosure import Report, disclosed
 from coordinator.enclave.rounds import Round
 from simulations.aggregator import Aggregator, Answer, Closed, Opened, Stages, Work
 from simulations.collecting import Arrival
-from simulations.engine import Crew
+from simulations.engine import Crew, Done
 from simulations.result import Ending, RoundRow
 from simulations.setting import Setting
 from simulations.task import Job, Trained
@@ -57,17 +57,16 @@ class Rounds:
         aggregator, stages, begun = self._aggregator, Stages(), self._aggregator.now
         with stages.of("draw"):
             present = self._setting.cast.present(number)
-        opened = aggregator.open(present, stages)
+        opened, came = aggregator.open(present, stages), dict[str, Arrival]()
         if opened is not None:
-            work = self._work(number, opened, stages)
             before = aggregator.part
-            closed = aggregator.close(opened, work, stages)
+            closed = aggregator.close(opened, self._work(number, opened, came, stages), stages)
             if closed.reason is None:
                 np.subtract(aggregator.part, before, out=self._step)
         elif aggregator.ending is not None:
             return None
         else:
-            opened, work = Opened(0, ()), Work({}, self._step)
+            opened = Opened(0, ())
             closed = Closed(Round(0, (), 0, begun), Reason.COHORT_MINIMUM, ())
         is_committed = closed.reason is None
         with stages.of("evaluate"):
@@ -80,37 +79,53 @@ class Rounds:
             counted=tuple(sorted(closed.round.counted)) if is_committed else (),
             lost=dict(sorted(closed.round.lost.items())),
             abandoned=closed.reason,
-            reported=self._reported(closed.round, work) if is_committed else {},
+            reported=self._reported(closed.round, came) if is_committed else {},
             evaluated=evaluated,
             epsilon=aggregator.epsilon,
             bytes_down=len(opened.cohort) * self._wire.down_bytes(opened.number),
-            bytes_up=sum(work.answers[member].arrival.header.sealed_bytes for member in closed.sent),
+            bytes_up=sum(came[member].header.sealed_bytes for member in closed.sent),
             virtual_s=(aggregator.now - begun).total_seconds(),
             wall_s=stages.seconds,
         )
 
-    def _work(self, number: int, opened: Opened, stages: Stages) -> Work:
+    def _work(self, number: int, opened: Opened, came: dict[str, Arrival], stages: Stages) -> Work:
+        """What the cohort gives; ``came``: what is known of it from outside, by member, as it is taken."""
+        with stages.of("exchange"):
+            seen = self._wire.down(self._aggregator.part)
+        return Work(self._answers(number, opened, seen, came, stages), seen)
+
+    def _answers(
+        self, number: int, opened: Opened, seen: Vector, came: dict[str, Arrival], stages: Stages
+    ) -> Iterator[Answer]:
         """Have the cohort train, and its false sites forge."""
         cast, names = self._setting.cast, self._setting.names
         sites = [site for site in map(self._places.__getitem__, opened.cohort) if cast.answers(number, site)]
-        with stages.of("exchange"):
-            seen = self._wire.down(self._aggregator.part)
-        with stages.of("train"):
-            answers = self._crew.train(seen, [Job(site, opened.number) for site in sites])
+        said: list[Trained] = []
+        made = self._made(self._crew.train(seen, [Job(site, opened.number) for site in sites]), stages)
+        forged: set[int] = set()
+        if cast.forges:
+            together = list(made)
+            good = [place for place, (done, _) in enumerate(together) if done.trained.failure is None]
+            with stages.of("exchange"):
+                false = cast.forge(number, [sites[at] for at in good], [together[at][1] for at in good], self._step)
+            forged, made = {good[place] for place in false}, iter(together)
+        for place, (site, (done, update)) in enumerate(zip(sites, made, strict=True)):
+            said.append(done.trained)
+            arrival = came[names[site]] = self._arrival(number, opened, site, done.trained)
+            yield Answer(arrival, done.trained, done.update, update, place in forged)
         if number == 1:
-            _require_any(answers.trained)
-        with stages.of("exchange"):
-            updates = self._wire.taken(answers.updates)
-            good = [at for at, trained in enumerate(answers.trained) if trained.failure is None]
-            forged = cast.forge(number, [sites[at] for at in good], [updates[at] for at in good], self._step)
-            false = {good[place] for place in forged}
-            made = {
-                names[site]: Answer(self._arrival(number, opened, site, trained), trained, whole, update, at in false)
-                for at, (site, trained, whole, update) in enumerate(
-                    zip(sites, answers.trained, answers.updates, updates, strict=True)
-                )
-            }
-        return Work(made, seen)
+            _require_any(said)
+
+    def _made(self, work: Iterator[Done], stages: Stages) -> Iterator[tuple[Done, Vector]]:
+        """Each with what travels of its update."""
+        while True:
+            with stages.of("train"):
+                done = next(work, None)
+            if done is None:
+                return
+            with stages.of("exchange"):
+                update = self._wire.taken(done.update)
+            yield done, update
 
     def _arrival(self, number: int, opened: Opened, site: int, trained: Trained) -> Arrival:
         """What ``site`` sends, and when. Its claims are its own; how many rows it has is told under no mechanism."""
@@ -131,10 +146,10 @@ class Rounds:
             return self._setting.task.evaluate(self._aggregator.model)
         return {}
 
-    def _reported(self, round_: Round, work: Work) -> Mapping[str, float]:
+    def _reported(self, round_: Round, came: Mapping[str, Arrival]) -> Mapping[str, float]:
         """By the plan's list, where there is one; else every metric's mean over those who name it, by weight."""
         counted = sorted(round_.counted.items())
-        reports = [Report(entry.weight, work.answers[member].arrival.metrics) for member, entry in counted]
+        reports = [Report(entry.weight, came[member].metrics) for member, entry in counted]
         if self._setting.terms.metrics:
             return disclosed(self._setting.terms.metrics, reports).told
         names = dict.fromkeys(name for report in reports for name in report.metrics)

@@ -170,7 +170,7 @@ class Simulation:
             "seed": self._data.seed,
             "terms": self._terms.to_json(),
             "task": self._said,
-            "partition": {"sites": len(self._data.partition), "rows": len(self._data.partition.order)},
+            "partition": {"sites": len(self._data.partition), "rows": self._data.partition.size},
             "behaviours": [_said_of(behaviour) for behaviour in self._behaviours],
             "pace": self._pace.to_json(),
             "engine": self._engine.name,
@@ -197,10 +197,12 @@ class Simulation:
         if self._task.keeps_state and not self._is_fresh:  # sites remember nothing of an earlier run
             self._task = self._under_terms.prepare(self._data)
         self._is_fresh = False
-        with Lanes() as lanes, self._engine.open(self._task, most_jobs=size) as crew:
+        setting = self._setting()
+        holds_all = self._admission or Unsealed.holds_all(setting)
+        with Lanes() as lanes, self._engine.open(self._task, most_jobs=size, holds_all=holds_all) as crew:
             wire = Wire(self._terms.exchanged(self._task.layout), self._terms.privacy, self._task.initial())
-            aggregator, admission_s = self._aggregator(wire, lanes)
-            rounds = Rounds(self._setting(), crew, wire, aggregator)
+            aggregator, admission_s = self._aggregator(setting, wire, lanes)
+            rounds = Rounds(setting, crew, wire, aggregator)
             rows = []
             for row in rounds.run():
                 rows.append(row)
@@ -209,13 +211,13 @@ class Simulation:
             model = aggregator.model
         return Result(self.settings, tuple(rows), rounds.ending, self._task.layout, model, admission_s)
 
-    def _aggregator(self, wire: Wire, lanes: Lanes) -> tuple[Aggregator, float | None]:
+    def _aggregator(self, setting: Setting, wire: Wire, lanes: Lanes) -> tuple[Aggregator, float | None]:
         """Whoever folds, and the seconds in which it admitted its sites; None: it admits nobody."""
         if not self._admission:
-            return Unsealed(self._setting(), wire, lanes), None
+            return Unsealed(setting, wire, lanes), None
         from simulations.aggregators.admitted import Admitted  # brings the worker, and the software TEE
 
-        admitted = Admitted(self._setting(), wire, lanes)
+        admitted = Admitted(setting, wire, lanes)
         return admitted, admitted.admission_s
 
     def _setting(self) -> Setting:

@@ -43,7 +43,7 @@ class SiteData:
         Raises:
             ValueError: the partition names a row that is not there, or a behaviour a site.
         """
-        if partition.order.size and not 0 <= int(partition.order.min()) <= int(partition.order.max()) < len(dataset):
+        if not partition.fits(len(dataset)):
             raise ValueError(f"partition: rows from 0 to {len(dataset) - 1} expected, as the dataset has them")
         poisons: dict[int, list[tuple[str, Poisons]]] = {}
         for behaviour in behaviours:

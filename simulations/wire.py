@@ -60,9 +60,9 @@ class Wire:
         self.exchanged.put_into(whole, part)
         return whole
 
-    def taken(self, updates: np.ndarray) -> Sequence[Vector]:
-        """What of ``updates``, float32[n, elements], travels: rows that may be written to."""
-        return [self.exchanged.taken_from(update) for update in updates]
+    def taken(self, update: Vector) -> Vector:
+        """What of an ``update``, float32[elements], travels, and may be written to."""
+        return self.exchanged.taken_from(update)
 
     def up(self, updates: Sequence[Vector], jobs: Jobs, *, forged: Collection[int]) -> None:
         """Make of ``updates``, float32[part.elements] each, what arrives of them; false sites clip nothing.

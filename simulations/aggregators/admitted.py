@@ -187,8 +187,9 @@ class Admitted:
         round_ = self._net.aggregator.current
         if round_ is None or round_.number != opened.number:
             raise RuntimeError("admission: another round is open than the sites trained for")
+        answers = list(work.answers)
         with stages.of("protocol"):
-            self._collect(round_, work)
+            self._collect(round_, answers, work.seen)
         self._require_sessions()
         if round_.state not in ENDED:
             raise RuntimeError(f"admission: round {round_.number} stays {round_.state.value}")
@@ -196,17 +197,16 @@ class Admitted:
         self._committed += reason is None
         return Closed(round_, reason, self._sent(round_))
 
-    def _collect(self, round_: Round, work: Work) -> None:
+    def _collect(self, round_: Round, answers: Sequence[Answer], seen: Vector) -> None:
         """Ticks and answers in the order of their times; of one time the tick comes first."""
         net, opened, beat = self._net, self._net.now, 0
-        ordered = sorted(work.answers.values(), key=lambda answer: (answer.arrival.seconds, answer.arrival.member))
-        coming = deque(ordered)
+        coming = deque(sorted(answers, key=lambda answer: (answer.arrival.seconds, answer.arrival.member)))
         while round_.state is RoundState.COLLECTING:
             due = min(opened + (beat + 1) * self._tick, round_.deadline)
             longest = (due - opened).total_seconds()
             if coming and coming[0].arrival.seconds < longest:
                 net.now = opened + timedelta(seconds=coming[0].arrival.seconds)
-                self._bring(coming.popleft(), work.seen)
+                self._bring(coming.popleft(), seen)
                 continue
             beat, net.now = beat + 1, due
             for answer in coming:

@@ -9,9 +9,10 @@ from __future__ import annotations
 
 import json
 import os
+import threading
 from collections import deque
-from collections.abc import Sequence
-from concurrent.futures import ThreadPoolExecutor
+from collections.abc import Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor, wait
 from functools import partial
 from typing import Any
 
@@ -23,17 +24,17 @@ from flwr.common.constant import PARTITION_ID_KEY
 from flwr.server.superlink.fleet.vce.backend.raybackend import RayBackend
 from flwr.simulation.ray_transport.ray_actor import BasicActorPool, ClientAppActor
 from flwr.supercore.task_identity import TaskIdentity
+from numpy.typing import NDArray
 
-from simulations.engine import Answers
+from simulations.engine import Done
 from simulations.engines.in_process import torch_threads
-from simulations.engines.sharing import share_size
+from simulations.engines.sharing import Share, Sharing
 from simulations.task import Job, Task, Trained
 from trusted.encoding import Vector
 from trusted.errors import Reason
 
 _RUN, _NODE, _TASK = 1, 1, 1  # Flower's identities, which mean nothing here
 _JOBS, _UPDATES = "jobs", "updates"
-Share = Sequence[tuple[int, Job]]
 _TASKS: dict[Any, Task] = {}
 
 
@@ -61,7 +62,7 @@ class _Backend(RayBackend):  # type: ignore[misc]
 class Actors:
     """A crew on Ray."""
 
-    def __init__(self, task: Task, most_jobs: int, *, address: str | None, cpus: float, gpus: float) -> None:
+    def __init__(self, task: Task, *, address: str | None, cpus: float, gpus: float) -> None:
         TaskIdentity.run_id, TaskIdentity.node_id, TaskIdentity.task_id = _RUN, _NODE, _TASK
         self._task, self._found = task, ray.is_initialized()
         here = {"address": address} if address else {"num_cpus": len(os.sched_getaffinity(0))}
@@ -75,17 +76,30 @@ class Actors:
             raise ValueError(f"engine ray: no machine of the cluster has {cpus:g} CPUs and {gpus:g} GPUs") from error
         self._held = ray.put(task)
         self._threads = max(1, int(cpus))
-        self._homes: dict[int, int] = {}
-        self._updates = np.empty((most_jobs, task.layout.elements), np.float32)
+        self._sharing = Sharing(task, self._backend.num_workers)
+        self._updates = np.empty((0, task.layout.elements), np.float32)
         self._drivers = ThreadPoolExecutor(self._backend.num_workers, thread_name_prefix="ray-actor")
 
-    def train(self, model: Vector, jobs: Sequence[Job]) -> Answers:
+    def with_room(self, most_jobs: int, *, holds_all: bool, window_bytes: int) -> Actors:
+        """The same, with room for updates as :meth:`Sharing.rows` says."""
+        rows = self._sharing.rows(most_jobs, holds_all=holds_all, window_bytes=window_bytes)
+        self._updates = np.empty((rows, self._task.layout.elements), np.float32)
+        return self
+
+    def train(self, model: Vector, jobs: Sequence[Job]) -> Iterator[Done]:
         """As ``Crew``."""
         self._backend.app_fn = partial(_app, self._held, ray.put(model), self._threads)
-        trained: dict[int, Trained] = {}
-        lists = self._shares(list(enumerate(jobs)))
-        list(self._drivers.map(lambda place: self._drive(place, lists[place], trained), range(len(lists))))
-        return Answers(self._updates[: len(jobs)], [trained[row] for row in range(len(jobs))])
+        room = _Room(self._updates[: self._sharing.in_turn(len(self._updates), len(jobs))])
+        shares = self._sharing.shares(jobs)
+        driving = [self._drivers.submit(self._drive, number, own, room) for number, own in enumerate(shares)]
+        try:
+            for place in range(len(jobs)):
+                yield room.take(place)
+        finally:
+            room.close()
+            wait(driving)
+        for driver in driving:
+            driver.result()
 
     def end(self) -> None:
         """End the actors, and Ray where it was started or connected to here."""
@@ -97,32 +111,77 @@ class Actors:
         else:
             self._backend.terminate()
 
-    def _shares(self, jobs: Share) -> Sequence[deque[Share]]:
-        """For each actor what only it may do; or one list for all, of as many jobs as belong together."""
-        count = self._backend.num_workers
-        if not self._task.keeps_state:
-            size = share_size(len(jobs), count, self._task.together)
-            return [deque(jobs[start : start + size] for start in range(0, len(jobs), size))] * count
-        own: list[list[tuple[int, Job]]] = [[] for _ in range(count)]
-        for row, job in jobs:
-            place = self._homes.setdefault(job.site, len(self._homes) % count)
-            own[place].append((row, job))
-        return [deque([share] if share else []) for share in own]
-
-    def _drive(self, place: int, shares: deque[Share], trained: dict[int, Trained]) -> None:
+    def _drive(self, number: int, shares: deque[Share], room: _Room) -> None:
         while True:
             try:
                 share = shares.popleft()
             except IndexError:
                 return
-            jobs = json.dumps([(job.site, job.round) for _, job in share])
-            message = Message(RecordDict({_JOBS: ConfigRecord({_JOBS: jobs})}), _NODE, "train")
-            context = Context(_RUN, _NODE, {PARTITION_ID_KEY: place}, RecordDict(), {})
-            reply, _ = self._backend.process_message(message, context)
-            rows = [row for row, _ in share]
-            self._updates[rows] = reply.content.array_records[_UPDATES][_UPDATES].numpy()
-            said = json.loads(str(reply.content.config_records[_JOBS][_JOBS]))
-            trained.update(zip(rows, map(_heard, said), strict=True))
+            places = [place for place, _ in share]
+            if not room.wait_for(places[-1]):
+                return
+            try:
+                updates, trained = self._asked(number, [job for _, job in share])
+            except BaseException as error:
+                room.fail(error)
+                raise
+            room.put(places, updates, trained)
+
+    def _asked(self, number: int, share: Sequence[Job]) -> tuple[Any, list[Trained]]:
+        """Updates, float32[jobs, elements], and what was said of them."""
+        jobs = json.dumps([(job.site, job.round) for job in share])
+        message = Message(RecordDict({_JOBS: ConfigRecord({_JOBS: jobs})}), _NODE, "train")
+        context = Context(_RUN, _NODE, {PARTITION_ID_KEY: number}, RecordDict(), {})
+        reply, _ = self._backend.process_message(message, context)
+        said = json.loads(str(reply.content.config_records[_JOBS][_JOBS]))
+        return reply.content.array_records[_UPDATES][_UPDATES].numpy(), list(map(_heard, said))
+
+
+class _Room:
+    """Where the drivers' updates, float32[rows, elements], wait to be taken in the order of their jobs."""
+
+    def __init__(self, updates: NDArray[np.float32]) -> None:
+        self._updates = updates
+        self._trained: dict[int, Trained] = {}
+        self._changed = threading.Condition()
+        self._taken = 0  # the place that is waited for
+        self._error: BaseException | None = None
+        self._closed = False
+
+    def take(self, place: int) -> Done:
+        """The next; what was taken before makes room. Raises what a driver failed with."""
+        with self._changed:
+            self._taken = place
+            self._changed.notify_all()
+            self._changed.wait_for(lambda: place in self._trained or self._error is not None)
+            if place not in self._trained and self._error is not None:
+                raise self._error
+            return Done(self._trained.pop(place), self._updates[place % len(self._updates)])
+
+    def wait_for(self, place: int) -> bool:
+        """Whether there is room for that of ``place`` now, after a while; False: nobody takes anything any more."""
+        with self._changed:
+            self._changed.wait_for(lambda: self._closed or place < self._taken + len(self._updates))
+            return not self._closed
+
+    def put(self, places: Sequence[int], updates: NDArray[np.float32], trained: Sequence[Trained]) -> None:
+        """What a driver brought."""
+        self._updates[[place % len(self._updates) for place in places]] = updates
+        with self._changed:
+            self._trained.update(zip(places, trained, strict=True))
+            self._changed.notify_all()
+
+    def fail(self, error: BaseException) -> None:
+        """A driver brings nothing more."""
+        with self._changed:
+            self._error = self._error or error
+            self._changed.notify_all()
+
+    def close(self) -> None:
+        """Let no driver wait any more."""
+        with self._changed:
+            self._closed = True
+            self._changed.notify_all()
 
 
 def _app(held: Any, model: Any, threads: int) -> ClientApp:

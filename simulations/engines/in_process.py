@@ -11,7 +11,8 @@ from dataclasses import dataclass, field
 import numpy as np
 from numpy.typing import NDArray
 
-from simulations.engine import Answers, Crew
+from simulations.engine import Crew, Done
+from simulations.engines.sharing import share_size
 from simulations.task import Job, Task
 from trusted.encoding import Vector
 
@@ -28,10 +29,11 @@ class InProcess:
         return "in-process"
 
     @contextmanager
-    def open(self, task: Task, *, most_jobs: int) -> Iterator[Crew]:
+    def open(self, task: Task, *, most_jobs: int, holds_all: bool) -> Iterator[Crew]:
         """A crew of one, whose updates lie in the same room each round."""
+        rows = most_jobs if holds_all else min(most_jobs, max(1, task.together))
         with torch_threads(self.threads or os.cpu_count() or 1):
-            yield _Alone(task, np.empty((most_jobs, task.layout.elements), np.float32))
+            yield _Alone(task, np.empty((rows, task.layout.elements), np.float32))
 
 
 @dataclass(frozen=True, slots=True)
@@ -39,9 +41,12 @@ class _Alone:
     task: Task
     updates: NDArray[np.float32] = field(repr=False)
 
-    def train(self, model: Vector, jobs: Sequence[Job]) -> Answers:
-        updates = self.updates[: len(jobs)]
-        return Answers(updates, self.task.train(model, jobs, updates) if jobs else [])
+    def train(self, model: Vector, jobs: Sequence[Job]) -> Iterator[Done]:
+        size = len(self.updates) if len(jobs) <= len(self.updates) else share_size(len(jobs), 1, self.task.together)
+        for start in range(0, len(jobs), size):
+            share = jobs[start : start + size]
+            updates = self.updates[: len(share)]
+            yield from map(Done, self.task.train(model, share, updates), updates)
 
 
 @contextmanager

@@ -3,8 +3,9 @@
 Rules: 1. Processes are forked from one that holds the task: rows and models are there already, and cost no memory until
 they are written to. 2. Models and updates pass through shared anonymous memory, words about them through pipes.
 3. Where a task keeps state, a site stays in the process that first trained it. Otherwise processes take the next jobs
-when they are done with theirs, so that none waits for another. 4. A process that dies is an error at once; all end with
-the context, whatever ends it, and with this process, for their pipes close.
+when they are done with theirs, so that none waits for another, as long as there is room for what they make: updates are
+taken in the order of jobs. 4. A process that dies is an error at once; all end with the context, whatever ends it, and
+with this process, for their pipes close.
 """
 
 from __future__ import annotations
@@ -16,6 +17,7 @@ import pickle
 import signal
 import sys
 import traceback
+from collections import deque
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
@@ -25,9 +27,9 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from simulations.engine import Answers, Crew
+from simulations.engine import Crew, Done
 from simulations.engines.in_process import torch_threads
-from simulations.engines.sharing import share_size
+from simulations.engines.sharing import WINDOW_BYTES, Share, Sharing
 from simulations.task import Job, Task, Trained
 from trusted.allocator import keep_chunk_memory
 from trusted.encoding import Vector
@@ -36,15 +38,17 @@ from trusted.errors import ProtocolError
 _FORK = multiprocessing.get_context("fork")
 _END_S = 2.0
 
-Share = Sequence[tuple[int, Job]]
-"""Jobs, each with its row."""
-
 
 @dataclass(frozen=True, slots=True)
 class Pool:
-    """``processes``: 0 stands for as many as this process may use cores."""
+    """``processes``: 0 stands for as many as this process may use cores.
+
+    ``window_bytes``: of updates that may wait until those of slower sites before them are there, where not all of a
+    round are held.
+    """
 
     processes: int = 0
+    window_bytes: int = WINDOW_BYTES
 
     @property
     def name(self) -> str:
@@ -52,11 +56,12 @@ class Pool:
         return "pool"
 
     @contextmanager
-    def open(self, task: Task, *, most_jobs: int) -> Iterator[Crew]:
+    def open(self, task: Task, *, most_jobs: int, holds_all: bool) -> Iterator[Crew]:
         """A crew of processes, which end with the context."""
-        crew = _Processes(task, most_jobs)
+        sharing = Sharing(task, min(most_jobs, self.processes or _cores()))
+        crew = _Processes(sharing, sharing.rows(most_jobs, holds_all=holds_all, window_bytes=self.window_bytes))
         try:
-            crew.start(min(most_jobs, self.processes or _cores()))
+            crew.start()
             yield crew
         finally:
             crew.end()
@@ -75,52 +80,52 @@ class _Child:
 
 @dataclass(slots=True)
 class _Room:
-    """What parent and children share: a model, float32[elements], and updates, float32[jobs, elements]."""
+    """What parent and children share: a model, float32[elements], and updates, float32[rows, elements]."""
 
     model: Vector = field(repr=False)
     updates: NDArray[np.float32] = field(repr=False)
 
     @classmethod
-    def of(cls, elements: int, most_jobs: int) -> _Room:
-        shared = [np.frombuffer(mmap.mmap(-1, 4 * elements * rows), np.float32) for rows in (1, most_jobs)]
-        return cls(shared[0], shared[1].reshape(most_jobs, elements))
+    def of(cls, elements: int, rows: int) -> _Room:
+        shared = [np.frombuffer(mmap.mmap(-1, 4 * elements * each), np.float32) for each in (1, rows)]
+        return cls(shared[0], shared[1].reshape(rows, elements))
 
 
 class _Processes:
-    """The crew. Its homes say which process a site's state is in."""
+    """The crew. Busy are those that were given a share."""
 
-    def __init__(self, task: Task, most_jobs: int) -> None:
-        self._task = task
-        self._room = _Room.of(task.layout.elements, most_jobs)
+    def __init__(self, sharing: Sharing, rows: int) -> None:
+        self._sharing = sharing
+        self._room = _Room.of(sharing.task.layout.elements, rows)
         self._children: list[_Child] = []
-        self._homes: dict[int, int] = {}
+        self._busy: dict[Connection, tuple[int, Share]] = {}
 
-    def start(self, processes: int) -> None:
+    def start(self) -> None:
         sys.stdout.flush()
         sys.stderr.flush()
-        for _ in range(processes):
+        for _ in range(self._sharing.processes):
             ours, theirs = _FORK.Pipe()
             inherited = [child.pipe for child in self._children] + [ours]
-            process = _FORK.Process(target=_serve, args=(self._task, self._room, theirs, inherited), daemon=True)
+            process = _FORK.Process(
+                target=_serve, args=(self._sharing.task, self._room, theirs, inherited), daemon=True
+            )
             process.start()
             theirs.close()
             self._children.append(_Child(process, ours))
 
-    def train(self, model: Vector, jobs: Sequence[Job]) -> Answers:
+    def train(self, model: Vector, jobs: Sequence[Job]) -> Iterator[Done]:
+        if self._busy:
+            raise RuntimeError("pool: asked again before all answers were taken")
         self._room.model[:] = model
-        shares = self._shares(jobs)
-        trained: list[Trained | None] = [None] * len(jobs)
-        busy: dict[Connection, tuple[int, Share]] = {}
-        for place in range(len(self._children)):
-            self._give_next(place, shares, busy)
-        while busy:
-            ready = wait(list(busy))
-            for pipe in [pipe for pipe in busy if pipe in ready]:
-                place, share = busy.pop(pipe)
-                for (row, _), said in zip(share, self._hear(place, share), strict=True):
-                    trained[row] = said
-                self._give_next(place, shares, busy)
-        return Answers(self._room.updates[: len(jobs)], [said for said in trained if said is not None])
+        rows = self._sharing.in_turn(len(self._room.updates), len(jobs))
+        shares, trained = self._sharing.shares(jobs), dict[int, Trained]()
+        for place in range(len(jobs)):
+            self._give(shares, rows, below=place + rows)
+            while place not in trained:
+                for pipe in wait(list(self._busy)):
+                    trained |= self._hear(pipe)
+                self._give(shares, rows, below=place + rows)
+            yield Done(trained.pop(place), self._room.updates[place % rows])
 
     def end(self) -> None:
         for child in self._children:
@@ -133,44 +138,31 @@ class _Processes:
                 child.process.join()
         self._children.clear()
 
-    def _shares(self, jobs: Sequence[Job]) -> list[list[Share]]:
-        """For each process what only it may do; or one list of shares for all, each as many jobs as belong together."""
-        numbered = list(enumerate(jobs))
-        if not self._task.keeps_state:
-            size = share_size(len(jobs), len(self._children), self._task.together)
-            return [[numbered[start : start + size] for start in range(0, len(jobs), size)]]
-        shares: list[list[tuple[int, Job]]] = [[] for _ in self._children]
-        for row, job in numbered:
-            if job.site in self._homes:
-                shares[self._homes[job.site]].append((row, job))
-        for row, job in numbered:
-            if job.site not in self._homes:
-                place = self._homes[job.site] = min(range(len(shares)), key=lambda at: len(shares[at]))
-                shares[place].append((row, job))
-        return [[share] if share else [] for share in shares]
-
-    def _give_next(self, place: int, shares: list[list[Share]], busy: dict[Connection, tuple[int, Share]]) -> None:
-        own = shares[place] if self._task.keeps_state else shares[0]
-        if own:
-            share, pipe = own.pop(0), self._children[place].pipe
+    def _give(self, shares: Sequence[deque[Share]], rows: int, *, below: int) -> None:
+        """Give whoever has nothing to do its next share, if its updates have their room: all jobs ``below`` do."""
+        for number, (child, own) in enumerate(zip(self._children, shares, strict=True)):
+            if child.pipe in self._busy or not own or own[0][-1][0] >= below:
+                continue
+            share = own.popleft()
             try:
-                pipe.send(share)
+                child.pipe.send([(place % rows, job) for place, job in share])
             except OSError:
-                raise self._died(place, share) from None
-            busy[pipe] = place, share
+                raise self._died(number, share) from None
+            self._busy[child.pipe] = number, share
 
-    def _hear(self, place: int, share: Share) -> list[Trained]:
+    def _hear(self, pipe: Any) -> dict[int, Trained]:
+        """What was said of each job of a share, by its place."""
+        number, share = self._busy.pop(pipe)
         try:
-            answer = self._children[place].pipe.recv()
+            answer = pipe.recv()
         except (EOFError, OSError):
-            raise self._died(place, share) from None
+            raise self._died(number, share) from None
         if isinstance(answer, _Raised):
             raise answer.error()
-        trained: list[Trained] = answer
-        return trained
+        return {place: said for (place, _), said in zip(share, answer, strict=True)}
 
-    def _died(self, place: int, share: Share) -> RuntimeError:
-        process = self._children[place].process
+    def _died(self, number: int, share: Share) -> RuntimeError:
+        process = self._children[number].process
         process.join(_END_S)
         sites = ", ".join(str(job.site) for _, job in share[:5])
         how = f"signal {-process.exitcode}" if (process.exitcode or 0) < 0 else f"exit code {process.exitcode}"

@@ -13,6 +13,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 
 from simulations.engine import Crew
+from simulations.engines.sharing import WINDOW_BYTES
 from simulations.task import Task
 
 # Before Ray and Flower are imported: they would report their use, and Flower would install what an app asks for.
@@ -32,11 +33,14 @@ class Ray:
     Attributes:
         address: of a running cluster, as ``ray.init`` takes it; None: the one that this process is connected to, or a
             new one on this machine alone, which ends with the simulation.
+        window_bytes: of updates that may wait here until those of slower sites before them are there, where not all of
+            a round are held.
     """
 
     address: str | None = None
     cpus: float = 1.0
     gpus: float = 0.0
+    window_bytes: int = WINDOW_BYTES
 
     @property
     def name(self) -> str:
@@ -44,7 +48,7 @@ class Ray:
         return "ray"
 
     @contextmanager
-    def open(self, task: Task, *, most_jobs: int) -> Iterator[Crew]:
+    def open(self, task: Task, *, most_jobs: int, holds_all: bool) -> Iterator[Crew]:
         """A crew of actors, to each of which ``task`` is brought once.
 
         Raises:
@@ -58,8 +62,8 @@ class Ray:
         os.environ.update(_QUIET)
         from simulations.engines.flower_backend import Actors
 
-        actors = Actors(task, most_jobs, address=self.address, cpus=self.cpus, gpus=self.gpus)
+        actors = Actors(task, address=self.address, cpus=self.cpus, gpus=self.gpus)
         try:
-            yield actors
+            yield actors.with_room(most_jobs, holds_all=holds_all, window_bytes=self.window_bytes)
         finally:
             actors.end()

@@ -55,16 +55,16 @@ class SiteTensors:
 
     @classmethod
     def of(cls, data: SiteData, columns: Columns, *, channels_last: bool = False) -> SiteTensors:
-        """Copied into the order of the sites, unless they lie in it already.
+        """Copied into the order of the sites, unless they lie in it already: then seen where they lie.
 
         Raises:
             ValueError: no such column.
         """
         names = [*columns.features, columns.label]
         given = {name: data.dataset.column(name) for name in names}
-        order, starts = data.partition.order, data.partition.starts
-        if not (len(order) == len(data.dataset) and np.array_equal(order, np.arange(len(order)))):
-            given = {name: column[order] for name, column in given.items()}
+        partition, starts = data.partition, data.partition.starts
+        taken: Any = slice(partition.size) if partition.lies_in_order else partition.order
+        given = {name: column[taken] for name, column in given.items()}
         features, labels = columns.of(given)
         poisoned = {site: columns.of(data.rows(site)) for site in data.poisons}
         files = [MappedRows.of(column) for column in given.values() if _is_seen_by(column, (features, labels))]

@@ -5,8 +5,6 @@ from __future__ import annotations
 import sys
 from functools import partial
 
-import numpy as np
-
 from benchmarks.simulation.asked import Asked, Laps
 from benchmarks.simulation.model import LEARNING_RATE, loss_of, module_of
 from benchmarks.simulation.work import norm, read_rows
@@ -39,7 +37,7 @@ def main(path: str) -> None:
         bfloat16=settings.get("bfloat16", False),
     )
     engine: Engine = Pool(asked.processes) if settings["engine"] == "pool" else InProcess()
-    partition = Partition.of(np.split(np.arange(work.sites * work.rows), work.sites))
+    partition = Partition.consecutive([work.rows] * work.sites)
     simulation = Simulation(
         recipe,
         Dataset(columns, "y"),

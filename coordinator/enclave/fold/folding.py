@@ -54,8 +54,10 @@ def fold_from(source: Source, *, terms: Aggregation, advance: Advance, jobs: Job
         updates.by_place(sorting.median, advance.write)
     elif terms.rule is Rule.TRIMMED_MEAN:
         updates.by_place(partial(sorting.trimmed_mean, terms.trim), advance.write)
+    elif terms.rule is Rule.WEIGHTED_MEAN:
+        updates.mean(source.weights, advance.write, total=float(sum(source.weights)))
     else:
-        updates.mean(_shares(updates, terms), advance.write)
+        updates.mean(_shares(updates, terms), advance.write, total=1.0)
 
 
 def fold_noisily_from(source: Source, *, noise: MemberNoise, advance: Advance, jobs: Jobs) -> None:
@@ -64,13 +66,10 @@ def fold_noisily_from(source: Source, *, noise: MemberNoise, advance: Advance, j
 
 
 def _shares(updates: Updates, terms: Aggregation) -> weighing.Shares:
-    """What each update counts for; rules that compare updates read them all once for it."""
-    weights = updates.source.weights
-    if terms.rule is Rule.WEIGHTED_MEAN:
-        return weighing.by_weight(weights)
+    """What each update counts for under a rule that compares them, and reads them all once for it; together 1."""
     gram = updates.inner_products()
     if terms.rule is Rule.KRUM:
         return weighing.krum(gram, terms.byzantine)
     if terms.rule is Rule.MULTI_KRUM:
-        return weighing.multi_krum(gram, terms.byzantine, terms.kept, weights)
+        return weighing.multi_krum(gram, terms.byzantine, terms.kept, updates.source.weights)
     return weighing.geometric_median(gram, terms.iterations, terms.smoothing)

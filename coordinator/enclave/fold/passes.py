@@ -6,7 +6,7 @@ makes of them is told by whoever asks: a share for each update, or a function of
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Collection, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -27,7 +27,7 @@ Write = Callable[[Piece, Row], None]
 Combine = Callable[[Sequence[Vector], Row], None]
 """Makes float64[n] of the float32[n] of all updates, which it may overwrite."""
 
-_BLOCK = 1 << 17  # measured: smaller ones wait for one another in Python, larger ones fall out of smaller caches
+BLOCK = 1 << 17  # measured: smaller ones wait for one another in Python, larger ones fall out of smaller caches
 _COLUMNS = 1 << 13  # of every update at once: small enough that ten of them stay in the cache
 _GROUPS = 64  # of pieces whose inner products are added up in one place
 _WINDOW_BYTES = 256 << 20  # of updates that lie side by side in all lanes together; one lane takes what it needs
@@ -40,8 +40,8 @@ class Updates:
     source: Source
     jobs: Jobs
 
-    def mean(self, shares: NDArray[np.float64], write: Write) -> None:
-        """Σ share·update for each piece, the sum in float64; one share for each update, in the order of the source.
+    def mean(self, weights: Collection[float], write: Write, *, total: float) -> None:
+        """Σ weight·update / ``total`` for each piece, in float64; one weight for each update, in the source's order.
 
         Raises:
             ContributionLost: one of them does not open, or is not finite. BlobError: from ``write``.
@@ -50,15 +50,15 @@ class Updates:
         step = piece_room(self._header)
 
         def prepare() -> Callable[[Sequence[Piece]], None]:
-            opened, weighted, summed = np.empty(step, "f4"), np.empty(_BLOCK), np.empty((PIECES_A_READ, step))
+            opened, weighted, summed = np.empty(step, "f4"), np.empty(BLOCK), np.empty((PIECES_A_READ, step))
 
             def do(pieces: Sequence[Piece]) -> None:
-                for place, (stream, share) in enumerate(zip(streams, shares, strict=True)):
+                for place, (stream, weight) in enumerate(zip(streams, weights, strict=True)):
                     for row, (_, update) in zip(summed, stream.open_each(pieces, opened, bounded=False), strict=False):
-                        _add_weighted(row, update, share, weighted, first=place == 0)
+                        add_weighted(row, update, weight, weighted, first=place == 0)
                 try:
                     for row, piece in zip(summed, pieces, strict=False):
-                        write(piece, row[: piece.elements])
+                        write(piece, divided(row[: piece.elements], total))
                 except BlobError:
                     _require_finite(streams, pieces, opened)
                     raise
@@ -158,12 +158,23 @@ def _require_finite(streams: Sequence[Stream], pieces: Sequence[Piece], room: Ve
             pass
 
 
-def _add_weighted(total: Row, update: Vector, share: float, room: Row, *, first: bool) -> None:
-    """``total`` (0, if ``first``) += ``share`` · ``update``, float64, in blocks that stay in the cache."""
-    for start in range(0, len(update), _BLOCK):
-        block = update[start : start + _BLOCK]
+def add_weighted(total: Row, update: Vector, weight: float, room: Row, *, first: bool) -> None:
+    """``total`` (0, if ``first``) += ``weight`` · ``update``, float64, in blocks that stay in the cache.
+
+    ``room`` is that of one block, float64[BLOCK].
+    """
+    for start in range(0, len(update), BLOCK):
+        block = update[start : start + BLOCK]
         weighted, target = room[: len(block)], total[start : start + len(block)]
         with np.errstate(invalid="ignore"):  # NaN and infinity show in the result
             np.copyto(weighted, block)
-            np.multiply(weighted, share, out=weighted)
+            np.multiply(weighted, weight, out=weighted)
             np.add(0.0 if first else target, weighted, out=target)
+
+
+def divided(row: Row, total: float) -> Row:
+    """``row`` / ``total``, in its place."""
+    if total != 1.0:
+        with np.errstate(invalid="ignore"):
+            np.divide(row, total, out=row)
+    return row

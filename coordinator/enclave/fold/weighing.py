@@ -57,12 +57,6 @@ class InnerProducts:
         return total
 
 
-def by_weight(weights: Sequence[int]) -> Shares:
-    """Each by its part of all weights."""
-    total = float(sum(weights))
-    return np.array([weight / total for weight in weights])
-
-
 def krum(gram: Gram, byzantine: int) -> Shares:
     """All for the one update that lies closest to most others (Blanchard et al. 2017); weights play no part.
 
