@@ -69,6 +69,15 @@ def test_every_rule_and_optimizer_makes_the_models_of_flowers_own_strategy(rule,
         np.testing.assert_allclose(model.vector, flower.fold(updates, weights, number), rtol=2e-4, atol=2e-6)
 
 
+def test_a_weighted_mean_is_a_sum_of_exact_products_in_the_order_of_member_ids_divided_last():
+    updates = updates_of(10, 3 * PIECE + 17)
+    total = np.zeros(len(updates[0]))
+    for update, weight in zip(updates, WEIGHTS, strict=True):
+        total += weight * update.astype(np.float64)
+    expected = (total / sum(WEIGHTS)).astype("f4")
+    assert step_of(updates, terms("weighted-mean"), WEIGHTS).tobytes() == expected.tobytes()
+
+
 def test_adam_counts_the_rounds_that_were_committed_and_starts_without_moments():
     """A step at the wrong place in the sequence is another step: Flower's correction of the bias depends on it."""
     updates, start = updates_of(5, 100), np.zeros(100, "f4")
