@@ -105,16 +105,21 @@ class Rounds:
         forged: set[int] = set()
         if cast.forges:
             together = list(made)
-            good = [place for place, (done, _) in enumerate(together) if done.trained.failure is None]
             with stages.of("exchange"):
-                false = cast.forge(number, [sites[at] for at in good], [together[at][1] for at in good], self._step)
-            forged, made = {good[place] for place in false}, iter(together)
+                forged, made = self._forge(number, sites, together), iter(together)
         for place, (site, (done, update)) in enumerate(zip(sites, made, strict=True)):
             said.append(done.trained)
             arrival = came[names[site]] = self._arrival(number, opened, site, done.trained)
             yield Answer(arrival, done.trained, done.update, update, place in forged)
         if number == 1:
             _require_any(said)
+
+    def _forge(self, number: int, sites: Sequence[int], made: Sequence[tuple[Done, Vector]]) -> set[int]:
+        """Have false sites overwrite what they send; the places of theirs. They see what all others send."""
+        good = [place for place, (done, _) in enumerate(made) if done.trained.failure is None]
+        sent = [made[place][1] for place in good]
+        false = self._setting.cast.forge(number, [sites[place] for place in good], sent, self._step)
+        return {good[place] for place in false}
 
     def _made(self, work: Iterator[Done], stages: Stages) -> Iterator[tuple[Done, Vector]]:
         """Each with what travels of its update."""
