@@ -12,8 +12,8 @@ from coordinator.enclave.jobs import Jobs
 from coordinator.enclave.privacy.budget import Spending
 from coordinator.enclave.rounds import Round
 from simulations.aggregator import Answer, Stages
+from simulations.aggregators.held_updates import HeldUpdates
 from simulations.collecting import Arrival, Clock
-from simulations.held_updates import HeldUpdates
 from simulations.terms import Terms
 from simulations.wire import Wire
 from trusted.encoding import Vector

@@ -8,7 +8,7 @@ import pytest
 from coordinator.enclave.fold import ContributionLost, MemberNoise, fold_from, fold_noisily, fold_noisily_from
 from coordinator.enclave.jobs import Inline
 from coordinator.enclave.model import GlobalModel
-from simulations.held_updates import HeldUpdates
+from simulations.aggregators.held_updates import HeldUpdates
 from simulations.lanes import Lanes
 from tests.enclave.folds import ADAM, RULES, Sealed, terms
 from tests.enclave.test_folding import WEIGHTS, updates_of
