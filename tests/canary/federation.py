@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import os
-import socket
 import subprocess
 import sys
 from concurrent.futures import ThreadPoolExecutor
@@ -21,6 +20,7 @@ from softtee.enclave import Enclave
 from tests.canary.agreement import AGGREGATOR, Folder
 from tests.canary.relay import Relay, dial_tls, dial_unix
 from tests.canary.sites import NAMES, RECIPIENT
+from tests.ports import free_port
 from trusted.evidence.boot import Role
 
 REPOSITORY = Path(__file__).resolve().parents[2]
@@ -38,7 +38,7 @@ class Federation:
         self._stack = ExitStack()
         self.enclaves: dict[str, Enclave] = {}
         self.host_pid = 0
-        self.metrics_port = _free_port()
+        self.metrics_port = free_port()
 
     def __enter__(self) -> Federation:
         with self._stack as stack:
@@ -123,11 +123,6 @@ class Federation:
         options = stage_site(stage, self.papers, files, Route((self.address,), (self.ca,), ""))
         around = worker_surroundings(self.folder.chip(name), log, options)
         return start_in_software(Role.WORKER, self.papers, options, around)
-
-
-def _free_port() -> int:
-    with socket.create_server(("127.0.0.1", 0)) as probe:
-        return int(probe.getsockname()[1])
 
 
 def _end(process: subprocess.Popen[bytes]) -> None:

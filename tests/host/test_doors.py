@@ -25,6 +25,7 @@ from coordinator.host.config import HostConfig
 from coordinator.host.limits import Limits
 from tests.host.conftest import NOW, PLAN, RunningHost
 from tests.host.test_blobs import wait_for
+from tests.ports import free_port
 from tests.world import World
 from trusted.errors import ProtocolError, Reason
 from worker.dialer import Dialer
@@ -35,7 +36,7 @@ def two(world: World, tmp_path: Path) -> Iterator[list[RunningHost]]:
     """Two hosts that share nothing: what each of them knows, it was told itself."""
     hosts: list[RunningHost] = []
     for number in range(2):
-        door, charter = Address.parse(f"tcp:127.0.0.1:{_free_port()}"), tmp_path / "charter"
+        door, charter = Address.parse(f"tcp:127.0.0.1:{free_port()}"), tmp_path / "charter"
         limits = Limits(free_disk_bytes=1)
         config = HostConfig(tmp_path / str(number), "localhost:0", door, charter, limits=limits)
         hosts.append(RunningHost(config, world, lambda: NOW))
@@ -43,11 +44,6 @@ def two(world: World, tmp_path: Path) -> Iterator[list[RunningHost]]:
     for host in hosts:
         if host.thread.is_alive():
             host.stop()
-
-
-def _free_port() -> int:
-    with socket.create_server(("127.0.0.1", 0)) as server:
-        return int(server.getsockname()[1])
 
 
 @pytest.fixture

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import csv
 import json
-import socket
 import time
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack
@@ -37,6 +36,7 @@ from tests.canary.observing import files_below, names_below
 from tests.canary.relay import Relay, dial_tcp
 from tests.canary.search import Search, names
 from tests.keys.holdings import grant_of, signed_grant
+from tests.ports import free_port
 from tests.scoring.example import DATA, EXAMPLE, plain_scores
 from tests.world import MEMBERS, NOW, MemoryStore, World, policy
 from trusted.apps.bundle import build_bundle, bundle_digest
@@ -239,11 +239,6 @@ def serve(released, operator, tmp_path) -> Iterator[Callable[..., Running]]:
             return Running(enclave, given.service.listen, given.files.log, given.store, given.grant)
 
         yield start
-
-
-def free_port() -> int:
-    with socket.create_server(("127.0.0.1", 0)) as probe:
-        return int(probe.getsockname()[1])
 
 
 def cloister(*arguments: object) -> tuple[int, dict[str, object]]:
