@@ -76,12 +76,12 @@ class FrameStream:
 
     def __init__(self, stub: Any, plan_digest: bytes) -> None:
         self._outbox: queue.Queue[bytes | None] = queue.Queue(_QUEUED_FRAMES)
-        self._inbox: queue.Queue[bytes | None] = queue.Queue(_QUEUED_FRAMES)
+        self._inbox: queue.Queue[bytes | None] | None = None
         self._over = threading.Event()
         self._closed = threading.Event()
+        self._received = False
         self._refusal: ProtocolError | None = None
         self._call = stub.Attach(self._outgoing(), metadata=(("cloister-plan", plan_digest.hex()),))
-        threading.Thread(target=self._pump, name="frames", daemon=True).start()
 
     def __enter__(self) -> FrameStream:
         return self
@@ -101,9 +101,16 @@ class FrameStream:
     def receive(self, timeout: float | None = None) -> bytes | None:
         """The next frame; None, now and ever after, when the stream has ended.
 
+        Straight from gRPC, which knows no ``timeout``: for the first who has one, and all after, a thread waits there.
+
         Raises:
             TimeoutError: none came within ``timeout`` seconds.
         """
+        self._received = True
+        if timeout is not None and self._inbox is None:
+            self._pump_into(queue.Queue(_QUEUED_FRAMES))
+        if self._inbox is None:
+            return self._next()
         try:
             frame = self._inbox.get(timeout=timeout)
         except queue.Empty:
@@ -115,6 +122,8 @@ class FrameStream:
     def close(self) -> None:
         """End the stream: what was sent still leaves, what arrives no longer matters."""
         self._closed.set()
+        if not self._received:  # somebody has to hear of the end
+            self._pump_into(queue.Queue(_QUEUED_FRAMES))
         if not self._over.is_set():
             try:
                 self._outbox.put(_END, timeout=1.0)
@@ -129,16 +138,26 @@ class FrameStream:
                 return
             yield cloister_pb2.Frame(data=frame)
 
-    def _pump(self) -> None:
+    def _pump_into(self, inbox: queue.Queue[bytes | None]) -> None:
+        def pump() -> None:
+            while (frame := self._next()) is not _END:
+                _put(inbox, frame, self._closed)
+            _put(inbox, _END, self._closed)
+
+        self._inbox = inbox
+        threading.Thread(target=pump, name="frames", daemon=True).start()
+
+    def _next(self) -> bytes | None:
         try:
             for frame in self._call:
-                _put(self._inbox, frame.data, self._closed)
+                data: bytes = frame.data
+                return data
         except grpc.RpcError as error:
             self._refusal = refusal_of(error)
         self._over.set()
         with suppress(queue.Full):  # wakes gRPC's own thread, should it wait for something to send
             self._outbox.put_nowait(_END)
-        _put(self._inbox, _END, self._closed)
+        return _END
 
 
 def _put(box: queue.Queue[bytes | None], item: bytes | None, given_up: threading.Event) -> None:

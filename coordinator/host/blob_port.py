@@ -202,7 +202,7 @@ class BlobPort:
                 turn.used(taken)
         finally:
             self._spool.remember(name)  # what arrived stays, also when the line was cut
-            await self._transfers.count(name, bytes_in=received)
+            self._transfers.count(name, bytes_in=received)
         return blob
 
     async def _get(self, line: Line, request: Request, call: _Call) -> None:
@@ -232,7 +232,7 @@ class BlobPort:
             if sent < size:
                 raise EOFError("blob: its end came before the range's; the peer asks again and hears why")
         finally:
-            await self._transfers.count(name, bytes_out=sent)
+            self._transfers.count(name, bytes_out=sent)
 
 
 async def _linger(line: Line) -> None:

@@ -79,7 +79,7 @@ class BlobsService:
                 await window.close()  # what arrived stays, also when the stream was cut
             finally:
                 self._spool.remember(name)
-                await self._transfers.count(name, bytes_in=received)
+                self._transfers.count(name, bytes_in=received)
         return window.blob
 
     async def Get(self, request: Any, context: Context) -> None:
@@ -98,7 +98,7 @@ class BlobsService:
                         await turn.move(context.write(message), size)
                         sent += size
             finally:
-                await self._transfers.count(name, bytes_out=sent)
+                self._transfers.count(name, bytes_out=sent)
 
     async def Stat(self, request: Any, context: Context) -> Any:
         """How many bytes are here, and how many there will be (0 while nobody knows)."""

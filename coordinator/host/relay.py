@@ -49,7 +49,7 @@ class RelayService:
             upward.cancel()
             self._aggregators.close_session(aggregator, session)
             self._show(aggregator)
-            await self._book.carried(aggregator.plan, bytes_in=session.received_bytes, bytes_out=session.sent_bytes)
+            self._book.carried(aggregator.plan, bytes_in=session.received_bytes, bytes_out=session.sent_bytes)
 
     async def _carry_up(self, requests: AsyncIterator[Any], aggregator: Aggregator, session: Session) -> None:
         """Worker → aggregator. However it ends, the session ends with it."""

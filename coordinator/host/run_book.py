@@ -22,7 +22,9 @@ from coordinator.host.shortages import HostShort
 from coordinator.host.state import EventSource, HostState
 from trusted.errors import ProtocolError, Reason, RunError
 
+_PAGE = 256
 _WATCH_PAGE = 16  # events of up to 64 KiB that a watcher who reads slowly may hold
+_COUNT_S = 1.0  # after which what was carried is stored
 
 Clock = Callable[[], datetime]
 
@@ -41,6 +43,8 @@ class RunBook:
         self._folded: dict[bytes, int] = {}  # the number of the last event that a status holds
         self._over = False
         self._news: dict[bytes, asyncio.Event] = {}
+        self._carried: dict[bytes, tuple[int, int]] = {}  # in and out, and not yet stored
+        self._storing: asyncio.Task[None] | None = None
 
     def now(self) -> datetime:
         """The time by this host's clock, for people to read: nothing waits for it."""
@@ -55,13 +59,16 @@ class RunBook:
 
     async def learn(self, plan: bytes) -> None:
         """Fold the events of ``plan`` that are not folded yet, and wake its watchers."""
-        while page := await self._state.events(plan, self._folded.get(plan, 0)):
+        more = True
+        while more and (page := await self._state.events(plan, self._folded.get(plan, 0), _PAGE)):
+            more = len(page) == _PAGE
             for number, text in page:
                 if number == self._folded.get(plan, 0) + 1:  # another call may have folded it while this one read
-                    status = self._statuses.get(plan) or RunStatus(plan.hex())
-                    self._statuses[plan] = status.after(json.loads(text))
+                    before = self._statuses.get(plan)
+                    status = self._statuses[plan] = (before or RunStatus(plan.hex())).after(json.loads(text))
                     self._folded[plan] = number
-            self._count_states()
+                    if before is None or before.state is not status.state:
+                        self._count_states()
             news = self._news.pop(plan, None)
             if news is not None:
                 news.set()
@@ -116,15 +123,38 @@ class RunBook:
             self.metrics.shortages.labels(lacking.shortage.value).inc()
             _log.warning(event, extra={"plan": plan.hex(), "reason": lacking.reason.code, "outcome": "not stored"})
 
-    async def carried(self, plan: bytes, *, bytes_in: int = 0, bytes_out: int = 0) -> None:
-        """Add what a stream carried between workers and this host. A count that cannot be stored ends no stream."""
-        try:
-            await self._state.add_bytes(plan, bytes_in, bytes_out)
-        except ProtocolError as failure:
-            _log.warning("bytes-not-counted", extra={"reason": failure.reason.code})
+    def carried(self, plan: bytes, *, bytes_in: int = 0, bytes_out: int = 0) -> None:
+        """Add what a stream carried between workers and this host; it is stored a second later, with what came since.
+
+        A crash costs the counts of that second. A count that cannot be stored ends no stream.
+        """
+        before_in, before_out = self._carried.get(plan, (0, 0))
+        self._carried[plan] = before_in + bytes_in, before_out + bytes_out
+        if self._storing is None:
+            self._storing = asyncio.create_task(self._store_carried_soon())
         status = self._statuses.get(plan)
         if status is not None:
             self._change(plan, {"bytes_in": status.bytes_in + bytes_in, "bytes_out": status.bytes_out + bytes_out})
+
+    async def close(self) -> None:
+        """Store what was carried until now."""
+        if self._storing is not None:
+            self._storing.cancel()
+            await asyncio.gather(self._storing, return_exceptions=True)
+        await self._store_carried()
+
+    async def _store_carried_soon(self) -> None:
+        await asyncio.sleep(_COUNT_S)
+        self._storing = None
+        await self._store_carried()
+
+    async def _store_carried(self) -> None:
+        carried, self._carried = self._carried, {}
+        for plan, (bytes_in, bytes_out) in carried.items():
+            try:
+                await self._state.add_bytes(plan, bytes_in, bytes_out)
+            except ProtocolError as failure:
+                _log.warning("bytes-not-counted", extra={"reason": failure.reason.code})
 
     async def aggregator(self, plan: bytes, *, present: bool) -> None:
         """Show whether an aggregator is registered for ``plan`` at this replica, and say so in an event."""
@@ -163,5 +193,5 @@ class RunBook:
             page = await self._state.events(plan, after, _WATCH_PAGE)
             for after, text in page:
                 yield after, text
-            if not page:
+            if len(page) < _WATCH_PAGE:
                 await news.wait()

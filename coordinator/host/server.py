@@ -106,6 +106,7 @@ class Host:
             self.metrics.watch_collateral(config.collateral_store)
         book = RunBook(state, self.metrics, limits, self._clock)
         await book.load()
+        stack.push_async_callback(book.close)
         aggregators = Aggregators(limits)
         desk = OrderDesk(state, book, aggregators, self._verify)
         reception = Reception(PeerGate(limits), self.metrics)

@@ -81,8 +81,8 @@ class Transfers:
                 offset += size
                 wanted = then_bytes or CHUNK_BYTES
 
-    async def count(self, name: BlobName, *, bytes_in: int = 0, bytes_out: int = 0) -> None:
+    def count(self, name: BlobName, *, bytes_in: int = 0, bytes_out: int = 0) -> None:
         """So much was taken in or sent: in the metrics, and in what is remembered of the run."""
         direction, size = ("in", bytes_in) if bytes_in else ("out", bytes_out)
         self._metrics.payload_bytes.labels(direction, "blob").inc(size)
-        await self._book.carried(name.plan, bytes_in=bytes_in, bytes_out=bytes_out)
+        self._book.carried(name.plan, bytes_in=bytes_in, bytes_out=bytes_out)
