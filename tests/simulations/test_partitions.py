@@ -37,6 +37,49 @@ def data() -> Dataset:
     return made()
 
 
+def test_rows_that_lie_in_the_order_of_the_sites_are_known_without_their_numbers() -> None:
+    sizes = [3, 1, 4]
+    said, found = Partition.consecutive(sizes), Partition.of(np.split(np.arange(8), [3, 4]))
+    for partition in (said, found):
+        assert partition.lies_in_order
+        assert [partition.rows(site).tolist() for site in range(3)] == [[0, 1, 2], [3], [4, 5, 6, 7]]
+        assert partition.order.tolist() == list(range(8))
+        assert (partition.sizes.tolist(), partition.size, partition.names) == (sizes, 8, found.names)
+        assert (partition.fits(8), partition.fits(7)) == (True, False)
+
+
+def test_ten_million_rows_in_order_take_no_memory() -> None:
+    tracemalloc.start()
+    try:
+        partition = Partition.consecutive([1000] * 10_000)
+        assert partition.size == 10_000_000
+        assert tracemalloc.get_traced_memory()[1] < 4 << 20
+    finally:
+        tracemalloc.stop()
+
+
+@pytest.mark.parametrize("parts", [([1, 2], [0]), ([0, 1], [3]), ([0, 1], [1])])
+def test_rows_in_another_order_keep_their_numbers(parts: tuple[list[int], ...]) -> None:
+    partition = Partition.of([np.array(part) for part in parts])
+    assert not partition.lies_in_order
+    assert [partition.rows(site).tolist() for site in range(2)] == list(parts)
+    assert (partition.fits(4), partition.fits(max(map(max, parts)))) == (True, False)
+
+
+@pytest.mark.parametrize(
+    ("sizes", "names", "sentence"),
+    [
+        ([], (), "at least one site expected"),
+        ([3, 0], (), "site-0001 has no rows"),
+        ([3, -1], (), "site-0001 has no rows"),
+        ([3, 1], ("a",), "2 different names expected"),
+    ],
+)
+def test_sizes_that_are_none_are_refused(sizes: list[int], names: tuple[str, ...], sentence: str) -> None:
+    with pytest.raises(ValueError, match=sentence):
+        Partition.consecutive(sizes, names)
+
+
 @pytest.mark.parametrize("split", DRAWN.values(), ids=DRAWN)
 def test_every_row_has_one_site_and_the_same_seed_gives_the_same_partition(data: Dataset, split: Split) -> None:
     first, again, other = (split(data, 30, seed=seed) for seed in (7, 7, 8))
