@@ -64,14 +64,17 @@ class RunBook:
             more = len(page) == _PAGE
             for number, text in page:
                 if number == self._folded.get(plan, 0) + 1:  # another call may have folded it while this one read
-                    before = self._statuses.get(plan)
-                    status = self._statuses[plan] = (before or RunStatus(plan.hex())).after(json.loads(text))
+                    self._fold(plan, json.loads(text))
                     self._folded[plan] = number
-                    if before is None or before.state is not status.state:
-                        self._count_states()
             news = self._news.pop(plan, None)
             if news is not None:
                 news.set()
+
+    def _fold(self, plan: bytes, event: Mapping[str, Any]) -> None:
+        before = self._statuses.get(plan)
+        after = self._statuses[plan] = (before or RunStatus(plan.hex())).after(event)
+        if before is None or before.state is not after.state:
+            self._count_states()
 
     def end_watches(self) -> None:
         """This host stops: let every watcher go."""

@@ -2,7 +2,8 @@
 
 Rules: 1. Each actor is driven by a thread of its own, one message at a time. 2. A message names sites and round; task
 and model are put into Ray's store, once and once a round, and actors of a machine share them there. 3. Where a task
-keeps state, a site stays with the actor that first trained it.
+keeps state, a site stays with the actor that first trained it. 4. Updates wait here until those of the jobs before them
+were taken; an actor whose next has no room yet waits, too.
 """
 
 from __future__ import annotations
@@ -98,8 +99,6 @@ class Actors:
         finally:
             room.close()
             wait(driving)
-        for driver in driving:
-            driver.result()
 
     def end(self) -> None:
         """End the actors, and Ray where it was started or connected to here."""

@@ -42,7 +42,7 @@ class _Alone:
     updates: NDArray[np.float32] = field(repr=False)
 
     def train(self, model: Vector, jobs: Sequence[Job]) -> Iterator[Done]:
-        size = len(self.updates) if len(jobs) <= len(self.updates) else share_size(len(jobs), 1, self.task.together)
+        size = share_size(len(jobs), 1, len(self.updates))
         for start in range(0, len(jobs), size):
             share = jobs[start : start + size]
             updates = self.updates[: len(share)]

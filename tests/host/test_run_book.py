@@ -119,3 +119,19 @@ async def test_an_event_is_read_back_once_however_many_there_were(
             break
     assert seen == [1, 2, 3, 4, 5, 6, 7]
     assert book._folded[PLAN] == 7
+
+
+async def test_runs_are_counted_by_the_state_that_their_last_event_left(book: RunBook) -> None:
+    def counted() -> dict[str, float]:
+        (runs,) = book.metrics.runs.collect()
+        return {sample.labels["state"]: sample.value for sample in runs.samples if sample.value}
+
+    assert counted() == {"running": 2}
+    for event, expected in (
+        ({"event": "round-opened", "round": 1}, {"running": 2}),
+        ({"event": "run-paused"}, {"running": 1, "paused": 1}),
+        ({"event": "round-opened", "round": 2}, {"running": 1, "paused": 1}),
+        ({"event": "run-ended", "outcome": "finished"}, {"running": 1, "finished": 1}),
+    ):
+        await book.record(PLAN, public_event(event, plan=PLAN, now=NOW))
+        assert counted() == expected

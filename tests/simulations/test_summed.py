@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import replace
+from dataclasses import dataclass, field, replace
 
 import numpy as np
 import pytest
@@ -10,6 +10,7 @@ import pytest
 from simulations.aggregators.summed import Summed
 from simulations.aggregators.unsealed import Unsealed
 from simulations.behaviour import Behaviour
+from simulations.engines.in_process import InProcess
 from simulations.engines.pool import Pool
 from simulations.result import Ending
 from simulations.rounds import Rounds
@@ -81,6 +82,28 @@ def test_what_is_not_finite_is_left_out_of_a_sum_and_with_nobody_left_a_round_co
     assert {reason for row in rows for reason in row.lost.values()} == {Reason.NON_FINITE}
     assert all(row.counted and not set(row.counted) & set(row.lost) for row in rows)
     assert simulation(ALL_APART).run().ending is Ending.ABANDONED
+
+
+@dataclass(frozen=True, slots=True)
+class Asked(InProcess):
+    """Remembers whether it was to hold all updates of a round."""
+
+    held: list[bool] = field(default_factory=list)
+
+    def open(self, task, *, most_jobs, holds_all):
+        self.held.append(holds_all)
+        return InProcess.open(self, task, most_jobs=most_jobs, holds_all=holds_all)
+
+
+@pytest.mark.parametrize(
+    ("changes", "holds_all"),
+    [({}, False), ({"aggregation": "median"}, True), ({"admission": True}, True)],
+    ids=["sum", "rule", "admission"],
+)
+def test_an_engine_is_told_whether_updates_are_kept(changes, holds_all):
+    engine = Asked()
+    assert simulation(sites=3, rounds=1, engine=engine, **changes).run().rounds[0].counted
+    assert engine.held == [holds_all]
 
 
 @pytest.mark.parametrize(
