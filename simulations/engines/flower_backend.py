@@ -12,7 +12,7 @@ import json
 import os
 import threading
 from collections import deque
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor, wait
 from functools import partial
 from typing import Any
@@ -60,10 +60,14 @@ class _Backend(RayBackend):  # type: ignore[misc]
         self.app_fn = app_fn
 
 
+Rows = Callable[[Sharing], int]
+"""For how many updates there is to be room, once it is known how many actors there are."""
+
+
 class Actors:
     """A crew on Ray."""
 
-    def __init__(self, task: Task, *, address: str | None, cpus: float, gpus: float) -> None:
+    def __init__(self, task: Task, *, address: str | None, cpus: float, gpus: float, rows: Rows) -> None:
         TaskIdentity.run_id, TaskIdentity.node_id, TaskIdentity.task_id = _RUN, _NODE, _TASK
         self._task, self._found = task, ray.is_initialized()
         here = {"address": address} if address else {"num_cpus": len(os.sched_getaffinity(0))}
@@ -78,14 +82,8 @@ class Actors:
         self._held = ray.put(task)
         self._threads = max(1, int(cpus))
         self._sharing = Sharing(task, self._backend.num_workers)
-        self._updates = np.empty((0, task.layout.elements), np.float32)
+        self._updates = np.empty((rows(self._sharing), task.layout.elements), np.float32)
         self._drivers = ThreadPoolExecutor(self._backend.num_workers, thread_name_prefix="ray-actor")
-
-    def with_room(self, most_jobs: int, *, holds_all: bool, window_bytes: int) -> Actors:
-        """The same, with room for updates as :meth:`Sharing.rows` says."""
-        rows = self._sharing.rows(most_jobs, holds_all=holds_all, window_bytes=window_bytes)
-        self._updates = np.empty((rows, self._task.layout.elements), np.float32)
-        return self
 
     def train(self, model: Vector, jobs: Sequence[Job]) -> Iterator[Done]:
         """As ``Crew``."""

@@ -13,7 +13,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 
 from simulations.engine import Crew
-from simulations.engines.sharing import WINDOW_BYTES
+from simulations.engines.sharing import WINDOW_BYTES, Sharing
 from simulations.task import Task
 
 # Before Ray and Flower are imported: they would report their use, and Flower would install what an app asks for.
@@ -62,8 +62,11 @@ class Ray:
         os.environ.update(_QUIET)
         from simulations.engines.flower_backend import Actors
 
-        actors = Actors(task, address=self.address, cpus=self.cpus, gpus=self.gpus)
+        def rows(sharing: Sharing) -> int:
+            return sharing.rows(most_jobs, holds_all=holds_all, window_bytes=self.window_bytes)
+
+        actors = Actors(task, address=self.address, cpus=self.cpus, gpus=self.gpus, rows=rows)
         try:
-            yield actors.with_room(most_jobs, holds_all=holds_all, window_bytes=self.window_bytes)
+            yield actors
         finally:
             actors.end()
